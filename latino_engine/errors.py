@@ -1,0 +1,49 @@
+"""What a user can do wrong, each as one sentence: argument, expected, got, remedy."""
+
+from __future__ import annotations
+
+
+class UserError(Exception):
+    """Base of every error that a user can mend; the command line prints its one sentence."""
+
+
+class InvalidArgument(UserError, ValueError):
+    """A value that cannot be used."""
+
+
+class InvalidType(UserError, TypeError):
+    """An argument of the wrong type or dtype."""
+
+
+class BackendNotAvailable(UserError, ValueError):
+    """A named backend that this machine lacks."""
+
+
+class EngineInvalid(UserError, ValueError):
+    """An engine folder that is damaged, incomplete or of another version."""
+
+
+class PriorInvalid(UserError, ValueError):
+    """A checkpoint that cannot be read as a prior."""
+
+
+class AccuracyError(UserError, ValueError):
+    """A runtime whose output is further from float32 torch than its bound."""
+
+
+class ImageUnreadable(UserError, ValueError):
+    """An image file that cannot be used as a measurement."""
+
+
+class OutputNotWritable(UserError, OSError):
+    """A folder or file that cannot be written; whatever stood there before is unchanged."""
+
+
+def invalid(argument: str, expected: str, got: object, remedy: str) -> InvalidArgument:
+    """The sentence ``argument: expected ..., got ...; remedy`` as an `InvalidArgument`."""
+    return InvalidArgument(f"{argument}: expected {expected}, got {got}; {remedy}")
+
+
+def invalid_type(argument: str, expected: str, got: object, remedy: str) -> InvalidType:
+    """The sentence ``argument: expected ..., got ...; remedy`` as an `InvalidType`."""
+    return InvalidType(f"{argument}: expected {expected}, got {got}; {remedy}")

@@ -1,0 +1,94 @@
+"""Counter-based Gaussian noise: Philox4x32-10 and Box-Muller.
+
+A draw depends on its identity alone, (seed, image id, sample id, step, channel, pixel), never on the batch,
+the chunk, the device or torch's global generator.
+
+Source: Salmon, Moraes, Dror, Shaw, *Parallel random numbers: as easy as 1, 2, 3* (SC 2011), whose published
+known answers are in the tests.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+MEASURE_STEP = 2**32 - 1  # `measure` has a step of its own: it never shares a draw with the sampler
+MAX_CHANNELS = 1024
+MAX_IMAGE_ID = 2**22
+
+_MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
+_WEYL = (0x9E3779B9, 0xBB67AE85)
+_MASK32 = 0xFFFFFFFF
+_ROUNDS = 10
+
+
+def philox4x32(
+    counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[int, int]
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Ten rounds of Philox4x32.
+
+    Args:
+        counter: four int64 tensors that broadcast together, each value in [0, 2^32).
+        key: two integers in [0, 2^32).
+
+    Returns:
+        Four int64 tensors with values in [0, 2^32).
+
+    Source: Salmon et al. (2011), section 3.
+    """
+    c0, c1, c2, c3 = torch.broadcast_tensors(*counter)
+    k0, k1 = key
+    for _ in range(_ROUNDS):
+        # The product of two 32-bit numbers wraps in int64; its bits are still right, so the high
+        # word is the (arithmetic) shift masked to 32 bits.
+        product0 = c0 * _MULTIPLIERS[0]
+        product1 = c2 * _MULTIPLIERS[1]
+        high0, low0 = (product0 >> 32) & _MASK32, product0 & _MASK32
+        high1, low1 = (product1 >> 32) & _MASK32, product1 & _MASK32
+        c0, c1, c2, c3 = high1 ^ c1 ^ k0, low1, high0 ^ c3 ^ k1, low0
+        k0, k1 = (k0 + _WEYL[0]) & _MASK32, (k1 + _WEYL[1]) & _MASK32
+    return c0, c1, c2, c3
+
+
+def philox_integers(
+    seed: int, image_ids: Tensor, sample_ids: Tensor, step: int, shape: tuple[int, int, int, int]
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The four words of every quad: int64 tensors (P, C, ceil(H/2) * ceil(W/2)), values in [0, 2^32).
+
+    counter = (quad, channel + 1024 * image, sample, step), key = (seed low, seed high).
+    """
+    _, channels, height, width = shape
+    device = image_ids.device
+    num_quads = ((height + 1) // 2) * ((width + 1) // 2)
+    quad = torch.arange(num_quads, dtype=torch.int64, device=device)
+    channel = torch.arange(channels, dtype=torch.int64, device=device)
+    plane = channel[None, :] + MAX_CHANNELS * image_ids.to(torch.int64)[:, None]  # (P, C)
+    sample = sample_ids.to(torch.int64)[:, None, None]
+    last = torch.tensor(step, dtype=torch.int64, device=device)
+    counter = (quad[None, None, :], plane[:, :, None], sample, last)
+    return philox4x32(counter, (seed & _MASK32, (seed >> 32) & _MASK32))
+
+
+def philox_normals(
+    seed: int, image_ids: Tensor, sample_ids: Tensor, step: int, shape: tuple[int, int, int, int]
+) -> Tensor:
+    """Standard normals (P, C, H, W) in float64.
+
+    One call yields the four normals of a quad: rows 2j and 2j + 1, columns w and w + ceil(W/2).
+    u_i = ((r_i >> 9) + 0.5) * 2^-23 lies in (0, 1) and is exact in float32.
+    """
+    pairs, channels, height, width = shape
+    half_h, half_w = (height + 1) // 2, (width + 1) // 2
+    words = philox_integers(seed, image_ids, sample_ids, step, shape)
+    u0, u1, u2, u3 = (((r >> 9).to(torch.float64) + 0.5) * 2.0**-23 for r in words)
+    radius0, angle0 = torch.sqrt(-2.0 * torch.log(u0)), (2.0 * math.pi) * u1
+    radius1, angle1 = torch.sqrt(-2.0 * torch.log(u2)), (2.0 * math.pi) * u3
+    left = torch.stack((radius0 * torch.cos(angle0), radius0 * torch.sin(angle0)), dim=-1)
+    right = torch.stack((radius1 * torch.cos(angle1), radius1 * torch.sin(angle1)), dim=-1)
+    lanes = torch.stack((left, right), dim=-2)  # (P, C, quads, column half, row parity)
+    lanes = lanes.reshape(pairs, channels, half_h, half_w, 2, 2)
+    grid = lanes.permute(0, 1, 2, 5, 4, 3)  # (P, C, half_h, row parity, column half, half_w)
+    full = grid.reshape(pairs, channels, 2 * half_h, 2 * half_w)
+    return full[:, :, :height, :width]  # odd W: column w // half = 1 stops one short

@@ -1,0 +1,85 @@
+"""The specification: every fused operation in a few lines of torch.
+
+It is the oracle of the tests, the baseline of the benchmarks and the fallback of the engine. Nothing here
+checks its arguments: that is done once, in `latino_engine.ops`. Shapes: an image is (B, C, H, W); a
+per-image scalar is (B, 1, 1, 1).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from latino_engine.noise import philox_normals
+
+
+def fourier_prox(v: Tensor, power: Tensor, back_projected: Tensor, gamma: Tensor) -> Tensor:
+    """IFFT[(gamma conj(h) Y + V) / (gamma |h|^2 + 1)]: the exact prox of a circular convolution.
+
+    power = |h|^2 and back_projected = conj(h) Y are half-spectra (B|1, C|1, H, W//2+1).
+    """
+    V = torch.fft.rfft2(v)  # (B, C, H, W//2+1)
+    X = (gamma * back_projected + V) / (gamma * power + 1.0)
+    return torch.fft.irfft2(X, s=v.shape[-2:])
+
+
+def alias_fold(spectrum: Tensor, factor: int) -> Tensor:
+    """Mean over the factor x factor aliases: (..., H, W) -> (..., H/factor, W/factor)."""
+    *lead, height, width = spectrum.shape
+    split = spectrum.reshape(*lead, factor, height // factor, factor, width // factor)
+    return split.mean(dim=(-4, -2))
+
+
+def alias_prox(
+    v: Tensor, h: Tensor, folded_power: Tensor, back_projected: Tensor, gamma: Tensor, factor: int
+) -> Tensor:
+    """Exact prox of x -> decimate(h * x), by the Woodbury identity in the alias domain.
+
+    b = V + gamma conj(h) tile(Y), X = b - gamma conj(h) tile(fold(h b) / (1 + gamma fold(|h|^2))).
+    h, back_projected = conj(h) tile(Y) are full spectra (B|1, C|1, H, W); folded_power = fold(|h|^2).
+    """
+    b = torch.fft.fft2(v) + gamma * back_projected
+    inner = alias_fold(h * b, factor) / (1.0 + gamma * folded_power)  # (B, C, H/s, W/s)
+    X = b - gamma * h.conj() * inner.repeat(1, 1, factor, factor)
+    return torch.fft.ifft2(X).real
+
+
+def masked_prox(v: Tensor, mask: Tensor, y: Tensor, gamma: Tensor) -> Tensor:
+    """(gamma m y + v) / (gamma m + 1) per entry, for a mask with values in {0, 1}."""
+    weight = gamma * mask
+    return (weight * y + v) / (weight + 1.0)
+
+
+def combine_anchors(x: Tensor, x_t: Tensor, x_weight: Tensor) -> Tensor:
+    """v = a x + (1 - a) x_t, the two quadratic anchors as one; a = (1/rho^2) / (1/rho^2 + 1/sigma_n^2)."""
+    return torch.lerp(x_t, x, x_weight)
+
+
+def add_noise(z: Tensor, scale: Tensor, eps: Tensor) -> Tensor:
+    """z + scale * eps."""
+    return torch.addcmul(z, scale, eps)
+
+
+def reverse_step(
+    x0_hat: Tensor, x_t: Tensor, sigma_n: float, sigma_next: float, zeta: float, eps: Tensor
+) -> Tensor:
+    """x_t <- x0 + sigma_next (sqrt(1 - zeta) (x_t - x0) / sigma_n + sqrt(zeta) eps) [UD2M, Alg. 1]."""
+    kept = math.sqrt(1.0 - zeta) / sigma_n
+    return x0_hat + sigma_next * (kept * (x_t - x0_hat) + math.sqrt(zeta) * eps)
+
+
+def running_moments(mean: Tensor, m2: Tensor, count: int, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Welford's update: mean and sum of squared deviations after the count-th value x (count from 1)."""
+    delta = x - mean
+    mean = mean + delta / count
+    return mean, m2 + delta * (x - mean)
+
+
+def gaussian_noise(
+    seed: int, image_ids: Tensor, sample_ids: Tensor, step: int, shape: tuple[int, int, int, int]
+) -> Tensor:
+    """Standard normals (P, C, H, W) as float32, a pure function of (seed, image, sample, step)."""
+    return cast(Tensor, philox_normals(seed, image_ids, sample_ids, step, shape).to(torch.float32))
