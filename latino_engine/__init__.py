@@ -1,0 +1,73 @@
+"""latino-engine: draws from p(x | y) for imaging inverse problems, with a compiled diffusion prior.
+
+The public names load on first use: `import latino_engine` imports neither torch nor a runtime.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from latino_engine.version import __version__
+
+if TYPE_CHECKING:
+    from latino_engine.compilation import compile
+    from latino_engine.engine import Engine, load
+    from latino_engine.operators import (
+        JPEG,
+        MRI,
+        Blur,
+        Denoising,
+        Inpainting,
+        LinearOperator,
+        SuperResolution,
+    )
+    from latino_engine.posterior import Posterior
+    from latino_engine.priors import Prior, load_prior, save_prior
+
+__all__ = [
+    "JPEG",
+    "MRI",
+    "Blur",
+    "Denoising",
+    "Engine",
+    "Inpainting",
+    "LinearOperator",
+    "Posterior",
+    "Prior",
+    "SuperResolution",
+    "__version__",
+    "compile",
+    "load",
+    "load_prior",
+    "save_prior",
+]
+
+_HOME = {
+    "Blur": "operators",
+    "Denoising": "operators",
+    "Inpainting": "operators",
+    "JPEG": "operators",
+    "LinearOperator": "operators",
+    "MRI": "operators",
+    "SuperResolution": "operators",
+    "Engine": "engine",
+    "load": "engine",
+    "compile": "compilation",
+    "Posterior": "posterior",
+    "Prior": "priors",
+    "load_prior": "priors",
+    "save_prior": "priors",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'latino_engine' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"latino_engine.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,87 @@
+"""The accuracy gate: a runtime against float32 torch, at every noise level of the schedules."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from latino_engine import ops
+from latino_engine.errors import AccuracyError
+from latino_engine.priors.prior import Prior
+from latino_engine.schedule import few_step_sigmas, latino_schedule, log_spaced, ud2m_schedule
+
+#: Largest relative error ||out - ref|| / ||ref|| of one denoiser call that an engine may have.
+#: Measured on the shipped prior: fp32 5e-7; fp16 and bf16 in the notes of tests/tolerances.py.
+BOUNDS = {"fp32": 1e-5, "fp16": 5e-3, "bf16": 4e-2}
+
+_PROBE_SEED = 20_250_702
+_PROBE_NOISE = (0.01, 0.05)  # public noise levels whose UD2M steps are probed
+
+
+def probe_sigmas(prior: Prior) -> list[float]:
+    """Noise levels at which the default schedules call this prior's denoiser, and the ends of its range."""
+    spec = prior.spec
+    first, last = latino_range(prior)
+    found = set(log_spaced(first, last, int(spec.sampler.get("steps", 8))))
+    found |= set(latino_schedule(1.0, sorted(found, reverse=True)).denoiser_sigmas())
+    for noise_std in _PROBE_NOISE:
+        grid = few_step_sigmas(3, spec.sigma_table)
+        found |= set(ud2m_schedule(spec.scale * noise_std, grid, 1).denoiser_sigmas())
+    found |= {spec.sigma_min, spec.sigma_max}
+    return sorted({min(max(s, spec.sigma_min), spec.sigma_max) for s in found})
+
+
+def latino_range(prior: Prior) -> tuple[float, float]:
+    """First and last noise level of zero-shot LATINO for this prior, internal units."""
+    defaults, scale = prior.spec.sampler, prior.spec.scale
+    first, last = defaults.get("sigma_max", 0.3), defaults.get("sigma_min", 0.02)
+    return scale * first, scale * last
+
+
+def probe_images(channels: int, height: int, width: int) -> Tensor:
+    """Two smooth random images in [-1, 1], (2, C, H, W) float32: the same on every machine."""
+    shape = (2, channels, height, width)
+    coarse = ops.gaussian_noise(_PROBE_SEED, [0, 1], [0, 0], 0, shape)
+    smooth = F.avg_pool2d(F.pad(coarse, (4, 4, 4, 4), mode="reflect"), 9, stride=1)
+    return (4.0 * smooth).clamp(-1.0, 1.0)
+
+
+def relative_errors(
+    runtime: Callable[[Tensor, Tensor], Tensor],
+    prior: Prior,
+    sigmas: Sequence[float],
+    height: int,
+    width: int,
+) -> dict[str, float]:
+    """||out - ref|| / ||ref|| per noise level, out from the runtime, ref from float32 torch."""
+    clean = probe_images(prior.channels, height, width)
+    eps = ops.gaussian_noise(_PROBE_SEED, [0, 1], [0, 0], 1, tuple(clean.shape))
+    errors = {}
+    for sigma in sigmas:
+        levels = torch.full((2,), sigma, dtype=torch.float32)
+        noisy = clean + sigma * eps
+        with torch.no_grad():
+            expected = prior.denoiser(noisy, levels).double()
+        found = runtime(noisy, levels).cpu().double()
+        errors[f"{sigma:.6g}"] = float((found - expected).norm() / expected.norm())
+    return errors
+
+
+def check_accuracy(name: str, precision: str, errors: dict[str, float]) -> float:
+    """The largest of the errors.
+
+    Raises:
+        AccuracyError: it is above the bound of the precision, or not a number.
+    """
+    sigma, worst = max(errors.items(), key=lambda item: (item[1] != item[1], item[1]))
+    bound = BOUNDS[precision]
+    if not worst <= bound:
+        raise AccuracyError(
+            f"precision: expected a relative error of at most {bound:g} against float32 torch, got "
+            f"{worst:.3g} from {name} in {precision} at sigma {sigma}; choose a higher precision or "
+            "another backend"
+        )
+    return worst

@@ -1,0 +1,179 @@
+"""compile: export, check against float32 torch, time the runtimes, write the engine; all or nothing."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from latino_engine.accuracy import BOUNDS, check_accuracy, probe_sigmas, relative_errors
+from latino_engine.atomic import atomic_folder
+from latino_engine.engine import Engine, check_threads, load
+from latino_engine.errors import AccuracyError, BackendNotAvailable, UserError, invalid, invalid_type
+from latino_engine.export import export_denoiser
+from latino_engine.manifest import ENGINE_FILES, machine, versions, write_manifest
+from latino_engine.memory import memory_model
+from latino_engine.priors.folder import FORMAT_VERSION as PRIOR_FORMAT
+from latino_engine.priors.folder import load_prior, write_prior
+from latino_engine.priors.precision import PRECISIONS
+from latino_engine.priors.prior import Prior
+from latino_engine.runtimes import DenoiserRuntime, installed, runtime_module, version
+
+_PROBE_SIDES = (64, 96)
+_TIMING_SIDE = 128  # where the caller names no size
+_TIMING_RUNS = 5
+
+
+def compile(
+    prior: Prior | str | Path,
+    path: str | Path,
+    backend: str = "auto",
+    precision: str = "fp32",
+    image_size: int | tuple[int, int] | None = None,
+    max_batch: int = 8,
+    threads: int | None = None,
+    gpu_architectures: Sequence[str] | None = None,
+) -> Engine:
+    """Compile a prior to an engine folder and load it.
+
+    Every runtime that is installed here is checked against float32 torch at each noise level of the schedules;
+    one above its bound is refused. "auto" then takes the fastest on this machine. The figures and the choice
+    stand in engine.json. An engine that exists already under this name is replaced, at the very end.
+
+    Args:
+        prior: a `Prior`, a shipped name or a prior's folder.
+        path: the folder to write, by custom named *.engine.
+        backend: "auto", "onnxruntime" or "torch".
+        precision: of the convolutions and linear layers: "fp32", "fp16" or "bf16"; normalisation statistics
+            and the sums around the network stay float32.
+        image_size: side or (height, width) at which the runtimes are timed, 128 by default; engines serve
+            every size.
+        max_batch: the most images that go through the network together; more are cut into chunks.
+        threads: as in `load`.
+        gpu_architectures: only for runtimes that build for a GPU ahead of time.
+
+    Raises:
+        ValueError, TypeError: an argument that cannot be used, a runtime above its error bound.
+        OutputNotWritable: the folder cannot be written, or holds something that is not an engine.
+    """
+    prior = prior if isinstance(prior, Prior) else load_prior(prior)
+    size = _check_options(precision, image_size, max_batch, prior)
+    check_threads(threads)
+    if backend != "auto":
+        runtime_module(backend)
+    if gpu_architectures is not None:
+        raise BackendNotAvailable(
+            f"gpu_architectures: expected None, got {list(gpu_architectures)}; neither onnxruntime nor "
+            "torch builds for a GPU ahead of time"
+        )
+    with atomic_folder(path, ours=ENGINE_FILES) as partial:
+        write_prior(prior, partial)
+        key = export_denoiser(prior, precision, partial / "denoiser.onnx")
+        runtimes = _examine(prior, partial, backend, precision, size, threads)
+        chosen = _choose(backend, runtimes)
+        write_manifest(
+            partial,
+            {
+                "prior": {"format": PRIOR_FORMAT, **prior.spec.to_json()},
+                "prior_sha256": prior.content_hash(),
+                "adapter_sha256": None,
+                "export_key": key,
+                "precision": precision,
+                "image_size": None if image_size is None else list(size),
+                "max_batch": max_batch,
+                "memory": _memory(prior, partial),
+                "backend": chosen,
+                "runtimes": runtimes,
+                "sampler": {"name": "latino", "nfe": int(prior.spec.sampler.get("steps", 8))},
+                "gpu_architectures": [],
+                "versions": versions(),
+                "machine": machine(),
+            },
+        )
+    return load(path, threads=threads)
+
+
+def _check_options(
+    precision: str, image_size: int | tuple[int, int] | None, max_batch: int, prior: Prior
+) -> tuple[int, int]:
+    if precision not in PRECISIONS:
+        known = ", ".join(repr(name) for name in PRECISIONS)
+        raise invalid("precision", f"one of {known}", repr(precision), "choose one of these")
+    if isinstance(max_batch, bool) or not isinstance(max_batch, int):
+        got = type(max_batch).__name__
+        raise invalid_type("max_batch", "an integer", got, "give a whole number")
+    if max_batch < 1:
+        raise invalid("max_batch", "at least 1", max_batch, "choose the largest chunk")
+    multiple = prior.spec.size_multiple
+    side = -(-_TIMING_SIDE // multiple) * multiple if image_size is None else image_size
+    height, width = (side, side) if isinstance(side, int) else side
+    if min(height, width) < multiple:
+        remedy = f"the prior wants sides of at least {multiple}"
+        raise invalid("image_size", "one side, or (height, width)", image_size, remedy)
+    return (height + -height % multiple, width + -width % multiple)
+
+
+def _examine(
+    prior: Prior, folder: Path, backend: str, precision: str, size: tuple[int, int], threads: int | None
+) -> dict[str, dict[str, Any]]:
+    """Measured error and time of every runtime; a named one must pass, others may be refused."""
+    sigmas = probe_sigmas(prior)
+    multiple = prior.spec.size_multiple
+    height, width = (side + -side % multiple for side in _PROBE_SIDES)
+    found: dict[str, dict[str, Any]] = {}
+    for name in installed():
+        record: dict[str, Any] = {"version": version(name), "bound": BOUNDS[precision]}
+        found[name] = record
+        try:
+            runtime = _open(name, folder, precision, threads)
+            errors = relative_errors(runtime, prior, sigmas, height, width)
+            record["error_by_sigma"] = errors
+            record["relative_error"] = check_accuracy(name, precision, errors)
+            record["time_ms"] = _median_time(runtime, prior, size)
+            record["timed_at"] = [1, prior.channels, *size]
+        except UserError as error:
+            if name == backend:
+                raise
+            record.pop("relative_error", None)
+            record["refused"] = str(error)
+    return found
+
+
+def _open(name: str, folder: Path, precision: str, threads: int | None) -> DenoiserRuntime:
+    module = runtime_module(name)
+    if precision not in module.PRECISIONS:
+        expected = f"one of {', '.join(module.PRECISIONS)} for the backend {name!r}"
+        raise invalid("precision", expected, precision, "choose another precision or backend")
+    return module.open_runtime(folder, precision, None, threads)
+
+
+def _median_time(runtime: DenoiserRuntime, prior: Prior, size: tuple[int, int]) -> float:
+    x = torch.zeros(1, prior.channels, *size)
+    sigma = torch.tensor([0.5 * (prior.spec.sigma_min + prior.spec.sigma_max)])
+    runtime(x, sigma)  # the first call allocates
+    times = []
+    for _ in range(_TIMING_RUNS):
+        start = time.perf_counter()
+        runtime(x, sigma)
+        times.append(1e3 * (time.perf_counter() - start))
+    return statistics.median(times)
+
+
+def _choose(backend: str, runtimes: dict[str, dict[str, Any]]) -> str:
+    if backend != "auto":
+        return backend
+    passed = {name: r["time_ms"] for name, r in runtimes.items() if "relative_error" in r}
+    if not passed:
+        reasons = "; ".join(f"{name}: {r['refused']}" for name, r in runtimes.items())
+        raise AccuracyError(f"backend: expected one runtime that passes, got none ({reasons})")
+    return min(passed, key=lambda name: passed[name])
+
+
+def _memory(prior: Prior, folder: Path) -> dict[str, float]:
+    import onnx
+
+    return memory_model(onnx.load(str(folder / "denoiser.onnx")), prior.spec.size_multiple)

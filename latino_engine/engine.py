@@ -1,0 +1,368 @@
+"""compile, load and sample: from a prior to an engine on disk, and from a measurement to a posterior."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from latino_engine import ops
+from latino_engine.errors import EngineInvalid, invalid, invalid_type
+from latino_engine.manifest import read_manifest
+from latino_engine.measurement import Init, Problem, make_problem
+from latino_engine.memory import available_bytes, bytes_per_image
+from latino_engine.operators import Inpainting
+from latino_engine.operators.protocol import Operator
+from latino_engine.posterior import Posterior
+from latino_engine.priors.folder import parse_spec
+from latino_engine.priors.prior import PriorSpec, pad_to_multiple
+from latino_engine.runtimes import DenoiserRuntime, runtime_module
+from latino_engine.sampler import sample_posterior
+from latino_engine.schedule import (
+    INPAINTING_R,
+    Scalar,
+    Schedule,
+    ScheduleBuilder,
+    few_step_sigmas,
+    latino_schedule,
+    log_spaced,
+    ud2m_schedule,
+)
+
+SAMPLERS = ("auto", "latino", "ud2m")
+_MEMORY_SHARE = 0.5  # of what is free: the rest is for the caller's own images
+_WORKING_IMAGES = 12  # copies of a chunk outside the network: state, prox, spectra, noise
+
+#: None, True for a bar on stderr, or a function (evaluations done, evaluations in all).
+Progress: TypeAlias = "bool | Callable[[int, int], None] | None"
+
+
+@dataclass
+class StageClock:
+    """Wall time per stage of one call, milliseconds."""
+
+    spent: dict[str, float] = field(
+        default_factory=lambda: {"prox": 0.0, "noise": 0.0, "denoise": 0.0}
+    )
+
+    @contextmanager
+    def measure(self, stage: str) -> Iterator[None]:
+        """Add the block's time to a stage."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.spent[stage] += 1e3 * (time.perf_counter() - start)
+
+
+class Engine:
+    """A compiled prior, loaded: `sample(y, op)` draws from p(x | y)."""
+
+    def __init__(
+        self, folder: Path, manifest: dict[str, Any], backend: str, runtime: DenoiserRuntime, threads: int | None
+    ) -> None:
+        self.folder = folder
+        self.manifest = manifest
+        self.backend = backend
+        self.threads = threads
+        self.spec: PriorSpec = parse_spec(manifest["prior"])
+        self._runtime = runtime
+
+    @property
+    def precision(self) -> str:
+        """Of the network's convolutions: "fp32", "fp16" or "bf16"."""
+        return str(self.manifest["precision"])
+
+    @property
+    def device(self) -> str:
+        """Where the denoiser runs."""
+        return self._runtime.device
+
+    def __repr__(self) -> str:
+        return (
+            f"Engine({self.spec.name!r}, backend={self.backend!r}, precision={self.precision!r}, "
+            f"device={self.device!r}, ops={ops.backend_of(self.device)!r})"
+        )
+
+    def denoise(self, x_noisy: Tensor, sigma: Scalar) -> Tensor:
+        """x0_hat of the compiled denoiser, with the contract of `Prior.denoise`."""
+        levels = torch.as_tensor(sigma, dtype=torch.float32, device=x_noisy.device)
+        levels = levels.clamp(self.spec.sigma_min, self.spec.sigma_max)
+        levels = levels.expand(x_noisy.shape[0]).contiguous()
+        height, width = x_noisy.shape[-2:]
+        out = self._runtime(pad_to_multiple(x_noisy, self.spec.size_multiple), levels)
+        return out[..., :height, :width]
+
+    def sample(
+        self,
+        y: Tensor | np.ndarray,
+        op: Operator,
+        num_samples: int = 4,
+        seed: int = 0,
+        sampler: str = "auto",
+        steps: int | None = None,
+        unfold: int | None = None,
+        init: Init = None,
+        image_ids: Sequence[int] | Tensor | None = None,
+        keep_samples: bool = True,
+        progress: Progress = None,
+    ) -> Posterior:
+        """Draw samples from p(x | y).
+
+        Args:
+            y: measurement, (B, ...) floating point, public units, torch or numpy.
+            op: the forward model, with its noise level; it may differ at every call.
+            num_samples: S >= 1.
+            seed: 0 <= seed < 2^64. A sample depends on (seed, image id, sample index) alone, not on the batch,
+                the chunk or num_samples.
+            sampler: "auto" (zero-shot LATINO), "latino" or "ud2m".
+            steps: LATINO: network evaluations, 8 by default; UD2M: outer steps N, 3 by default.
+            unfold: UD2M: inner iterations K, 3 by default.
+            init: None for the operator's own estimate, "measurement", an image (B, C, H, W) in public units, or
+                a restoration network (y, op) -> image.
+            image_ids: B integers in [0, 2^22), 0..B-1 by default.
+            keep_samples: False keeps mean and std only, in the memory of two images.
+            progress: True for a bar on stderr, or a function (evaluations done, evaluations in all).
+
+        Raises:
+            ValueError, TypeError: an argument that cannot be used, in one sentence.
+        """
+        start = time.perf_counter()
+        _check_counts(num_samples, keep_samples)
+        ops.check_seed(seed)
+        clock = StageClock()
+        with torch.no_grad(), _torch_threads(self.threads), _reporter(progress) as report:
+            problem = make_problem(y, op, self.spec, init, self.device)
+            build = self._schedule_builder(problem.operator, sampler, steps, unfold)
+            ids = _image_ids(image_ids, problem.y.shape[0])
+            run = _Run(self, problem, build, ids, seed, clock, report)
+            collected = run.collect(num_samples, keep_samples)
+        total = 1e3 * (time.perf_counter() - start)
+        spent = clock.spent
+        about = {
+            "prior": self.spec.name,
+            "data_range": list(self.spec.data_range),
+            "operator": repr(op),
+            "backend": self.backend,
+            "precision": self.precision,
+            "sampler": "latino" if sampler == "auto" else sampler,
+            "seed": seed,
+        }
+        stages = {**spent, "other": total - sum(spent.values())}
+        return Posterior(
+            nfe=run.nfe, time_ms=total, stages_ms=stages, num_samples=num_samples, about=about, **collected
+        )
+
+    def _schedule_builder(
+        self, op: Operator, sampler: str, steps: int | None, unfold: int | None
+    ) -> ScheduleBuilder:
+        if sampler not in SAMPLERS:
+            known = ", ".join(repr(name) for name in SAMPLERS)
+            raise invalid("sampler", f"one of {known}", repr(sampler), "choose one of these")
+        for name, value in (("steps", steps), ("unfold", unfold)):
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
+                raise invalid_type(name, "an integer", type(value).__name__, "give a whole number")
+        if sampler == "ud2m":
+            sigmas = few_step_sigmas(3 if steps is None else steps, self.spec.sigma_table)
+            inner = 3 if unfold is None else unfold
+            radius = INPAINTING_R if isinstance(op, Inpainting) else 1.0
+            return lambda sigma_y: ud2m_schedule(sigma_y, sigmas, inner, r=radius)
+        if unfold is not None:
+            remedy = "leave it out, or use sampler='ud2m'"
+            raise invalid("unfold", "None for the sampler 'latino'", unfold, remedy)
+        defaults = self.spec.sampler
+        first = self.spec.scale * defaults.get("sigma_max", 0.3)
+        last = self.spec.scale * defaults.get("sigma_min", 0.02)
+        levels = log_spaced(first, last, int(defaults.get("steps", 8)) if steps is None else steps)
+        return lambda sigma_y: latino_schedule(sigma_y, levels)
+
+    def chunk_size(self, height: int, width: int) -> int:
+        """How many images travel through the network together: at most max_batch, and what memory allows.
+
+        Raises:
+            ValueError: not even one image of this size fits into the free memory.
+        """
+        padded = (side + -side % self.spec.size_multiple for side in (height, width))
+        network = bytes_per_image(self.manifest["memory"], *padded)
+        working = _WORKING_IMAGES * 4 * self.spec.channels * height * width
+        budget = _MEMORY_SHARE * available_bytes()
+        if network + working > 2.0 * budget:
+            expected = f"an image that fits into the free memory ({2e-9 * budget:.1f} GB)"
+            got = f"{height} x {width}, which takes about {1e-9 * (network + working):.1f} GB"
+            raise invalid("y", expected, got, "cut the image into pieces, or free some memory")
+        return max(1, min(int(self.manifest["max_batch"]), int(budget // (network + working))))
+
+
+@dataclass(eq=False)
+class _Run:
+    """One call of `sample`: the pairs (sample, image) in chunks through the sampler."""
+
+    engine: Engine
+    problem: Problem
+    build: ScheduleBuilder
+    image_ids: Tensor
+    seed: int
+    clock: StageClock
+    report: Callable[[int, int], None]
+    done: int = 0
+
+    @property
+    def nfe(self) -> int:
+        return self.build(1.0).nfe
+
+    def collect(self, num_samples: int, keep_samples: bool) -> dict[str, Any]:
+        """All samples, or their running moments, and chi-square."""
+        shape = tuple(self.problem.x_init.shape)
+        batch, pairs = shape[0], num_samples * shape[0]
+        size = self.engine.chunk_size(shape[2], shape[3])
+        total = self.nfe * pairs
+        kept = torch.empty((pairs, *shape[1:]), dtype=torch.float32) if keep_samples else None
+        mean = m2 = None if keep_samples else torch.zeros(shape, dtype=torch.float32)
+        chi2 = torch.empty(pairs, dtype=torch.float64)
+        first = 0
+        while first < pairs:
+            members = torch.arange(first, min(first + size, pairs))
+            try:
+                images = self.draw(members % batch, members // batch, total)
+            except (RuntimeError, MemoryError) as error:
+                if size == 1 or not _out_of_memory(error):
+                    raise
+                size = max(1, size // 2)  # the same samples, in smaller chunks
+                continue
+            chi2[members] = self.problem.residual_chi2(images, members % batch)
+            images = images.cpu()
+            if kept is not None:
+                kept[members] = images
+            elif mean is not None and m2 is not None:
+                for image, pair in zip(images, members.tolist(), strict=True):
+                    b, count = pair % batch, pair // batch + 1
+                    mean[b], m2[b] = ops.running_moments(mean[b], m2[b], count, image)
+            first += len(members)
+        return {
+            "kept": None if kept is None else kept.reshape(num_samples, *shape),
+            "running": None if mean is None or m2 is None else (mean, m2),
+            "residual_chi2": chi2.reshape(num_samples, batch),
+        }
+
+    def draw(self, index: Tensor, sample_ids: Tensor, total: int) -> Tensor:
+        """One sample for each pair (image, sample id): (P, C, H, W), public units."""
+        with self.clock.measure("prox"):
+            prox = self.problem.data_step(index)
+        ids = self.image_ids[index]
+
+        def data_step(v: Tensor, gamma: Scalar) -> Tensor:
+            with self.clock.measure("prox"):
+                return prox(v, gamma)
+
+        def denoise(x: Tensor, sigma: Scalar) -> Tensor:
+            with self.clock.measure("denoise"):
+                out = self.engine.denoise(x, sigma)
+            self.done += len(x)
+            self.report(self.done, total)
+            return out
+
+        def noise(z: Tensor, scale: Scalar, step: int) -> Tensor:
+            with self.clock.measure("noise"):
+                return ops.langevin_noise(z, scale, self.seed, ids, sample_ids, step)
+
+        schedule: Schedule = self.build(self.problem.sigma_of(index))
+        done = self.done
+        try:
+            x = sample_posterior(self.problem.x_init[index], schedule, data_step, denoise, noise)
+        except BaseException:
+            self.done = done
+            raise
+        return (x - self.engine.spec.offset) / self.engine.spec.scale
+
+
+def load(
+    path: str | Path, backend: str | None = None, device: str | None = None, threads: int | None = None
+) -> Engine:
+    """Open an engine folder, checking every file of it.
+
+    Args:
+        path: the folder that `compile` wrote; it may have been moved.
+        backend: "onnxruntime" or "torch"; None or "auto" takes the one that was chosen at compilation.
+        device: "cpu" (default) or "cuda".
+        threads: of the network and the data step; None leaves it to the libraries.
+
+    Raises:
+        ValueError: a damaged, incomplete or newer engine, an unknown or missing backend, a missing GPU.
+    """
+    folder = Path(path)
+    manifest = read_manifest(folder)
+    check_threads(threads)
+    if device not in (None, "cpu", "cuda"):
+        raise invalid("device", "None, 'cpu' or 'cuda'", repr(device), "choose one of these")
+    chosen = manifest["backend"] if backend in (None, "auto") else backend
+    assert isinstance(chosen, str)
+    module = runtime_module(chosen)
+    if chosen not in manifest["runtimes"] or "relative_error" not in manifest["runtimes"][chosen]:
+        reason = manifest["runtimes"].get(chosen, {}).get("refused", "it was not compiled for it")
+        raise EngineInvalid(
+            f"backend: expected one that the engine {folder.name!r} serves, got {chosen!r}; {reason}"
+        )
+    runtime = module.open_runtime(folder, manifest["precision"], device, threads)
+    return Engine(folder, manifest, chosen, runtime, threads)
+
+
+def check_threads(threads: int | None) -> None:
+    """Raise the sentence for a thread count that is none."""
+    if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int)):
+        raise invalid_type("threads", "an integer", type(threads).__name__, "give a whole number")
+    if threads is not None and threads < 1:
+        raise invalid("threads", "at least 1", threads, "leave it out to use all cores")
+
+
+def _check_counts(num_samples: int, keep_samples: bool) -> None:
+    if isinstance(num_samples, bool) or not isinstance(num_samples, int | np.integer):
+        got = type(num_samples).__name__
+        raise invalid_type("num_samples", "an integer", got, "give a whole number")
+    if num_samples < 1:
+        raise invalid("num_samples", "at least 1", num_samples, "ask for one sample or more")
+    if not isinstance(keep_samples, bool):
+        got = type(keep_samples).__name__
+        raise invalid_type("keep_samples", "True or False", got, "give a boolean")
+
+
+def _image_ids(image_ids: Sequence[int] | Tensor | None, batch: int) -> Tensor:
+    if image_ids is None:
+        return torch.arange(batch)
+    return ops.check_ids("image_ids", image_ids, batch, ops.MAX_IMAGE_ID)
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    text = str(error).lower()
+    return isinstance(error, MemoryError) or "allocate" in text or "out of memory" in text
+
+
+@contextmanager
+def _torch_threads(threads: int | None) -> Iterator[None]:
+    before = torch.get_num_threads()
+    if threads is not None:
+        torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        if threads is not None:
+            torch.set_num_threads(before)
+
+
+@contextmanager
+def _reporter(progress: Progress) -> Iterator[Callable[[int, int], None]]:
+    if callable(progress):
+        yield progress
+    elif not progress:
+        yield lambda done, total: None
+    else:
+        from latino_engine.progress import progress_bar
+
+        with progress_bar("sampling") as update:
+            yield update

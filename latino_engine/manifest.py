@@ -1,0 +1,133 @@
+"""engine.json: what an engine is, with the SHA-256 of every file, checked whenever it is read."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+from importlib import metadata
+from pathlib import Path
+from typing import Any, cast
+
+import psutil
+
+from latino_engine.errors import EngineInvalid
+from latino_engine.export import file_sha256
+from latino_engine.version import __version__
+
+FORMAT_VERSION = 1
+MANIFEST = "engine.json"
+#: Names that an engine folder may hold: the first marks a folder as an engine.
+ENGINE_FILES = (MANIFEST, "denoiser.*", "prior.json", "model.safetensors")
+
+_REMEDY = "compile the engine again (latino-engine compile)"
+
+
+def write_manifest(folder: Path, fields: dict[str, Any]) -> None:
+    """Write engine.json with the hashes of the files beside it, and its own."""
+    files = {
+        path.name: {"sha256": file_sha256(path), "bytes": path.stat().st_size}
+        for path in sorted(folder.iterdir())
+    }
+    body = {"format_version": FORMAT_VERSION, **fields, "files": files}
+    body = json.loads(json.dumps(body))
+    (folder / MANIFEST).write_bytes(_serialised(body | {"sha256": _digest(body)}))
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """Read engine.json and check it, and every file it names, byte for byte.
+
+    Raises:
+        EngineInvalid: not an engine, another format version, a missing, damaged or unexpected file.
+    """
+    raw = _read_bytes(folder)
+    try:
+        fields = json.loads(raw)
+        version = fields["format_version"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise EngineInvalid(
+            f"{MANIFEST}: expected the manifest of an engine, got a file that cannot be read as one in "
+            f"{folder.name!r}; {_REMEDY}"
+        ) from error
+    if version != FORMAT_VERSION:
+        newer = isinstance(version, int) and version > FORMAT_VERSION
+        remedy = "update latino-engine" if newer else _REMEDY
+        raise EngineInvalid(
+            f"{MANIFEST}: expected format version {FORMAT_VERSION}, got {version!r}; {remedy}"
+        )
+    recorded = fields.pop("sha256", None)
+    if recorded != _digest(fields) or raw != _serialised(fields | {"sha256": recorded}):
+        raise EngineInvalid(
+            f"{MANIFEST}: expected the manifest as it was written, got an edited or damaged one in "
+            f"{folder.name!r}; {_REMEDY}"
+        )
+    _check_files(folder, fields["files"])
+    return cast(dict[str, Any], fields)
+
+
+def machine() -> dict[str, Any]:
+    """What figures measured here should be read with."""
+    return {
+        "platform": platform.platform(),
+        "processor": _processor(),
+        "cores": psutil.cpu_count(logical=True),
+        "memory_bytes": psutil.virtual_memory().total,
+    }
+
+
+def versions() -> dict[str, str]:
+    """Versions of what shapes an engine's results."""
+    found = {"latino-engine": __version__, "python": platform.python_version()}
+    for package in ("torch", "onnx", "onnxscript", "onnxruntime", "numpy"):
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _read_bytes(folder: Path) -> bytes:
+    if not folder.exists():
+        raise EngineInvalid(
+            f"engine: expected the folder of an engine, got {str(folder)!r}, which does not exist; "
+            "make one by: latino-engine compile photo-small -o a.engine"
+        )
+    try:
+        return (folder / MANIFEST).read_bytes()
+    except OSError as error:
+        raise EngineInvalid(
+            f"engine: expected a folder with {MANIFEST}, got {str(folder)!r} without a readable one; "
+            "make one by: latino-engine compile photo-small -o a.engine"
+        ) from error
+
+
+def _check_files(folder: Path, files: dict[str, dict[str, Any]]) -> None:
+    for name, facts in files.items():
+        path = folder / name
+        if Path(name).name != name or not path.is_file():
+            raise EngineInvalid(
+                f"{name}: expected a file of the engine {folder.name!r}, got none; {_REMEDY}"
+            )
+        if path.stat().st_size != facts["bytes"] or file_sha256(path) != facts["sha256"]:
+            raise EngineInvalid(
+                f"{name}: expected the contents that {MANIFEST} records, got other ones in "
+                f"{folder.name!r}; copy the engine again from its source, or {_REMEDY}"
+            )
+
+
+def _digest(fields: dict[str, Any]) -> str:
+    return hashlib.sha256(_serialised(fields)).hexdigest()
+
+
+def _serialised(fields: dict[str, Any]) -> bytes:
+    return (json.dumps(fields, indent=1, sort_keys=True) + "\n").encode()
+
+
+def _processor() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor()

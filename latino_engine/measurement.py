@@ -1,0 +1,195 @@
+"""From a user's y and operator to the problem that the sampler solves: checks, units, start."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TypeAlias, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from latino_engine.errors import InvalidArgument, InvalidType, invalid, invalid_type
+from latino_engine.operators import MRI, LinearOperator
+from latino_engine.operators.protocol import DataStep, Operator
+from latino_engine.priors.prior import PriorSpec, check_image
+from latino_engine.schedule import Scalar
+
+SMALLEST_NOISE = 1e-3  # of the public range: what noise_std = 0 is taken as
+_LARGEST_VALUE = 16.0  # |y| beyond this many ranges is a picture in 0..255, not one in the public range
+
+#: How the chain starts: a word, an image, or a restoration network (y, operator) -> x.
+Init: TypeAlias = "str | Tensor | np.ndarray | Callable[[Tensor, Operator], Tensor] | None"
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """A measurement, ready to be sampled.
+
+    Attributes:
+        operator: the forward model, public units.
+        spec: the prior's units.
+        y: the measurement, public units, float32, unobserved entries 0.
+        x_init: the start, (B, C, H, W), internal units.
+        sigma_y: noise level, internal units, a number or (B,) float64, > 0.
+    """
+
+    operator: Operator
+    spec: PriorSpec
+    y: Tensor
+    x_init: Tensor
+    sigma_y: Scalar
+
+    def data_step(self, index: Tensor) -> DataStep:
+        """The prox of the images `index`, internal units.
+
+        With internal = a public + b, a linear A gives the internal measurement a y + b A(1), and the prox keeps
+        its form and its gamma. A non-linear operator is called in public units: both squares of the prox
+        scale alike, so gamma stays here too.
+        """
+        operator, y = self.operator.take(index), self.y[index]
+        scale, offset = self.spec.scale, self.spec.offset
+        if operator.is_linear:
+            ones = torch.ones_like(self.x_init[index])
+            return operator.data_step(scale * y + offset * operator.A(ones))
+        public_step = operator.data_step(y)
+
+        def internal_step(v: Tensor, gamma: Scalar) -> Tensor:
+            return scale * public_step((v - offset) / scale, gamma) + offset
+
+        return internal_step
+
+    def sigma_of(self, index: Tensor) -> Scalar:
+        """The noise level of the images `index`."""
+        return self.sigma_y[index] if isinstance(self.sigma_y, Tensor) else self.sigma_y
+
+    def residual_chi2(self, x: Tensor, index: Tensor) -> Tensor:
+        """||A x - y||^2 / (m sigma_y^2) for public samples x of the images `index`: (P,) float64."""
+        operator, y = self.operator.take(index), self.y[index]
+        residual = operator.observed(operator.A(x)) - y
+        energy = residual.reshape(len(y), -1).double().square().sum(dim=1)
+        sigma = torch.as_tensor(self.sigma_of(index), dtype=torch.float64).cpu() / self.spec.scale
+        return energy.cpu() / (operator.num_observed(y).double().cpu() * sigma**2)
+
+
+def make_problem(
+    y: Tensor | np.ndarray, operator: Operator, spec: PriorSpec, init: Init, device: str
+) -> Problem:
+    """Check the user's arguments and state the problem in the engine's units.
+
+    Raises:
+        ValueError, TypeError: an argument that cannot be used, in one sentence.
+    """
+    if not isinstance(operator, Operator):
+        expected = "an operator such as Blur or Inpainting"
+        remedy = "wrap your own model in LinearOperator(A, A_adjoint, noise_std)"
+        raise invalid_type("op", expected, type(operator).__name__, remedy)
+    if isinstance(operator, MRI) and spec.channels == 1:
+        operator = replace(operator, real_image=True)
+    measured = _as_tensor(y, device)
+    _check_rank(measured, operator, spec)
+    measured = operator.observed(measured)
+    _check_values(measured, operator, spec)
+    if operator.batch_size not in (None, measured.shape[0]):
+        expected = f"a batch of {operator.batch_size}, one for each parameter set of the operator"
+        remedy = "give the operator as many kernels, masks or noise levels as there are images"
+        raise invalid("y", expected, measured.shape[0], remedy)
+    estimate = operator.initial_estimate(measured)
+    check_image("y", estimate, spec)
+    x_public = _start(init, measured, operator, estimate, spec)
+    x_init = (spec.scale * x_public + spec.offset).contiguous()
+    return Problem(operator, spec, measured, x_init, _sigma_y(operator, spec))
+
+
+def _as_tensor(y: Tensor | np.ndarray, device: str) -> Tensor:
+    if isinstance(y, np.ndarray):
+        y = torch.from_numpy(np.ascontiguousarray(y))
+    if not isinstance(y, Tensor):
+        expected = "a torch tensor or a numpy array"
+        raise invalid_type("y", expected, type(y).__name__, "convert it by torch.as_tensor")
+    if y.is_complex():
+        remedy = "store real and imaginary parts as two channels (torch.view_as_real)"
+        raise invalid_type("y", "real numbers", y.dtype, remedy)
+    if not y.is_floating_point():
+        remedy = "convert it, for example y.float() / 255"
+        raise invalid_type("y", "floating-point numbers in the public range", y.dtype, remedy)
+    return y.detach().to(device, torch.float32)
+
+
+def _check_rank(y: Tensor, operator: Operator, spec: PriorSpec) -> None:
+    channels = 2 if isinstance(operator, MRI) else spec.channels
+    if isinstance(operator, LinearOperator):
+        wrong, expected = y.ndim < 2, "(B, ...)"
+    else:
+        ranks = (4, 5) if isinstance(operator, MRI) else (4,)
+        wrong, expected = y.ndim not in ranks, f"(B, {channels}, H, W)"
+    if wrong:
+        remedy = "add a batch axis" if y.ndim in (1, 3) else "reshape it"
+        raise invalid("y", f"{expected} float32", tuple(y.shape), remedy)
+    if y.shape[0] == 0:
+        raise invalid("y", "at least one measurement", "an empty batch", "give one or more")
+
+
+def _check_values(y: Tensor, operator: Operator, spec: PriorSpec) -> None:
+    bad = int((~torch.isfinite(y)).sum())
+    if bad:
+        remedy = "clean the measurement, or mark these entries as missing with Inpainting"
+        raise invalid("y", "finite numbers", f"{bad} NaN or infinite entries", remedy)
+    low, high = spec.data_range
+    largest = float(y.abs().max())
+    if not isinstance(operator, MRI | LinearOperator) and largest > _LARGEST_VALUE * (high - low):
+        expected = f"an image in the prior's range [{low:g}, {high:g}]"
+        raise invalid("y", expected, f"values up to {largest:g}", "rescale it, for example y / 255")
+
+
+def _start(
+    init: Init, y: Tensor, operator: Operator, estimate: Tensor, spec: PriorSpec
+) -> Tensor:
+    if init is None:
+        return estimate
+    if isinstance(init, str):
+        if init != "measurement":
+            expected = "None, 'measurement', an image or a function (y, op) -> image"
+            raise invalid("init", expected, repr(init), "choose one of these")
+        found, remedy = y, "use init=None where y is no image of the same size"
+    else:
+        if callable(init) and not isinstance(init, Tensor):
+            init = init(y, operator)
+        try:
+            found = torch.as_tensor(cast(Tensor, init)).detach().to(y.device, torch.float32)
+        except (TypeError, RuntimeError) as error:
+            raise InvalidType(
+                f"init: expected an image, got {type(init).__name__}; give a tensor or a numpy array"
+            ) from error
+        remedy = "give one public image for each measurement"
+    if found.shape != estimate.shape:
+        raise invalid("init", f"shape {tuple(estimate.shape)}", tuple(found.shape), remedy)
+    if not bool(torch.isfinite(found).all()):
+        raise invalid("init", "finite numbers", "NaN or infinite entries", "clean the start")
+    return found
+
+
+def _sigma_y(operator: Operator, spec: PriorSpec) -> Scalar:
+    smallest = SMALLEST_NOISE * (spec.data_range[1] - spec.data_range[0])
+    level = operator.noise_std
+    if isinstance(level, Tensor):
+        level = level.detach().to("cpu", torch.float64)
+        if bool((level == 0).any()):
+            _warn_noiseless(smallest)
+        level = torch.where(level == 0, smallest, level)
+        return spec.scale * level
+    if level < 0:
+        raise InvalidArgument(f"noise_std: expected at least 0, got {level}; give a standard deviation")
+    if level == 0:
+        _warn_noiseless(smallest)
+    return spec.scale * float(level or smallest)
+
+
+def _warn_noiseless(smallest: float) -> None:
+    warnings.warn(
+        f"noise_std: 0 is taken as {smallest:g}; state the noise level of the measurement to be rid of this",
+        UserWarning,
+        stacklevel=5,
+    )

@@ -1,0 +1,268 @@
+"""A prior as a folder: prior.json + model.safetensors. Reading never unpickles."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Iterable
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from latino_engine.atomic import atomic_folder
+from latino_engine.errors import PriorInvalid
+from latino_engine.priors.preconditioning import EDMDenoiser
+from latino_engine.priors.prior import Prior, PriorSpec
+from latino_engine.priors.unet import UNet
+
+FORMAT_VERSION = 1
+SHIPPED = ("photo-small",)
+
+_ARCHITECTURES = {"unet": UNet}
+_REQUIRED = (
+    "name",
+    "channels",
+    "size_multiple",
+    "data_range",
+    "sigma_min",
+    "sigma_max",
+    "architecture",
+    "preconditioning",
+)
+_PICKLE_SUFFIXES = (".pt", ".pth", ".ckpt", ".bin", ".pkl", ".pickle")
+_UNET_ARGUMENTS = (
+    "widths",
+    "blocks_per_level",
+    "attention_heads",
+    "embedding",
+    "groups",
+    "pixel_unshuffle",
+)
+
+
+def load_prior(source: str | Path) -> Prior:
+    """Load a prior by its shipped name or from a folder.
+
+    Args:
+        source: a shipped name ("photo-small") or a folder with `prior.json` and `model.safetensors`.
+
+    Returns:
+        The prior, float32, on the CPU, in evaluation mode.
+
+    Raises:
+        PriorInvalid: no such name or folder, a missing or damaged file, weights that do not fit the stated
+            architecture (with the missing and unexpected names), a pickled file.
+    """
+    if str(source) in SHIPPED and not Path(source).is_dir():
+        with resources.as_file(resources.files("latino_engine") / "assets" / str(source)) as folder:
+            return _read_folder(folder)
+    folder = Path(source)
+    if folder.is_file():
+        raise PriorInvalid(_file_sentence(folder))
+    if not folder.is_dir():
+        known = ", ".join(SHIPPED)
+        close = difflib.get_close_matches(str(source), SHIPPED, n=1)
+        hint = f"did you mean {close[0]!r}?" if close else f"shipped priors: {known}"
+        raise PriorInvalid(
+            f"prior: expected a shipped name or a folder, got {str(source)!r}, which is neither; {hint}"
+        )
+    return _read_folder(folder)
+
+
+def save_prior(prior: Prior, folder: str | Path) -> None:
+    """Write a prior as `prior.json` + `model.safetensors`, both or nothing.
+
+    Raises:
+        OutputNotWritable: the folder exists already or cannot be written.
+    """
+    with atomic_folder(Path(folder)) as partial:
+        write_prior(prior, partial)
+
+
+def write_prior(prior: Prior, folder: Path) -> None:
+    """Write the two files into an existing folder."""
+    network = prior.denoiser.network
+    assert isinstance(network, nn.Module)
+    weights = {k: v.detach().float().contiguous() for k, v in network.state_dict().items()}
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    text = json.dumps({"format": FORMAT_VERSION, **prior.spec.to_json()}, indent=1)
+    (folder / "prior.json").write_text(text + "\n", encoding="utf-8")
+
+
+def _file_sentence(path: Path) -> str:
+    with path.open("rb") as file:
+        head = file.read(4)
+    pickled = path.suffix.lower() in _PICKLE_SUFFIXES or head[:2] in (b"PK", b"\x80\x02", b"\x80\x04")
+    found = f"the pickled file {path.name!r}" if pickled else f"the file {path.name!r}"
+    reason = "; pickles can run code and are never loaded" if pickled else ""
+    return (
+        f"prior: expected a folder with prior.json and model.safetensors, got {found}{reason}; "
+        "save the weights with safetensors beside a prior.json"
+    )
+
+
+def _read_folder(folder: Path) -> Prior:
+    for name in ("prior.json", "model.safetensors"):
+        if not (folder / name).is_file():
+            pickles = [p.name for p in folder.iterdir() if p.suffix.lower() in _PICKLE_SUFFIXES]
+            more = f" (only the pickled {pickles[0]!r}, which is never loaded)" if pickles else ""
+            raise PriorInvalid(
+                f"prior: expected {name} in {folder.name!r}, got none{more}; "
+                "a prior is a folder with prior.json and model.safetensors"
+            )
+    spec = _read_spec(folder / "prior.json")
+    try:
+        weights = load_file(folder / "model.safetensors")
+    except (SafetensorError, OSError) as error:
+        raise PriorInvalid(
+            f"model.safetensors: expected a safetensors file, got one that cannot be read ({error}); "
+            "copy the file again from its source"
+        ) from error
+    return build_prior(spec, weights)
+
+
+def _read_spec(path: Path) -> PriorSpec:
+    try:
+        fields = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise PriorInvalid(
+            f"prior.json: expected JSON, got a file that cannot be read ({error}); restore the file"
+        ) from error
+    return parse_spec(fields)
+
+
+def parse_spec(fields: Any) -> PriorSpec:
+    """A `PriorSpec` from the fields of prior.json.
+
+    Raises:
+        PriorInvalid: another format version, missing fields, or values out of range.
+    """
+    if not isinstance(fields, dict):
+        raise PriorInvalid(
+            f"prior.json: expected an object, got {type(fields).__name__}; restore the file"
+        )
+    version = fields.get("format")
+    if version != FORMAT_VERSION:
+        raise PriorInvalid(
+            f"prior.json: expected format {FORMAT_VERSION}, got {version!r}; "
+            "use the release of latino-engine that wrote it, or save the prior again"
+        )
+    missing = [name for name in _REQUIRED if name not in fields]
+    if missing:
+        raise PriorInvalid(
+            f"prior.json: expected the fields {', '.join(_REQUIRED)}, got none named "
+            f"{', '.join(missing)}; add them"
+        )
+    try:
+        spec = _spec_from(fields)
+    except (TypeError, ValueError, KeyError) as error:
+        raise PriorInvalid(
+            f"prior.json: expected numbers where the format says so, got {error}; correct the file"
+        ) from error
+    low, high = spec.data_range
+    sane = spec.channels > 0 and spec.size_multiple > 0 and 0 < spec.sigma_min < spec.sigma_max
+    if not (sane and low < high):
+        raise PriorInvalid(
+            "prior.json: expected channels > 0, size_multiple > 0, 0 < sigma_min < sigma_max and "
+            f"data_range low < high, got channels {spec.channels}, size_multiple {spec.size_multiple}, "
+            f"sigma {spec.sigma_min:g}..{spec.sigma_max:g}, data_range {spec.data_range}; "
+            "correct the file"
+        )
+    return spec
+
+
+def _spec_from(fields: dict[str, Any]) -> PriorSpec:
+    low, high = (float(v) for v in fields["data_range"])
+    architecture, preconditioning = fields["architecture"], fields["preconditioning"]
+    if isinstance(architecture, str):  # the flat layout: arguments beside the name
+        architecture = {"name": architecture} | {
+            k: fields[k] for k in _UNET_ARGUMENTS if k in fields
+        }
+    if isinstance(preconditioning, str):
+        preconditioning = {"name": preconditioning, "sigma_data": float(fields["sigma_data"])}
+    table = fields.get("sigma_table")
+    return PriorSpec(
+        name=str(fields["name"]),
+        channels=int(fields["channels"]),
+        size_multiple=int(fields["size_multiple"]),
+        data_range=(low, high),
+        sigma_min=float(fields["sigma_min"]),
+        sigma_max=float(fields["sigma_max"]),
+        architecture=dict(architecture),
+        preconditioning=dict(preconditioning),
+        sigma_table=None if table is None else tuple(float(v) for v in table),
+        sampler={str(k): float(v) for k, v in fields.get("sampler", {}).items()},
+        licence=str(fields.get("licence", "")),
+    )
+
+
+def build_prior(spec: PriorSpec, weights: dict[str, Tensor]) -> Prior:
+    """The network of `spec` filled with `weights`.
+
+    Raises:
+        PriorInvalid: an architecture that is not known, or weights of other names or shapes.
+    """
+    arguments = dict(spec.architecture)
+    name = arguments.pop("name", None)
+    if name not in _ARCHITECTURES or spec.preconditioning.get("name") != "edm":
+        raise PriorInvalid(
+            f"prior.json: expected an architecture of {sorted(_ARCHITECTURES)} with preconditioning "
+            f"'edm', got {name!r} with {spec.preconditioning.get('name')!r}; "
+            "check the file, or update latino-engine"
+        )
+    try:
+        network = _ARCHITECTURES[name](channels=spec.channels, **arguments)
+    except (TypeError, ValueError) as error:
+        raise PriorInvalid(
+            f"prior.json: expected the arguments of the architecture {name!r}, got {error}; "
+            "correct the file"
+        ) from error
+    check_weights(network.state_dict(), weights)
+    network.load_state_dict(weights, strict=True)
+    denoiser = EDMDenoiser(network, float(spec.preconditioning["sigma_data"]))
+    return Prior(spec, denoiser.float().eval().requires_grad_(False))
+
+
+def check_weights(expected: dict[str, Tensor], found: dict[str, Tensor]) -> None:
+    """Raise `PriorInvalid` naming every missing, unexpected or misshapen weight (the first few of each)."""
+    missing = [k for k in expected if k not in found]
+    unexpected = [k for k in found if k not in expected]
+    misshapen = [
+        f"{k} {tuple(found[k].shape)} instead of {tuple(expected[k].shape)}"
+        for k in expected
+        if k in found and found[k].shape != expected[k].shape
+    ]
+    bad = [k for k, v in found.items() if v.is_floating_point() and not torch.isfinite(v).all()]
+    problems = []
+    if missing:
+        problems.append(f"missing {_listed(_with_nearest(missing, unexpected))}")
+    if unexpected:
+        problems.append(f"unexpected {_listed(unexpected)}")
+    if misshapen:
+        problems.append(f"of another shape {_listed(misshapen)}")
+    if bad:
+        problems.append(f"not finite {_listed(bad)}")
+    if problems:
+        raise PriorInvalid(
+            "model.safetensors: expected the weights of the architecture in prior.json, got "
+            + "; ".join(problems)
+            + "; use the prior.json that belongs to these weights"
+        )
+
+
+def _with_nearest(names: Iterable[str], candidates: list[str]) -> list[str]:
+    out = []
+    for name in names:
+        close = difflib.get_close_matches(name, candidates, n=1, cutoff=0.8)
+        out.append(f"{name} (nearest: {close[0]})" if close else name)
+    return out
+
+
+def _listed(names: list[str], most: int = 4) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more

@@ -1,0 +1,61 @@
+"""Runtimes of the denoiser: one file each, one dict, resolved once."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from importlib import metadata
+from typing import cast
+
+from latino_engine.errors import BackendNotAvailable, invalid
+from latino_engine.runtimes.protocol import DenoiserRuntime, RuntimeModule
+
+__all__ = ["DenoiserRuntime", "RuntimeModule", "installed", "runtime_module", "version"]
+
+_MODULES = {
+    "onnxruntime": "latino_engine.runtimes.onnxruntime",
+    "torch": "latino_engine.runtimes.torch",
+}
+_INSTALL = {
+    "onnxruntime": ("onnxruntime", "pip install onnxruntime"),
+    "torch": ("torch", "pip install torch"),
+    "tensorrt": ("tensorrt_rtx", "pip install 'latino-engine[tensorrt]'"),
+}
+
+
+def installed() -> list[str]:
+    """Names of the runtimes whose package is installed here, the default first."""
+    return [name for name in _MODULES if _present(_INSTALL[name][0])]
+
+
+def runtime_module(backend: str) -> RuntimeModule:
+    """The module of a named runtime.
+
+    Raises:
+        ValueError: an unknown name, or a runtime whose package is not installed here.
+    """
+    if backend not in _INSTALL:
+        known = ", ".join(repr(name) for name in ("auto", *_MODULES))
+        raise invalid("backend", f"one of {known}", repr(backend), "choose one of these")
+    package, command = _INSTALL[backend]
+    if not _present(package):
+        raise BackendNotAvailable(
+            f"backend: expected one that is installed here, got {backend!r}, whose package {package} is "
+            f"missing; install it with: {command}"
+        )
+    if backend not in _MODULES:
+        known = " or ".join(repr(name) for name in _MODULES)
+        raise BackendNotAvailable(
+            f"backend: expected {known}, got {backend!r}, for which this release builds no engine; "
+            f"use {known}"
+        )
+    return cast(RuntimeModule, importlib.import_module(_MODULES[backend]))
+
+
+def version(backend: str) -> str:
+    """Version of the runtime's package."""
+    return metadata.version(_INSTALL[backend][0])
+
+
+def _present(package: str) -> bool:
+    return importlib.util.find_spec(package) is not None
