@@ -224,7 +224,7 @@ class _Run:
         size = self.engine.chunk_size(shape[2], shape[3])
         total = self.nfe * pairs
         kept = torch.empty((pairs, *shape[1:]), dtype=torch.float32) if keep_samples else None
-        mean = m2 = None if keep_samples else torch.zeros(shape, dtype=torch.float32)
+        running = None if keep_samples else (torch.zeros(shape), torch.zeros(shape))  # mean, M2
         chi2 = torch.empty(pairs, dtype=torch.float64)
         first = 0
         while first < pairs:
@@ -240,14 +240,15 @@ class _Run:
             images = images.cpu()
             if kept is not None:
                 kept[members] = images
-            elif mean is not None and m2 is not None:
+            elif running is not None:
                 for image, pair in zip(images, members.tolist(), strict=True):
                     b, count = pair % batch, pair // batch + 1
-                    mean[b], m2[b] = ops.running_moments(mean[b], m2[b], count, image)
+                    moments = ops.running_moments(running[0][b], running[1][b], count, image)
+                    running[0][b], running[1][b] = moments
             first += len(members)
         return {
             "kept": None if kept is None else kept.reshape(num_samples, *shape),
-            "running": None if mean is None or m2 is None else (mean, m2),
+            "running": running,
             "residual_chi2": chi2.reshape(num_samples, batch),
         }
 

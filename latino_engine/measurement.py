@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TypeAlias, cast
 
 import numpy as np
@@ -87,7 +87,7 @@ def make_problem(
         remedy = "wrap your own model in LinearOperator(A, A_adjoint, noise_std)"
         raise invalid_type("op", expected, type(operator).__name__, remedy)
     if isinstance(operator, MRI) and spec.channels == 1:
-        operator = replace(operator, real_image=True)
+        operator = MRI(operator.mask, operator.noise_std, operator.coil_maps, real_image=True)
     measured = _as_tensor(y, device)
     _check_rank(measured, operator, spec)
     measured = operator.observed(measured)

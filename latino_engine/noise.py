@@ -1,10 +1,10 @@
 """Counter-based Gaussian noise: Philox4x32-10 and Box-Muller.
 
-A draw depends on its identity alone, (seed, image id, sample id, step, channel, pixel), never on the batch,
-the chunk, the device or torch's global generator.
+A draw depends on its identity alone, (seed, image id, sample id, step, channel, pixel), never on
+the batch, the chunk, the device or torch's global generator.
 
-Source: Salmon, Moraes, Dror, Shaw, *Parallel random numbers: as easy as 1, 2, 3* (SC 2011), whose published
-known answers are in the tests.
+Source: Salmon, Moraes, Dror, Shaw, *Parallel random numbers: as easy as 1, 2, 3* (SC 2011), whose
+published known answers are in the tests.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 _WEYL = (0x9E3779B9, 0xBB67AE85)
 _MASK32 = 0xFFFFFFFF
 _ROUNDS = 10
+_CHUNK_QUADS = 2**15  # made at a time: the temporaries stay in the cache
 
 
 def philox4x32(
@@ -38,24 +39,26 @@ def philox4x32(
 
     Source: Salmon et al. (2011), section 3.
     """
-    c0, c1, c2, c3 = torch.broadcast_tensors(*counter)
+    c0, c1, c2, c3 = counter  # small ones stay small for the first rounds
     k0, k1 = key
     for _ in range(_ROUNDS):
         # The product of two 32-bit numbers wraps in int64; its bits are still right, so the high
         # word is the (arithmetic) shift masked to 32 bits.
         product0 = c0 * _MULTIPLIERS[0]
         product1 = c2 * _MULTIPLIERS[1]
-        high0, low0 = (product0 >> 32) & _MASK32, product0 & _MASK32
-        high1, low1 = (product1 >> 32) & _MASK32, product1 & _MASK32
-        c0, c1, c2, c3 = high1 ^ c1 ^ k0, low1, high0 ^ c3 ^ k1, low0
+        low0, low1 = product0 & _MASK32, product1 & _MASK32
+        high0 = product0.bitwise_right_shift_(32).bitwise_and_(_MASK32)
+        high1 = product1.bitwise_right_shift_(32).bitwise_and_(_MASK32)
+        c0, c1 = (high1 ^ c1).bitwise_xor_(k0), low1
+        c2, c3 = (high0 ^ c3).bitwise_xor_(k1), low0
         k0, k1 = (k0 + _WEYL[0]) & _MASK32, (k1 + _WEYL[1]) & _MASK32
-    return c0, c1, c2, c3
+    return c0, c1, c2, c3  # every word depends on all four, hence has the broadcast shape
 
 
 def philox_integers(
     seed: int, image_ids: Tensor, sample_ids: Tensor, step: int, shape: tuple[int, int, int, int]
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The four words of every quad: int64 tensors (P, C, ceil(H/2) * ceil(W/2)), values in [0, 2^32).
+    """The four words of every quad: int64 (P, C, ceil(H/2) * ceil(W/2)), values in [0, 2^32).
 
     counter = (quad, channel + 1024 * image, sample, step), key = (seed low, seed high).
     """
@@ -81,14 +84,27 @@ def philox_normals(
     """
     pairs, channels, height, width = shape
     half_h, half_w = (height + 1) // 2, (width + 1) // 2
-    words = philox_integers(seed, image_ids, sample_ids, step, shape)
-    u0, u1, u2, u3 = (((r >> 9).to(torch.float64) + 0.5) * 2.0**-23 for r in words)
-    radius0, angle0 = torch.sqrt(-2.0 * torch.log(u0)), (2.0 * math.pi) * u1
-    radius1, angle1 = torch.sqrt(-2.0 * torch.log(u2)), (2.0 * math.pi) * u3
-    left = torch.stack((radius0 * torch.cos(angle0), radius0 * torch.sin(angle0)), dim=-1)
-    right = torch.stack((radius1 * torch.cos(angle1), radius1 * torch.sin(angle1)), dim=-1)
-    lanes = torch.stack((left, right), dim=-2)  # (P, C, quads, column half, row parity)
-    lanes = lanes.reshape(pairs, channels, half_h, half_w, 2, 2)
-    grid = lanes.permute(0, 1, 2, 5, 4, 3)  # (P, C, half_h, row parity, column half, half_w)
-    full = grid.reshape(pairs, channels, 2 * half_h, 2 * half_w)
+    # (P, C, row pair, row parity, column half, column)
+    lanes = torch.empty(
+        (pairs, channels, half_h, 2, 2, half_w), dtype=torch.float64, device=image_ids.device
+    )
+    chunk = max(1, _CHUNK_QUADS // max(1, channels * half_h * half_w))
+    for first in range(0, pairs, chunk):
+        part = slice(first, first + chunk)
+        size = (len(image_ids[part]), channels, height, width)
+        _fill_lanes(
+            lanes[part], philox_integers(seed, image_ids[part], sample_ids[part], step, size)
+        )
+    full = lanes.reshape(pairs, channels, 2 * half_h, 2 * half_w)
     return full[:, :, :height, :width]  # odd W: column w // half = 1 stops one short
+
+
+def _fill_lanes(lanes: Tensor, words: tuple[Tensor, Tensor, Tensor, Tensor]) -> None:
+    """Box-Muller of every quad's words: (P, C, row pair, row parity, column half, column)."""
+    size = (*lanes.shape[:3], lanes.shape[5])
+    uniforms = [(r >> 9).to(torch.float64).add_(0.5).mul_(2.0**-23).reshape(size) for r in words]
+    for column_half in (0, 1):
+        radius = uniforms[2 * column_half].log_().mul_(-2.0).sqrt_()
+        angle = uniforms[2 * column_half + 1].mul_(2.0 * math.pi)
+        torch.mul(radius, angle.cos(), out=lanes[:, :, :, 0, column_half])
+        torch.mul(radius, angle.sin(), out=lanes[:, :, :, 1, column_half])

@@ -83,3 +83,12 @@ def gaussian_noise(
 ) -> Tensor:
     """Standard normals (P, C, H, W) as float32, a pure function of (seed, image, sample, step)."""
     return cast(Tensor, philox_normals(seed, image_ids, sample_ids, step, shape).to(torch.float32))
+
+
+def langevin_noise(
+    z: Tensor, scale: Tensor, seed: int, image_ids: Tensor, sample_ids: Tensor, step: int
+) -> Tensor:
+    """z + scale * eps with eps = gaussian_noise(seed, image_ids, sample_ids, step, z.shape)."""
+    pairs, channels, height, width = z.shape
+    eps = gaussian_noise(seed, image_ids, sample_ids, step, (pairs, channels, height, width))
+    return add_noise(z, scale, eps.to(z))

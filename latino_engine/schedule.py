@@ -111,8 +111,8 @@ def few_step_times(num_steps: int, num_times: int = 1000) -> list[int]:
     times = [(k * k * num_times) // (num_steps * num_steps) for k in range(num_steps, 0, -1)]
     times[0] -= 1
     if len(set(times)) < num_steps:
-        limit = int(num_times**0.5)
-        raise invalid("steps", f"at most about {limit}", num_steps, "use fewer outer steps")
+        limit = int(2 * num_times**0.5)  # t_1 = 0 and t_2 = 4 T / N^2 must differ
+        raise invalid("steps", f"at most {limit}", num_steps, "use fewer outer steps")
     return times
 
 

@@ -15,8 +15,8 @@ DataStep: TypeAlias = Callable[[Tensor, "float | Tensor"], Tensor]
 class Operator(Protocol):
     """A forward model y = A x + noise, in the public range; frozen and pure.
 
-    x: (B, C, H, W); y: (B, ...). `noise_std` is in public units, a float or (B,). Parameters that differ
-    from sample to sample are stored with a leading axis B.
+    x: (B, C, H, W); y: (B, ...). `noise_std` is in public units, a float or (B,). Parameters that
+    differ from sample to sample are stored with a leading axis B.
     """
 
     @property
@@ -56,4 +56,4 @@ class Operator(Protocol):
         """(B,) float64: observed real numbers per image (a complex number counts twice)."""
 
     def take(self, index: Tensor) -> Operator:
-        """The operator of the images `index` (1-D int64): per-sample parameters picked, shared kept."""
+        """The operator of the images `index`, 1-D int64; shared parameters are kept."""

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from latino_engine.atomic import atomic_folder
@@ -89,7 +89,8 @@ def write_prior(prior: Prior, folder: Path) -> None:
     network = prior.denoiser.network
     assert isinstance(network, nn.Module)
     weights = {k: v.detach().float().contiguous() for k, v in network.state_dict().items()}
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    # Serialised in memory: safetensors' own writer reports a full disk as something else than an OSError.
+    (folder / "model.safetensors").write_bytes(save(weights, metadata={"format": "pt"}))
     text = json.dumps({"format": FORMAT_VERSION, **prior.spec.to_json()}, indent=1)
     (folder / "prior.json").write_text(text + "\n", encoding="utf-8")
 

@@ -1,0 +1,235 @@
+// latino_engine._cpu: the memory-safety checks and every m.def of the native CPU path.
+//
+// Arrays are numpy arrays (a CPU tensor's .numpy() shares its memory). Each function checks type,
+// layout, shape and overlap, then releases the interpreter's lock around the work.
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <array>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "array_checks.h"
+#include "cpu/kernels.h"
+
+namespace latino::binding {
+namespace {
+
+constexpr int kInterfaceVersion = 1;  // latino_engine.native asks for exactly this one
+constexpr std::int64_t kImageLimit = std::int64_t{1} << 22;
+constexpr std::int64_t kSampleLimit = std::int64_t{1} << 32;
+constexpr py::ssize_t kMaxChannels = 1024;
+
+cpu::Shape image_shape(const Sizes& sizes) {
+  if (sizes.size() != 4) refuse("out", "(P, C, H, W)", text_of(sizes), "give four axes");
+  if (sizes[1] > kMaxChannels) {
+    refuse("out", "at most 1024 channels", std::to_string(sizes[1]), "split the channels");
+  }
+  const cpu::Shape shape{sizes[0], sizes[1], sizes[2], sizes[3]};
+  if (shape.quads_per_plane() >= kSampleLimit) {
+    refuse("out", "fewer than 2^32 quads per plane", text_of(sizes), "split the image");
+  }
+  return shape;
+}
+
+PhiloxKey key_of(std::uint64_t seed) {
+  return {static_cast<std::uint32_t>(seed), static_cast<std::uint32_t>(seed >> 32)};
+}
+
+// (P|1,) floats, one for each pair or one for all.
+cpu::PerPair per_pair(const py::array& array, const std::string& name, std::int64_t pairs) {
+  const bool shared = array.ndim() == 1 && array.shape(0) == 1;
+  return {input(array, name, {shared ? 1 : static_cast<py::ssize_t>(pairs)}), shared ? 0 : 1};
+}
+
+// (P|1, C|1, H, W) floats.
+cpu::Broadcast broadcast(const py::array& array, const std::string& name, const Sizes& full) {
+  if (array.ndim() != 4) refuse(name, "four axes", text_of(sizes_of(array)), "add leading axes");
+  const bool one_pair = array.shape(0) == 1, one_channel = array.shape(1) == 1;
+  const Sizes sizes{one_pair ? 1 : full[0], one_channel ? 1 : full[1], full[2], full[3]};
+  const float* data = input(array, name, sizes);
+  const std::int64_t plane = full[2] * full[3];
+  return {data, one_pair ? 0 : sizes[1] * plane, one_channel ? 0 : plane};
+}
+
+// The ids, copied and checked; the kernels read them without the interpreter's lock.
+class Identity {
+ public:
+  Identity(std::uint64_t seed, const py::array& image_ids, const py::array& sample_ids,
+           std::uint32_t step, const Sizes& sizes)
+      : images_(ids_of(image_ids, "image_ids", sizes.empty() ? 0 : sizes[0], kImageLimit)),
+        samples_(ids_of(sample_ids, "sample_ids", sizes.empty() ? 0 : sizes[0], kSampleLimit)),
+        identity_{key_of(seed), images_.data(), samples_.data(), step} {}
+  Identity(const Identity&) = delete;
+  Identity& operator=(const Identity&) = delete;
+  const cpu::NoiseIdentity& get() const { return identity_; }
+
+ private:
+  std::vector<std::uint32_t> images_, samples_;
+  cpu::NoiseIdentity identity_;
+};
+
+py::tuple philox_words(std::array<std::uint32_t, 4> counter, std::array<std::uint32_t, 2> key) {
+  const Words r = philox4x32({counter[0], counter[1], counter[2], counter[3]}, {key[0], key[1]});
+  return py::make_tuple(r.x, r.y, r.z, r.w);
+}
+
+py::array_t<std::uint32_t> philox_integers(std::uint64_t seed, const py::array& image_ids,
+                                           const py::array& sample_ids, std::uint32_t step,
+                                           const Sizes& sizes) {
+  for (const py::ssize_t size : sizes) {
+    if (size < 0) refuse("shape", "sizes from 0", text_of(sizes), "give four sizes");
+  }
+  const cpu::Shape shape = image_shape(sizes);
+  const Identity identity(seed, image_ids, sample_ids, step, sizes);
+  py::array_t<std::uint32_t> words(Sizes{4, sizes[0], sizes[1], shape.quads_per_plane()});
+  cpu::philox_integers(identity.get(), shape, words.mutable_data());
+  return words;
+}
+
+void gaussian_noise(std::uint64_t seed, const py::array& image_ids, const py::array& sample_ids,
+                    std::uint32_t step, const py::array& out, int num_threads) {
+  const Sizes sizes = sizes_of(out);
+  const cpu::Shape shape = image_shape(sizes);
+  const Identity identity(seed, image_ids, sample_ids, step, sizes);
+  float* result = output(out, "out", sizes);
+  check_threads(num_threads);
+  const py::gil_scoped_release unlocked;
+  cpu::gaussian_noise(identity.get(), shape, result, num_threads);
+}
+
+void langevin_noise(const py::array& z, const py::array& scale, std::uint64_t seed,
+                    const py::array& image_ids, const py::array& sample_ids, std::uint32_t step,
+                    const py::array& out, int num_threads) {
+  const Sizes sizes = sizes_of(out);
+  const cpu::Shape shape = image_shape(sizes);
+  const Identity identity(seed, image_ids, sample_ids, step, sizes);
+  const float* state = input(z, "z", sizes);
+  const cpu::PerPair scales = per_pair(scale, "scale", shape.pairs);
+  float* result = output(out, "out", sizes);
+  check_apart(out, "out", z, "z");
+  check_apart(out, "out", scale, "scale", false);
+  check_threads(num_threads);
+  const py::gil_scoped_release unlocked;
+  cpu::langevin_noise(identity.get(), shape, state, scales, result, num_threads);
+}
+
+void reverse_noise(const py::array& x0_hat, const py::array& x_t, float sigma_next, float kept,
+                   float renewed, std::uint64_t seed, const py::array& image_ids,
+                   const py::array& sample_ids, std::uint32_t step, const py::array& out,
+                   int num_threads) {
+  const Sizes sizes = sizes_of(out);
+  const cpu::Shape shape = image_shape(sizes);
+  const Identity identity(seed, image_ids, sample_ids, step, sizes);
+  const float* estimate = input(x0_hat, "x0_hat", sizes);
+  const float* state = input(x_t, "x_t", sizes);
+  float* result = output(out, "out", sizes);
+  check_apart(out, "out", x0_hat, "x0_hat");
+  check_apart(out, "out", x_t, "x_t");
+  check_threads(num_threads);
+  const py::gil_scoped_release unlocked;
+  cpu::reverse_noise(identity.get(), shape, estimate, state, {sigma_next, kept, renewed}, result,
+                     num_threads);
+}
+
+cpu::MaskedProx masked_prox_arguments(const py::array& v, const py::array& mask,
+                                      const py::array& y, const py::array& gamma,
+                                      const py::array& out) {
+  const Sizes sizes = sizes_of(out);
+  check_apart(out, "out", v, "v");
+  check_apart(out, "out", mask, "mask");
+  check_apart(out, "out", y, "y");
+  check_apart(out, "out", gamma, "gamma", false);
+  return {input(v, "v", sizes), broadcast(mask, "mask", sizes), broadcast(y, "y", sizes),
+          per_pair(gamma, "gamma", sizes[0])};
+}
+
+void masked_prox(const py::array& v, const py::array& mask, const py::array& y,
+                 const py::array& gamma, const py::array& out, int num_threads) {
+  const cpu::Shape shape = image_shape(sizes_of(out));
+  const cpu::MaskedProx prox = masked_prox_arguments(v, mask, y, gamma, out);
+  float* result = output(out, "out", sizes_of(out));
+  check_threads(num_threads);
+  const py::gil_scoped_release unlocked;
+  cpu::masked_prox(shape, prox, result, num_threads);
+}
+
+void masked_prox_noise(const py::array& v, const py::array& mask, const py::array& y,
+                       const py::array& gamma, const py::array& scale, std::uint64_t seed,
+                       const py::array& image_ids, const py::array& sample_ids,
+                       std::uint32_t step, const py::array& out, int num_threads) {
+  const Sizes sizes = sizes_of(out);
+  const cpu::Shape shape = image_shape(sizes);
+  const Identity identity(seed, image_ids, sample_ids, step, sizes);
+  const cpu::MaskedProx prox = masked_prox_arguments(v, mask, y, gamma, out);
+  const cpu::PerPair scales = per_pair(scale, "scale", shape.pairs);
+  float* result = output(out, "out", sizes);
+  check_apart(out, "out", scale, "scale", false);
+  check_threads(num_threads);
+  const py::gil_scoped_release unlocked;
+  cpu::masked_prox_noise(identity.get(), shape, prox, scales, result, num_threads);
+}
+
+void reverse_step(const py::array& x0_hat, const py::array& x_t, const py::array& eps,
+                  float sigma_next, float kept, float renewed, const py::array& out,
+                  int num_threads) {
+  const Sizes sizes = sizes_of(out);
+  const float* estimate = input(x0_hat, "x0_hat", sizes);
+  const float *state = input(x_t, "x_t", sizes), *noise = input(eps, "eps", sizes);
+  float* result = output(out, "out", sizes);
+  check_apart(out, "out", x0_hat, "x0_hat");
+  check_apart(out, "out", x_t, "x_t");
+  check_apart(out, "out", eps, "eps");
+  check_threads(num_threads);
+  const py::gil_scoped_release unlocked;
+  cpu::reverse_step(out.size(), estimate, state, noise, {sigma_next, kept, renewed}, result,
+                    num_threads);
+}
+
+void running_moments(const py::array& mean, const py::array& m2, double count, const py::array& x,
+                     const py::array& mean_out, const py::array& m2_out, int num_threads) {
+  const Sizes sizes = sizes_of(x);
+  if (!(count >= 1)) refuse("count", "a count from 1", std::to_string(count), "count the value");
+  const cpu::MomentArrays arrays{input(mean, "mean", sizes), input(m2, "m2", sizes),
+                                 input(x, "x", sizes), output(mean_out, "mean_out", sizes),
+                                 output(m2_out, "m2_out", sizes)};
+  check_apart(mean_out, "mean_out", m2_out, "m2_out", false);
+  for (const auto& [other, name] : {std::pair{&mean, "mean"}, {&m2, "m2"}, {&x, "x"}}) {
+    check_apart(mean_out, "mean_out", *other, name);
+    check_apart(m2_out, "m2_out", *other, name);
+  }
+  check_threads(num_threads);
+  const py::gil_scoped_release unlocked;
+  cpu::running_moments(x.size(), static_cast<float>(count), arrays, num_threads);
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_cpu, m) {
+  using py::arg;
+  m.doc() = "Native CPU kernels of latino_engine on contiguous float32 numpy arrays.";
+  m.attr("INTERFACE_VERSION") = kInterfaceVersion;
+  m.def("philox4x32", &philox_words, arg("counter"), arg("key"));
+  m.def("philox_integers", &philox_integers, arg("seed"), arg("image_ids"), arg("sample_ids"),
+        arg("step"), arg("shape"));
+  m.def("gaussian_noise", &gaussian_noise, arg("seed"), arg("image_ids"), arg("sample_ids"),
+        arg("step"), arg("out"), arg("num_threads"));
+  m.def("langevin_noise", &langevin_noise, arg("z"), arg("scale"), arg("seed"), arg("image_ids"),
+        arg("sample_ids"), arg("step"), arg("out"), arg("num_threads"));
+  m.def("reverse_noise", &reverse_noise, arg("x0_hat"), arg("x_t"), arg("sigma_next"), arg("kept"),
+        arg("renewed"), arg("seed"), arg("image_ids"), arg("sample_ids"), arg("step"), arg("out"),
+        arg("num_threads"));
+  m.def("masked_prox", &masked_prox, arg("v"), arg("mask"), arg("y"), arg("gamma"), arg("out"),
+        arg("num_threads"));
+  m.def("masked_prox_noise", &masked_prox_noise, arg("v"), arg("mask"), arg("y"), arg("gamma"),
+        arg("scale"), arg("seed"), arg("image_ids"), arg("sample_ids"), arg("step"), arg("out"),
+        arg("num_threads"));
+  m.def("reverse_step", &reverse_step, arg("x0_hat"), arg("x_t"), arg("eps"), arg("sigma_next"),
+        arg("kept"), arg("renewed"), arg("out"), arg("num_threads"));
+  m.def("running_moments", &running_moments, arg("mean"), arg("m2"), arg("count"), arg("x"),
+        arg("mean_out"), arg("m2_out"), arg("num_threads"));
+}
+
+}  // namespace latino::binding

@@ -1,0 +1,85 @@
+// Entry points of the native CPU path, on raw pointers to contiguous float32 arrays.
+//
+// Nothing is checked here: the binding does that. An output may be the very array of an input, and
+// must otherwise not overlap one. `num_threads` is an upper bound; small problems use one thread.
+#pragma once
+
+#include <cstdint>
+
+#include "latino/philox.h"
+#include "latino/pointwise.h"
+
+namespace latino::cpu {
+
+struct Shape {  // (P, C, H, W)
+  std::int64_t pairs, channels, height, width;
+  std::int64_t plane_size() const { return height * width; }
+  std::int64_t num_planes() const { return pairs * channels; }
+  std::int64_t num_elements() const { return num_planes() * plane_size(); }
+  std::int64_t quads_per_plane() const { return ((height + 1) / 2) * ((width + 1) / 2); }
+};
+
+// Whose noise it is: counter = (quad, channel + 1024 image, sample, step), key = seed.
+struct NoiseIdentity {
+  PhiloxKey key;
+  const std::uint32_t* image_ids;   // (P,)
+  const std::uint32_t* sample_ids;  // (P,)
+  std::uint32_t step;
+};
+
+// One float for each pair (stride 1) or one for all (stride 0).
+struct PerPair {
+  const float* data;
+  std::int64_t stride;
+  float of(std::int64_t pair) const { return data[pair * stride]; }
+};
+
+// Planes (P|1, C|1, H, W) read as (P, C, H, W): a stride is 0 along a broadcast axis.
+struct Broadcast {
+  const float* data;
+  std::int64_t pair_stride, channel_stride;
+  const float* plane(std::int64_t pair, std::int64_t channel) const {
+    return data + pair * pair_stride + channel * channel_stride;
+  }
+};
+
+// words (4, P, C, quads): the integers behind the normals, for tests.
+void philox_integers(const NoiseIdentity& identity, const Shape& shape, std::uint32_t* words);
+
+// out = eps
+void gaussian_noise(const NoiseIdentity& identity, const Shape& shape, float* out, int num_threads);
+
+// out = z + scale eps
+void langevin_noise(const NoiseIdentity& identity, const Shape& shape, const float* z,
+                    PerPair scale, float* out, int num_threads);
+
+// out = x0_hat + sigma_next (kept (x_t - x0_hat) + renewed eps)
+void reverse_noise(const NoiseIdentity& identity, const Shape& shape, const float* x0_hat,
+                   const float* x_t, const ReverseStep& step, float* out, int num_threads);
+
+// The data step of a mask, out = (gamma m y + v) / (gamma m + 1).
+struct MaskedProx {
+  const float* v;
+  Broadcast mask, y;
+  PerPair gamma;
+};
+
+void masked_prox(const Shape& shape, const MaskedProx& prox, float* out, int num_threads);
+
+// The data step and the noise after it in one pass: out = prox + scale eps.
+void masked_prox_noise(const NoiseIdentity& identity, const Shape& shape, const MaskedProx& prox,
+                       PerPair scale, float* out, int num_threads);
+
+// The same reverse step with noise that already stands in memory.
+void reverse_step(std::int64_t count, const float* x0_hat, const float* x_t, const float* eps,
+                  const ReverseStep& step, float* out, int num_threads);
+
+// Welford over `size` entries; mean_out and m2_out may be mean and m2.
+struct MomentArrays {
+  const float *mean, *m2, *x;
+  float *mean_out, *m2_out;
+};
+
+void running_moments(std::int64_t size, float count, const MomentArrays& arrays, int num_threads);
+
+}  // namespace latino::cpu

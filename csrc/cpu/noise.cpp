@@ -1,0 +1,128 @@
+// Noise made where it is used: no array of normals is written unless it is asked for.
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+
+#include "cpu/kernels.h"
+#include "cpu/parallel.h"
+#include "cpu/rows.h"
+#include "latino/philox.h"
+#include "latino/pointwise.h"
+
+namespace latino::cpu {
+
+constexpr std::int64_t kNoiseGrain = 1 << 14;  // normals per thread, some 30 microseconds
+
+namespace {
+
+// Where a run of normals belongs: `offset` into the plane (pair, channel).
+struct Place {
+  std::int64_t pair, channel, plane, offset;
+};
+
+Words counter_of(const NoiseIdentity& identity, std::int64_t pair, std::int64_t channel) {
+  constexpr std::uint32_t kChannels = 1024;
+  return {0, static_cast<std::uint32_t>(channel) + kChannels * identity.image_ids[pair],
+          identity.sample_ids[pair], identity.step};
+}
+
+// Hands out the tile's quads [begin, begin + count) of a plane as rows: a run of consecutive quads
+// within one pair of rows is four runs of pixels, two of them missing at an odd border.
+template <class Sink>
+void scatter_rows(const Tile& tile, const Shape& shape, std::int64_t begin, int count, Place place,
+                  const Sink& sink) {
+  const std::int64_t width = shape.width, half = (width + 1) / 2;
+  for (int done = 0; done < count;) {
+    const std::int64_t row = 2 * ((begin + done) / half), column = (begin + done) % half;
+    const std::int64_t run = std::min<std::int64_t>(half - column, count - done);
+    const std::int64_t right_run = std::min(run, width - half - column);  // odd W: one less
+    const std::int64_t num_rows = std::min<std::int64_t>(2, shape.height - row);  // odd H: one
+    for (std::int64_t r = 0; r < num_rows; ++r) {
+      place.offset = (row + r) * width + column;
+      sink(place, tile.lane[r] + done, run);
+      place.offset += half;
+      if (right_run > 0) sink(place, tile.lane[2 + r] + done, right_run);
+    }
+    done += static_cast<int>(run);
+  }
+}
+
+// sink(place, normals, count) for all of (P, C, H, W), in parallel over tiles.
+template <class Sink>
+void for_each_run(const NoiseIdentity& identity, const Shape& shape, int num_threads,
+                  const Sink& sink) {
+  if (shape.num_elements() == 0) return;
+  const std::int64_t quads = shape.quads_per_plane();
+  const std::int64_t tiles = (quads + kTileQuads - 1) / kTileQuads;
+  const int threads = threads_for(shape.num_elements(), kNoiseGrain, num_threads);
+  parallel_for(shape.num_planes() * tiles, threads, [&](std::int64_t unit) {
+    const std::int64_t plane = unit / tiles, begin = unit % tiles * kTileQuads;
+    const std::int64_t pair = plane / shape.channels, channel = plane % shape.channels;
+    const int count = static_cast<int>(std::min<std::int64_t>(kTileQuads, quads - begin));
+    Words first = counter_of(identity, pair, channel);
+    first.x = static_cast<std::uint32_t>(begin);
+    Tile tile;
+    fill_tile(first, identity.key, count, tile);
+    scatter_rows(tile, shape, begin, count, {pair, channel, plane, 0}, sink);
+  });
+}
+
+}  // namespace
+
+void philox_integers(const NoiseIdentity& identity, const Shape& shape, std::uint32_t* words) {
+  const std::int64_t quads = shape.quads_per_plane(), stride = shape.num_planes() * quads;
+  for (std::int64_t plane = 0; plane < shape.num_planes(); ++plane) {
+    Words counter = counter_of(identity, plane / shape.channels, plane % shape.channels);
+    for (std::int64_t quad = 0; quad < quads; ++quad) {
+      counter.x = static_cast<std::uint32_t>(quad);
+      const Words r = philox4x32(counter, identity.key);
+      std::uint32_t* out = words + plane * quads + quad;
+      out[0] = r.x, out[stride] = r.y, out[2 * stride] = r.z, out[3 * stride] = r.w;
+    }
+  }
+}
+
+void gaussian_noise(const NoiseIdentity& identity, const Shape& shape, float* out,
+                    int num_threads) {
+  const std::int64_t size = shape.plane_size();
+  for_each_run(identity, shape, num_threads,
+               [=](const Place& place, const float* eps, std::int64_t count) {
+                 float* run = out + place.plane * size + place.offset;
+                 std::memcpy(run, eps, static_cast<std::size_t>(count) * sizeof(float));
+               });
+}
+
+void langevin_noise(const NoiseIdentity& identity, const Shape& shape, const float* z,
+                    PerPair scale, float* out, int num_threads) {
+  const std::int64_t size = shape.plane_size();
+  for_each_run(identity, shape, num_threads,
+               [=](const Place& place, const float* eps, std::int64_t count) {
+                 const std::int64_t at = place.plane * size + place.offset;
+                 langevin_row(z + at, scale.of(place.pair), eps, count, out + at);
+               });
+}
+
+void reverse_noise(const NoiseIdentity& identity, const Shape& shape, const float* x0_hat,
+                   const float* x_t, const ReverseStep& step, float* out, int num_threads) {
+  const std::int64_t size = shape.plane_size();
+  for_each_run(identity, shape, num_threads,
+               [=](const Place& place, const float* eps, std::int64_t count) {
+                 const std::int64_t at = place.plane * size + place.offset;
+                 reverse_row(x0_hat + at, x_t + at, step, eps, count, out + at);
+               });
+}
+
+void masked_prox_noise(const NoiseIdentity& identity, const Shape& shape, const MaskedProx& prox,
+                       PerPair scale, float* out, int num_threads) {
+  const std::int64_t size = shape.plane_size();
+  for_each_run(identity, shape, num_threads,
+               [=](const Place& place, const float* eps, std::int64_t count) {
+                 const std::int64_t at = place.plane * size + place.offset;
+                 const float* mask = prox.mask.plane(place.pair, place.channel) + place.offset;
+                 const float* y = prox.y.plane(place.pair, place.channel) + place.offset;
+                 masked_prox_noise_row(prox.v + at, mask, y, prox.gamma.of(place.pair),
+                                       scale.of(place.pair), eps, count, out + at);
+               });
+}
+
+}  // namespace latino::cpu

@@ -1,0 +1,64 @@
+// Pointwise steps of the sampler in one pass over memory each.
+#include <algorithm>
+#include <cstdint>
+
+#include "cpu/kernels.h"
+#include "cpu/parallel.h"
+#include "cpu/rows.h"
+#include "latino/pointwise.h"
+
+namespace latino::cpu {
+
+constexpr std::int64_t kBlock = 1 << 13;           // entries handed to a thread at a time
+constexpr std::int64_t kPointwiseGrain = 1 << 15;  // entries per thread, as torch has it
+
+namespace {
+
+// body(begin, end) over blocks of [0, size), in parallel.
+template <class Body>
+void for_each_block(std::int64_t size, int num_threads, const Body& body) {
+  const int threads = threads_for(size, kPointwiseGrain, num_threads);
+  parallel_for((size + kBlock - 1) / kBlock, threads, [&](std::int64_t unit) {
+    body(unit * kBlock, std::min(size, (unit + 1) * kBlock));
+  });
+}
+
+// body(plane, begin, end) over blocks of every plane, in parallel.
+template <class Body>
+void for_each_plane_block(const Shape& shape, int num_threads, const Body& body) {
+  const std::int64_t size = shape.plane_size(), blocks = (size + kBlock - 1) / kBlock;
+  const int threads = threads_for(shape.num_elements(), kPointwiseGrain, num_threads);
+  parallel_for(shape.num_planes() * blocks, threads, [&](std::int64_t unit) {
+    const std::int64_t begin = unit % blocks * kBlock;
+    body(unit / blocks, begin, std::min(size, begin + kBlock));
+  });
+}
+
+}  // namespace
+
+void masked_prox(const Shape& shape, const MaskedProx& prox, float* out, int num_threads) {
+  const std::int64_t size = shape.plane_size();
+  for_each_plane_block(
+      shape, num_threads, [&](std::int64_t plane, std::int64_t begin, std::int64_t end) {
+        const std::int64_t pair = plane / shape.channels, channel = plane % shape.channels;
+        const float* mask = prox.mask.plane(pair, channel) + begin;
+        const float* y = prox.y.plane(pair, channel) + begin;
+        const std::int64_t at = plane * size + begin;
+        masked_prox_row(prox.v + at, mask, y, prox.gamma.of(pair), end - begin, out + at);
+      });
+}
+
+void reverse_step(std::int64_t count, const float* x0_hat, const float* x_t, const float* eps,
+                  const ReverseStep& step, float* out, int num_threads) {
+  for_each_block(count, num_threads, [&](std::int64_t begin, std::int64_t end) {
+    reverse_row(x0_hat + begin, x_t + begin, step, eps + begin, end - begin, out + begin);
+  });
+}
+
+void running_moments(std::int64_t size, float count, const MomentArrays& arrays, int num_threads) {
+  for_each_block(size, num_threads, [&](std::int64_t begin, std::int64_t end) {
+    running_moments_row(arrays, count, begin, end);
+  });
+}
+
+}  // namespace latino::cpu

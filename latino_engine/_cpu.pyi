@@ -1,0 +1,92 @@
+"""The compiled extension (csrc/bindings_cpu.cpp): contiguous numpy arrays, `out` written in place.
+
+ids are int64 (P,), everything else float32. A wrong type is a TypeError; a wrong shape, layout or
+overlap, or an id out of range, a ValueError.
+"""
+
+from numpy import float32, int64, uint32
+from numpy.typing import NDArray
+
+INTERFACE_VERSION: int
+
+def philox4x32(
+    counter: tuple[int, int, int, int], key: tuple[int, int]
+) -> tuple[int, int, int, int]: ...
+def philox_integers(
+    seed: int,
+    image_ids: NDArray[int64],
+    sample_ids: NDArray[int64],
+    step: int,
+    shape: tuple[int, int, int, int],
+) -> NDArray[uint32]: ...
+def gaussian_noise(
+    seed: int,
+    image_ids: NDArray[int64],
+    sample_ids: NDArray[int64],
+    step: int,
+    out: NDArray[float32],
+    num_threads: int,
+) -> None: ...
+def langevin_noise(
+    z: NDArray[float32],
+    scale: NDArray[float32],
+    seed: int,
+    image_ids: NDArray[int64],
+    sample_ids: NDArray[int64],
+    step: int,
+    out: NDArray[float32],
+    num_threads: int,
+) -> None: ...
+def reverse_noise(
+    x0_hat: NDArray[float32],
+    x_t: NDArray[float32],
+    sigma_next: float,
+    kept: float,
+    renewed: float,
+    seed: int,
+    image_ids: NDArray[int64],
+    sample_ids: NDArray[int64],
+    step: int,
+    out: NDArray[float32],
+    num_threads: int,
+) -> None: ...
+def masked_prox(
+    v: NDArray[float32],
+    mask: NDArray[float32],
+    y: NDArray[float32],
+    gamma: NDArray[float32],
+    out: NDArray[float32],
+    num_threads: int,
+) -> None: ...
+def masked_prox_noise(
+    v: NDArray[float32],
+    mask: NDArray[float32],
+    y: NDArray[float32],
+    gamma: NDArray[float32],
+    scale: NDArray[float32],
+    seed: int,
+    image_ids: NDArray[int64],
+    sample_ids: NDArray[int64],
+    step: int,
+    out: NDArray[float32],
+    num_threads: int,
+) -> None: ...
+def reverse_step(
+    x0_hat: NDArray[float32],
+    x_t: NDArray[float32],
+    eps: NDArray[float32],
+    sigma_next: float,
+    kept: float,
+    renewed: float,
+    out: NDArray[float32],
+    num_threads: int,
+) -> None: ...
+def running_moments(
+    mean: NDArray[float32],
+    m2: NDArray[float32],
+    count: float,
+    x: NDArray[float32],
+    mean_out: NDArray[float32],
+    m2_out: NDArray[float32],
+    num_threads: int,
+) -> None: ...

@@ -1,0 +1,266 @@
+"""The command line. Heavy imports wait for the command that needs them, so that --help answers at once."""
+
+from __future__ import annotations
+
+import json
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from latino_engine.errors import UserError
+from latino_engine.version import __version__
+
+app = typer.Typer(
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Draw posterior samples for imaging inverse problems from a diffusion prior.",
+)
+
+# typer brings its own click in newer releases; this is the base of both usage errors.
+_USAGE_ERROR: type[Exception] = next(
+    base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException"
+)
+
+EnginePath = Annotated[Path, typer.Argument(help="Folder of a compiled engine.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, nothing else.")]
+Backend = Annotated[str, typer.Option(help="auto, onnxruntime or torch.")]
+Threads = Annotated[int | None, typer.Option(help="Threads of network and data step; all by default.")]
+Seed = Annotated[int, typer.Option(help="0 <= seed < 2^64; the same seed gives the same samples.")]
+
+
+def _version(value: bool) -> None:
+    if value:
+        print(f"latino-engine {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command("compile")
+def compile_command(
+    prior: Annotated[str, typer.Argument(help="Shipped name (photo-small) or a prior's folder.")],
+    out: Annotated[Path, typer.Option("--output", "-o", help="Folder to write, e.g. a.engine.")],
+    backend: Backend = "auto",
+    precision: Annotated[str, typer.Option(help="fp32, fp16 or bf16.")] = "fp32",
+    image_size: Annotated[
+        str | None, typer.Option(help="256 or 256x320: where the runtimes are timed.")
+    ] = None,
+    max_batch: Annotated[int, typer.Option(help="Most images in the network together.")] = 8,
+    threads: Threads = None,
+    as_json: Json = False,
+) -> None:
+    """Compile a prior to an engine: export, check against float32 torch, time the runtimes."""
+    from latino_engine.compilation import compile as compile_prior
+
+    with _busy(f"compiling {prior}"):
+        engine = compile_prior(
+            prior,
+            out,
+            backend=backend,
+            precision=precision,
+            image_size=None if image_size is None else _parse_size(image_size),
+            max_batch=max_batch,
+            threads=threads,
+        )
+    if as_json:
+        print(json.dumps(engine.manifest, indent=1))
+    else:
+        Console().print(_engine_table(engine.folder, engine.manifest))
+
+
+@app.command()
+def sample(
+    engine: EnginePath,
+    image: Annotated[Path, typer.Argument(help="The measurement (PNG, JPEG, TIFF or npy).")],
+    operator: Annotated[
+        str,
+        typer.Option(help="blur:std=1.6, sr:factor=4, inpaint:mask=mask.png, jpeg:quality=20, ..."),
+    ],
+    out: Annotated[Path, typer.Option("--output", "-o", help="Folder to write.")],
+    noise_std: Annotated[float, typer.Option(help="Noise level of the measurement, image range 0 to 1.")] = 0.02,
+    num_samples: Annotated[int, typer.Option(help="How many draws.")] = 4,
+    seed: Seed = 0,
+    sampler: Annotated[str, typer.Option(help="auto, latino or ud2m.")] = "auto",
+    steps: Annotated[int | None, typer.Option(help="LATINO: evaluations. UD2M: outer steps.")] = None,
+    unfold: Annotated[int | None, typer.Option(help="UD2M: inner iterations.")] = None,
+    simulate: Annotated[
+        bool, typer.Option("--simulate", help="IMAGE is clean: measure it first, then tell PSNR and SSIM.")
+    ] = False,
+    backend: Annotated[str | None, typer.Option(help="auto, onnxruntime or torch.")] = None,
+    threads: Threads = None,
+    as_json: Json = False,
+) -> None:
+    """Draw samples of p(x | y) for one measurement; write them, their mean and std, and one picture."""
+    from latino_engine.engine import load
+    from latino_engine.restoration import restore
+
+    loaded = load(engine, backend=backend, threads=threads)
+    report = restore(
+        loaded,
+        image,
+        operator,
+        out,
+        noise_std=noise_std,
+        simulate=simulate,
+        num_samples=num_samples,
+        seed=seed,
+        sampler=sampler,
+        steps=steps,
+        unfold=unfold,
+        progress=True,
+    )
+    if as_json:
+        print(json.dumps(report, indent=1))
+    else:
+        Console().print(_report_table(report))
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option("--output", "-o", help="Folder to write.")] = Path("demo-output"),
+    threads: Threads = None,
+    as_json: Json = False,
+) -> None:
+    """Restore a shipped photograph three times: deblurring, 4x super-resolution, half of it missing."""
+    from latino_engine.demonstration import run_demo
+
+    with _busy("compiling photo-small, then three restorations"):
+        rows = run_demo(out, threads=threads)
+    if as_json:
+        print(json.dumps(rows, indent=1))
+        return
+    table = Table(title="Chelsea, 256 x 256, noise std 0.02 (PSNR in dB)")
+    for name in ("task", "measured", "start", "sample", "mean", "NFE", "ms/sample"):
+        table.add_column(name, justify="left" if name == "task" else "right", no_wrap=True)
+    for row in rows:
+        figures = [f"{row[key]:.2f}" for key in ("measured", "start", "sample", "mean")]
+        table.add_row(row["task"], *figures, str(row["nfe"]), f"{row['ms_per_sample']:.0f}")
+    console = Console()
+    console.print(table)
+    console.print(f"pictures: {', '.join(row['picture'] for row in rows)}", soft_wrap=True)
+
+
+@app.command()
+def info(
+    engine: Annotated[Path | None, typer.Argument(help="An engine; none: this installation.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Tell what an engine is and whether it is intact, or what this installation can do."""
+    from latino_engine import manifest, native
+    from latino_engine.runtimes import installed
+
+    if engine is not None:
+        found = manifest.read_manifest(engine)
+        print(json.dumps(found, indent=1)) if as_json else Console().print(_engine_table(engine, found))
+        return
+    facts: dict[str, Any] = {
+        "versions": manifest.versions(),
+        "backends": installed(),
+        "native_cpu": native.missing() or "built",
+        "machine": manifest.machine(),
+    }
+    if as_json:
+        print(json.dumps(facts, indent=1))
+        return
+    table = Table(show_header=False)
+    for name, value in facts.items():
+        lines = [f"{k} {v}" for k, v in value.items()] if isinstance(value, dict) else value
+        table.add_row(name, "\n".join(lines) if isinstance(lines, list) else str(lines))
+    Console().print(table)
+
+
+def _parse_size(text: str) -> int | tuple[int, int]:
+    from latino_engine.errors import invalid
+
+    parts = text.lower().split("x")
+    if not all(part.strip().isdigit() for part in parts) or len(parts) > 2:
+        raise invalid("image_size", "a side such as 256, or 256x320", repr(text), "write it so")
+    sides = [int(part) for part in parts]
+    return sides[0] if len(sides) == 1 else (sides[0], sides[1])
+
+
+def _engine_table(folder: Path, fields: dict[str, Any]) -> Table:
+    prior = fields["prior"]
+    table = Table(title=str(folder), show_header=False)
+    table.add_row("prior", f"{prior['name']}, {prior['channels']} channels, {fields['prior_sha256'][:12]}")
+    table.add_row("precision", fields["precision"])
+    table.add_row("sampler", f"{fields['sampler']['name']}, {fields['sampler']['nfe']} evaluations")
+    for name, record in fields["runtimes"].items():
+        chosen = " (chosen)" if name == fields["backend"] else ""
+        table.add_row(name + chosen, _runtime_text(record))
+    size = sum(facts["bytes"] for facts in fields["files"].values())
+    table.add_row("files", f"{len(fields['files'])}, {1e-6 * size:.1f} MB, SHA-256 as recorded")
+    return table
+
+
+def _runtime_text(record: dict[str, Any]) -> str:
+    if "refused" in record:
+        return f"{record['version']}: {record['refused']}"
+    size = " x ".join(str(n) for n in record["timed_at"])
+    return (
+        f"{record['version']}: relative error {record['relative_error']:.1e} "
+        f"(bound {record['bound']:.0e}), {record['time_ms']:.0f} ms at {size}"
+    )
+
+
+def _report_table(report: dict[str, Any]) -> Table:
+    table = Table(show_header=False)
+    for name in ("operator", "sampler", "num_samples", "nfe"):
+        table.add_row(name, str(report[name]))
+    stages = ", ".join(f"{name} {ms:.0f}" for name, ms in report["stages_ms"].items())
+    table.add_row("time", f"{report['time_ms']:.0f} ms ({stages})")
+    chi2 = [value for row in report["residual_chi2"] for value in row]
+    table.add_row("residual chi2", f"{sum(chi2) / len(chi2):.2f} (exact samples: about 1)")
+    for name, figures in report.get("quality", {}).items():
+        table.add_row(name, f"PSNR {figures['psnr']:.2f} dB, SSIM {figures['ssim']:.3f}")
+    table.add_row("written to", report["folder"])
+    return table
+
+
+@contextmanager
+def _busy(title: str) -> Iterator[None]:
+    with Console(stderr=True).status(title):
+        yield
+
+
+def _one_line(message: Warning | str, *rest: Any, **more: Any) -> None:
+    print(f"warning: {message}", file=sys.stderr)
+
+
+def run(arguments: list[str]) -> int:
+    """Run the command line; a user's mistake becomes one line on stderr and exit status 2."""
+    warnings.showwarning = _one_line
+    try:
+        return int(app(arguments, standalone_mode=False) or 0)
+    except UserError as error:
+        return _mistake(str(error))
+    except _USAGE_ERROR as error:
+        remedy = "see latino-engine --help, or --help of the command"
+        return _mistake(f"{error.format_message().rstrip('.')}; {remedy}")  # type: ignore[attr-defined]
+    except (KeyboardInterrupt, typer.Abort):
+        print("error: interrupted; nothing was written", file=sys.stderr)
+        return 130
+
+
+def _mistake(sentence: str) -> int:
+    print(f"error: {' '.join(sentence.split())}", file=sys.stderr)
+    return 2
+
+
+def main() -> None:
+    """Entry point of `latino-engine` and of `python -m latino_engine`."""
+    sys.exit(run(sys.argv[1:] or ["--help"]))

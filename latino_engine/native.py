@@ -1,0 +1,165 @@
+"""The native CPU backend: loads the compiled extension when it is first needed, and launches it.
+
+The extension is optional: without it every operation runs in torch, and `missing` says why in one
+sentence.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._C._functorch import is_functorch_wrapped_tensor
+from torch.autograd import forward_ad
+from torch.nn import Parameter
+
+_INTERFACE_VERSION = 1
+_REMEDY = (
+    "with a C++17 compiler on the path run "
+    "`python -m pip install --force-reinstall --no-deps .` in the source folder"
+)
+
+
+@functools.cache
+def _load() -> tuple[Any, str | None]:
+    """(extension, None), or (None, what is missing)."""
+    try:  # after torch: both then share one OpenMP runtime and its threads
+        _cpu = importlib.import_module("latino_engine._cpu")
+    except ModuleNotFoundError:
+        return None, "the compiled extension latino_engine._cpu, which is not built here"
+    except ImportError as error:
+        return None, f"the compiled extension latino_engine._cpu, which cannot be loaded ({error})"
+    found = getattr(_cpu, "INTERFACE_VERSION", None)
+    if found != _INTERFACE_VERSION:
+        return None, (
+            f"the compiled extension latino_engine._cpu with interface {_INTERFACE_VERSION}, "
+            f"but the one built here has {found}"
+        )
+    return _cpu, None
+
+
+@functools.cache
+def missing() -> str | None:
+    """None where the extension can be used, else what is missing and which command installs it."""
+    problem = _load()[1]
+    return problem and f"backend 'cpu' needs {problem}; {_REMEDY}"
+
+
+def unfit(*tensors: Tensor) -> str | None:
+    """None if the extension can take these tensors, else what it was given instead."""
+    if torch.compiler.is_compiling():
+        return "a traced graph"
+    if forward_ad._current_level >= 0:
+        return "a forward derivative"  # the extension would drop the tangents
+    for tensor in tensors:
+        if type(tensor) not in (Tensor, Parameter) or is_functorch_wrapped_tensor(tensor):
+            return f"a {type(tensor).__name__} of torch.func or of a subclass"
+        if tensor.device.type != "cpu" or tensor.layout != torch.strided:
+            return f"a {tensor.layout} tensor on {tensor.device}"
+        if tensor.dtype != torch.float32:
+            return f"{tensor.dtype}"
+        if tensor.is_neg():
+            return "a lazily negated view"
+        if torch.is_grad_enabled() and tensor.requires_grad:
+            return "a tensor that requires a gradient"
+    return None
+
+
+def broadcasts_to_planes(tensor: Tensor, like: Tensor) -> bool:
+    """True if `tensor` is (B|1, C|1, H, W), leading axes optional, for `like` (B, C, H, W)."""
+    if like.ndim != 4 or not 2 <= tensor.ndim <= 4 or tensor.shape[-2:] != like.shape[-2:]:
+        return False
+    lead = _four_axes(tensor).shape[:2]
+    return all(n in (1, full) for n, full in zip(lead, like.shape[:2], strict=True))
+
+
+def _extension() -> Any:
+    return _load()[0]
+
+
+def _four_axes(tensor: Tensor) -> Tensor:
+    return tensor.reshape(*([1] * (4 - tensor.ndim)), *tensor.shape)
+
+
+def _ids(ids: Tensor) -> Any:
+    return ids.to(torch.int64).contiguous().numpy()
+
+
+def _array(tensor: Tensor) -> Any:
+    """A numpy array on the tensor's memory; a strided view is copied first."""
+    plain = tensor.detach() if tensor.requires_grad else tensor
+    return plain.contiguous().numpy()
+
+
+def gaussian_noise(
+    seed: int, image_ids: Tensor, sample_ids: Tensor, step: int, shape: tuple[int, int, int, int]
+) -> Tensor:
+    """As `reference.gaussian_noise`, within 1e-6."""
+    out = torch.empty(shape, dtype=torch.float32)
+    identity = (seed, _ids(image_ids), _ids(sample_ids), step)
+    _extension().gaussian_noise(*identity, _array(out), torch.get_num_threads())
+    return out
+
+
+def langevin_noise(
+    z: Tensor, scale: Tensor, seed: int, image_ids: Tensor, sample_ids: Tensor, step: int
+) -> Tensor:
+    """As `reference.langevin_noise`, without an array of normals."""
+    out = torch.empty(z.shape, dtype=torch.float32)
+    identity = (seed, _ids(image_ids), _ids(sample_ids), step)
+    arrays = (_array(z), _array(scale.reshape(-1)))
+    _extension().langevin_noise(*arrays, *identity, _array(out), torch.get_num_threads())
+    return out
+
+
+def reverse_noise(
+    x0_hat: Tensor,
+    x_t: Tensor,
+    sigma_n: float,
+    sigma_next: float,
+    zeta: float,
+    seed: int,
+    image_ids: Tensor,
+    sample_ids: Tensor,
+    step: int,
+) -> Tensor:
+    """As `reference.reverse_step` on the noise of `gaussian_noise`, without an array of normals."""
+    out = torch.empty(x0_hat.shape, dtype=torch.float32)
+    scalars = (sigma_next, math.sqrt(1.0 - zeta) / sigma_n, math.sqrt(zeta))
+    identity = (seed, _ids(image_ids), _ids(sample_ids), step)
+    arrays = (_array(x0_hat), _array(x_t))
+    _extension().reverse_noise(*arrays, *scalars, *identity, _array(out), torch.get_num_threads())
+    return out
+
+
+def masked_prox(v: Tensor, mask: Tensor, y: Tensor, gamma: Tensor) -> Tensor:
+    """As `reference.masked_prox`, for mask and y (B|1, C|1, H, W)."""
+    out = torch.empty(v.shape, dtype=torch.float32)
+    planes = (_array(v), _array(_four_axes(mask)), _array(_four_axes(y)))
+    gammas = _array(gamma.reshape(-1))
+    _extension().masked_prox(*planes, gammas, _array(out), torch.get_num_threads())
+    return out
+
+
+def reverse_step(
+    x0_hat: Tensor, x_t: Tensor, sigma_n: float, sigma_next: float, zeta: float, eps: Tensor
+) -> Tensor:
+    """As `reference.reverse_step`."""
+    out = torch.empty(x0_hat.shape, dtype=torch.float32)
+    scalars = (sigma_next, math.sqrt(1.0 - zeta) / sigma_n, math.sqrt(zeta))
+    arrays = (_array(x0_hat), _array(x_t), _array(eps))
+    _extension().reverse_step(*arrays, *scalars, _array(out), torch.get_num_threads())
+    return out
+
+
+def running_moments(mean: Tensor, m2: Tensor, count: int, x: Tensor) -> tuple[Tensor, Tensor]:
+    """As `reference.running_moments`."""
+    outputs = torch.empty((2, *mean.shape), dtype=torch.float32).unbind(0)
+    arrays = (_array(mean), _array(m2), count, _array(x))
+    results = (_array(outputs[0]), _array(outputs[1]))
+    _extension().running_moments(*arrays, *results, torch.get_num_threads())
+    return outputs[0], outputs[1]

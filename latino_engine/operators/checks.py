@@ -1,0 +1,181 @@
+"""The checks that all operators share: parameters at construction, images and gamma on use."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from latino_engine.errors import invalid, invalid_type
+
+#: What a user may give as a kernel, a mask, a coil map or several noise levels.
+ArrayLike: TypeAlias = "Tensor | npt.NDArray[np.generic] | Sequence[object] | float"
+
+#: noise_std = 0 is read as this fraction of the range [0, 1] where a division by it is needed.
+SMALLEST_NOISE_STD = 1e-3
+
+_START_STD = 0.1  # how far a first guess is from the image; 0.07 to 0.15 differ by less than 0.5 dB
+
+
+def as_parameter(name: str, value: ArrayLike, dtype: torch.dtype = torch.float64) -> Tensor:
+    """A copy of `value` as a finite CPU tensor of this dtype, outside any gradient.
+
+    Raises:
+        TypeError: not numbers, or complex numbers where real ones are expected.
+        ValueError: NaN or Inf.
+    """
+    try:
+        given = (
+            value if isinstance(value, Tensor) else torch.as_tensor(np.array(value), device="cpu")
+        )
+    except (TypeError, ValueError):
+        remedy = "give a numpy array or a torch tensor"
+        raise invalid_type(name, "an array of numbers", type(value).__name__, remedy) from None
+    if given.is_complex() and not dtype.is_complex:
+        raise invalid_type(name, "real numbers", given.dtype, "give the real part")
+    with torch.inference_mode(False):  # else a later backward pass could not save it
+        parameter = given.detach().to("cpu", dtype, copy=True)
+    if not bool(torch.isfinite(parameter).all()):
+        raise invalid(name, "finite values", "NaN or Inf", "replace them before this call")
+    return parameter
+
+
+def as_noise_std(value: float | ArrayLike) -> float | Tensor:
+    """noise_std as a float, or as a (B,) float64 CPU tensor; finite and >= 0."""
+    noise_std = as_parameter("noise_std", value)
+    if noise_std.ndim > 1 or noise_std.numel() == 0:
+        shape = f"shape {tuple(noise_std.shape)}"
+        raise invalid("noise_std", "a number or shape (B,)", shape, "give one value per image")
+    if float(noise_std.min()) < 0:
+        smallest = f"{float(noise_std.min()):g}"
+        raise invalid("noise_std", "a standard deviation >= 0", smallest, "give its absolute value")
+    return float(noise_std) if noise_std.numel() == 1 else noise_std
+
+
+def as_mask(value: ArrayLike, channels: str) -> Tensor:
+    """A mask (H, W) or (B|1, channels, H, W) of zeros and ones as (B|1, C|1, H, W) float64."""
+    mask = as_parameter("mask", value)
+    one_channel = channels == "C" or mask.ndim != 4 or mask.shape[1] == 1
+    if mask.ndim not in (2, 4) or mask.numel() == 0 or not one_channel:
+        remedy = "give one mask for re and im, mask[:, :1]" if not one_channel else "reshape it"
+        raise invalid("mask", f"(H, W) or (B, {channels}, H, W)", tuple(mask.shape), remedy)
+    if not bool(((mask == 0) | (mask == 1)).all()):
+        found = f"values in [{float(mask.min()):g}, {float(mask.max()):g}]"
+        raise invalid("mask", "only 0 and 1", found, "threshold it, for instance mask > 0.5")
+    return mask if mask.ndim == 4 else mask[None, None]
+
+
+def common_batch(first: str, sizes: Sequence[int], noise_std: float | Tensor) -> int | None:
+    """B of the per-sample parameters, None where all are shared; `first` names those in `sizes`."""
+    batches = {size for size in sizes if size > 1}
+    if len(batches) > 1:
+        found = " and ".join(str(size) for size in sizes)
+        raise invalid(first, "one batch size", found, "give one of each for every image")
+    batch = next(iter(batches), None)
+    if isinstance(noise_std, float):
+        return batch
+    if batch is not None and noise_std.numel() != batch:
+        got = f"{noise_std.numel()} values"
+        raise invalid("noise_std", f"a number or {batch} values", got, f"give one for each {first}")
+    return noise_std.numel()
+
+
+def check_batch(name: str, batch: int, expected: int | None) -> None:
+    """`batch` images against the per-sample parameters of the operator."""
+    if expected is not None and batch != expected:
+        remedy = "the operator has parameters per image; give as many images, or use take(index)"
+        raise invalid(name, f"a batch of {expected}", batch, remedy)
+
+
+def check_image(name: str, x: object, batch: int | None = None, channels: int = 1) -> None:
+    """x as (B, C, H, W) in float32 or float64; `channels` > 1 fixes C, `batch` fixes B."""
+    wanted = f"(B, {channels if channels > 1 else 'C'}, H, W)"
+    if not isinstance(x, Tensor):
+        remedy = "convert it with torch.as_tensor"
+        raise invalid_type(name, f"a torch tensor {wanted}", type(x).__name__, remedy)
+    if x.ndim != 4:
+        remedy = "add a batch axis" if x.ndim == 3 else "reshape it"
+        raise invalid(name, wanted, tuple(x.shape), remedy)
+    check_dtype(name, x)
+    if channels > 1 and x.shape[1] != channels:
+        remedy = f"the operator's parameters are for {channels} channels"
+        raise invalid(name, wanted, tuple(x.shape), remedy)
+    check_batch(name, x.shape[0], batch)
+
+
+def check_dtype(name: str, x: Tensor) -> None:
+    """float32 or float64."""
+    if x.dtype not in (torch.float32, torch.float64):
+        whole = not (x.is_floating_point() or x.is_complex())
+        remedy = "convert it to [0, 1] first" if whole else "convert it with .float()"
+        raise invalid_type(name, "float32 or float64", x.dtype, remedy)
+
+
+def check_size(name: str, x: Tensor, size: tuple[int, int], of: str) -> None:
+    """The (H, W) of x against the one of a mask or a map."""
+    if tuple(x.shape[-2:]) != size:
+        wanted, got = f"{size[0]} x {size[1]} as the {of}", f"{x.shape[-2]} x {x.shape[-1]}"
+        raise invalid(name, wanted, got, f"crop or resize one of {name} and {of}")
+
+
+def check_anchor(v: Tensor, expected: tuple[int, ...], dtype: torch.dtype) -> None:
+    """v, the anchor of the prox, against what y implies."""
+    check_image("v", v)
+    if tuple(v.shape) != expected:
+        raise invalid("v", f"{expected} for this y", tuple(v.shape), "v and y belong to one image")
+    if v.dtype != dtype:
+        raise invalid_type("v", f"{dtype} as y", v.dtype, "use one dtype")
+
+
+def check_gamma(gamma: float | Tensor) -> None:
+    """gamma >= 0 and finite. On an accelerator it is not read, which would stall the queue."""
+    if isinstance(gamma, Tensor):
+        if gamma.device.type != "cpu" or bool(((gamma >= 0) & torch.isfinite(gamma)).all()):
+            return
+        shown = f"{float(gamma.detach().min()):g}"
+    else:
+        if gamma >= 0 and math.isfinite(gamma):
+            return
+        shown = f"{gamma:g}"
+    raise invalid("gamma", "a finite number >= 0", shown, "gamma = 0 leaves v as it is")
+
+
+def check_index(index: Tensor, batch: int) -> Tensor:
+    """The images that `take` picks, 1-D int64 with values in [0, batch)."""
+    if index.dtype != torch.int64 or index.ndim != 1:
+        got = f"{index.dtype} of shape {tuple(index.shape)}"
+        raise invalid_type("index", "1-D int64", got, "use torch.arange or a LongTensor")
+    if index.numel() and (int(index.min()) < 0 or int(index.max()) >= batch):
+        got = f"{int(index.min())}..{int(index.max())}"
+        raise invalid("index", f"values in [0, {batch})", got, "count the images from 0")
+    return index.cpu()
+
+
+def pick(parameter: Tensor, index: Tensor) -> Tensor:
+    """The rows `index` of a per-sample parameter; a shared one (leading axis 1) as it is."""
+    return parameter if parameter.shape[0] == 1 else parameter[index]
+
+
+def pick_noise_std(noise_std: float | Tensor, index: Tensor) -> float | Tensor:
+    """noise_std of the images `index`."""
+    return noise_std if isinstance(noise_std, float) else noise_std[index]
+
+
+def starting_gamma(noise_std: float | Tensor) -> float | Tensor:
+    """gamma = (0.1 / sigma_y)^2 in public units, sigma_y = 0 read as 1e-3: a regularised start."""
+    if isinstance(noise_std, float):
+        return (_START_STD / max(noise_std, SMALLEST_NOISE_STD)) ** 2
+    return (_START_STD / noise_std.clamp(min=SMALLEST_NOISE_STD)) ** 2
+
+
+def show_noise_std(noise_std: float | Tensor) -> str:
+    """noise_std for a repr."""
+    if isinstance(noise_std, float):
+        return f"noise_std={noise_std:g}"
+    low, high = float(noise_std.min()), float(noise_std.max())
+    return f"noise_std={noise_std.numel()} values in [{low:g}, {high:g}]"

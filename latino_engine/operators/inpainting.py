@@ -1,0 +1,203 @@
+"""Inpainting and denoising: every pixel is either seen, with noise, or hidden."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from latino_engine import ops
+from latino_engine.operators.checks import (
+    ArrayLike,
+    as_mask,
+    as_noise_std,
+    check_anchor,
+    check_gamma,
+    check_image,
+    check_index,
+    check_size,
+    common_batch,
+    pick,
+    pick_noise_std,
+    show_noise_std,
+)
+from latino_engine.operators.fill import fill_from_neighbours
+from latino_engine.operators.protocol import DataStep
+from latino_engine.operators.simulation import add_measurement_noise
+from latino_engine.operators.size_table import SizeTable
+
+
+@dataclass(frozen=True, eq=False, repr=False, init=False)
+class Inpainting:
+    """y = m (x + noise), pixel by pixel; what stands in y where m = 0 is never used, even NaN.
+
+    x, y: (B, C, H, W), float32 or float64, public range [0, 1].
+
+    Args:
+        mask: (H, W) or (B|1, C|1, H, W), 1 or True = observed, torch or numpy.
+        noise_std: standard deviation of the noise, public units, a number or (B,), >= 0.
+
+    Raises:
+        ValueError, TypeError: a parameter or an image that cannot be used, in one sentence.
+    """
+
+    mask: Tensor
+    noise_std: float | Tensor
+    batch_size: int | None
+    _table: SizeTable
+
+    def __init__(self, mask: ArrayLike, noise_std: float | ArrayLike) -> None:
+        m, sigma_y = as_mask(mask, "C"), as_noise_std(noise_std)
+        object.__setattr__(self, "mask", m)
+        object.__setattr__(self, "noise_std", sigma_y)
+        object.__setattr__(self, "batch_size", common_batch("mask", m.shape[:1], sigma_y))
+        object.__setattr__(self, "_table", SizeTable())
+
+    def __repr__(self) -> str:
+        batch, channels, height, width = self.mask.shape
+        many = f" ({batch} x {channels})" if batch * channels > 1 else ""
+        seen = f"{100.0 * float(self.mask.mean()):.1f} % observed"
+        return (
+            f"Inpainting(mask {height} x {width}{many}, {seen}, {show_noise_std(self.noise_std)})"
+        )
+
+    @property
+    def is_linear(self) -> bool:
+        """True."""
+        return True
+
+    def A(self, x: Tensor) -> Tensor:
+        """m x, with 0 where m = 0."""
+        return self._kept("x", x)
+
+    def A_adjoint(self, y: Tensor) -> Tensor:
+        """m y, with 0 where m = 0."""
+        return self._kept("y", y)
+
+    def prox(self, v: Tensor, y: Tensor, gamma: float | Tensor) -> Tensor:
+        """(gamma m y + v) / (gamma m + 1) per pixel; gamma >= 0, a number or (B,)."""
+        return self.data_step(y)(v, gamma)
+
+    def data_step(self, y: Tensor) -> DataStep:
+        """The prox for one y."""
+        seen = self._kept("y", y)
+        mask = self._mask(y)
+        expected, dtype = tuple(y.shape), y.dtype
+
+        def step(v: Tensor, gamma: float | Tensor) -> Tensor:
+            check_anchor(v, expected, dtype)
+            check_gamma(gamma)
+            return ops.masked_prox(v, mask, seen, gamma)
+
+        return step
+
+    def initial_estimate(self, y: Tensor) -> Tensor:
+        """y where it is observed, elsewhere filled from its neighbours; mid-grey if nothing is."""
+        return fill_from_neighbours(self._kept("y", y), self._mask(y).expand_as(y))
+
+    def measure(self, x: Tensor, seed: int = 0) -> Tensor:
+        """m (x + noise_std * eps), reproducible by the seed; exactly 0 where m = 0."""
+        return self._kept("x", add_measurement_noise(self.A(x), self.noise_std, seed))
+
+    def observed(self, y: Tensor) -> Tensor:
+        """y with 0 where m = 0, whatever stood there."""
+        return self._kept("y", y)
+
+    def num_observed(self, y: Tensor) -> Tensor:
+        """Mask sum x channels of every image, (B,) float64."""
+        check_image("y", y, self.batch_size, self.mask.shape[1])
+        return self.mask.to(y.device).expand(y.shape).sum(dim=(1, 2, 3))
+
+    def take(self, index: Tensor) -> Inpainting:
+        """The operator of the images `index`, 1-D int64."""
+        if self.batch_size is None:
+            return self
+        index = check_index(index, self.batch_size)
+        return Inpainting(pick(self.mask, index), pick_noise_std(self.noise_std, index))
+
+    def _mask(self, like: Tensor) -> Tensor:
+        size = (self.mask.shape[-2], self.mask.shape[-1])
+        (mask,) = self._table.get("mask", size, like, lambda: (self.mask.to(like),))
+        return mask
+
+    def _kept(self, name: str, image: Tensor) -> Tensor:
+        """The image with exact zeros where m = 0; a product would let NaN through."""
+        check_image(name, image, self.batch_size, self.mask.shape[1])
+        check_size(name, image, (self.mask.shape[-2], self.mask.shape[-1]), "mask")
+        return torch.where(self._mask(image) > 0, image, torch.zeros_like(image))
+
+
+@dataclass(frozen=True, eq=False, repr=False, init=False)
+class Denoising:
+    """y = x + noise. x, y: (B, C, H, W), float32 or float64, public range [0, 1].
+
+    Args:
+        noise_std: standard deviation of the noise, public units, a number or (B,), >= 0.
+    """
+
+    noise_std: float | Tensor
+    batch_size: int | None
+
+    def __init__(self, noise_std: float | ArrayLike) -> None:
+        sigma_y = as_noise_std(noise_std)
+        object.__setattr__(self, "noise_std", sigma_y)
+        object.__setattr__(self, "batch_size", common_batch("noise_std", (), sigma_y))
+
+    def __repr__(self) -> str:
+        return f"Denoising({show_noise_std(self.noise_std)})"
+
+    @property
+    def is_linear(self) -> bool:
+        """True."""
+        return True
+
+    def A(self, x: Tensor) -> Tensor:
+        """x."""
+        check_image("x", x, self.batch_size)
+        return x
+
+    def A_adjoint(self, y: Tensor) -> Tensor:
+        """y."""
+        check_image("y", y, self.batch_size)
+        return y
+
+    def prox(self, v: Tensor, y: Tensor, gamma: float | Tensor) -> Tensor:
+        """(gamma y + v) / (gamma + 1); gamma >= 0, a number or (B,)."""
+        return self.data_step(y)(v, gamma)
+
+    def data_step(self, y: Tensor) -> DataStep:
+        """The prox for one y."""
+        check_image("y", y, self.batch_size)
+        everything = torch.ones((), dtype=y.dtype, device=y.device)
+
+        def step(v: Tensor, gamma: float | Tensor) -> Tensor:
+            check_anchor(v, tuple(y.shape), y.dtype)
+            check_gamma(gamma)
+            return ops.masked_prox(v, everything, y, gamma)
+
+        return step
+
+    def initial_estimate(self, y: Tensor) -> Tensor:
+        """y itself."""
+        check_image("y", y, self.batch_size)
+        return y
+
+    def measure(self, x: Tensor, seed: int = 0) -> Tensor:
+        """x + noise_std * eps, reproducible by the seed."""
+        return add_measurement_noise(self.A(x), self.noise_std, seed)
+
+    def observed(self, y: Tensor) -> Tensor:
+        """y: every entry is observed."""
+        return y
+
+    def num_observed(self, y: Tensor) -> Tensor:
+        """C H W for every image, (B,) float64."""
+        return torch.full(y.shape[:1], float(y[:1].numel()), dtype=torch.float64, device=y.device)
+
+    def take(self, index: Tensor) -> Denoising:
+        """The operator of the images `index`, 1-D int64."""
+        if self.batch_size is None:
+            return self
+        index = check_index(index, self.batch_size)
+        return Denoising(pick_noise_std(self.noise_std, index))

@@ -1,0 +1,302 @@
+"""Magnetic resonance imaging: a masked Fourier transform, seen by one coil or by several."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from latino_engine import ops
+from latino_engine.errors import invalid
+from latino_engine.operators.checks import (
+    ArrayLike,
+    as_mask,
+    as_noise_std,
+    as_parameter,
+    check_anchor,
+    check_batch,
+    check_dtype,
+    check_gamma,
+    check_image,
+    check_index,
+    check_size,
+    common_batch,
+    pick,
+    pick_noise_std,
+    show_noise_std,
+    starting_gamma,
+)
+from latino_engine.operators.linear import best_scale, proximal_solve
+from latino_engine.operators.protocol import DataStep
+from latino_engine.operators.simulation import add_measurement_noise
+from latino_engine.operators.size_table import SizeTable
+from latino_engine.operators.spectra import complex_of
+
+_CG_TOL = 1e-6
+_CG_MAX_ITER = 200
+
+
+@dataclass(frozen=True, eq=False, repr=False, init=False)
+class MRI:
+    """y = m F(s x) + noise, F = fftshift fft2(ifftshift x), orthonormal.
+
+    k-space has DC in the middle; all layouts are deepinv's. A complex image has two channels,
+    (re, im); a real image has one. y is (B, 2, H, W), with coil maps (B, 2, N, H, W), float32 or
+    float64. One coil: the prox is exact. Several: conjugate gradients, tol 1e-6.
+
+    Args:
+        mask: (H, W) or (B|1, 1, H, W) over centred k-space, DC at (H//2, W//2), 1 = measured. For
+            a mask with DC at (0, 0) give fftshift(mask).
+        noise_std: standard deviation of the real and of the imaginary part, public units, a
+            number or (B,), >= 0.
+        coil_maps: complex (N, H, W) or (B|1, N, H, W), or None for one coil of sensitivity 1.
+        real_image: True makes A_adjoint and initial_estimate return one real channel. A and prox
+            follow the number of channels they are given.
+
+    Raises:
+        ValueError, TypeError: a parameter or an image that cannot be used, in one sentence.
+    """
+
+    mask: Tensor
+    noise_std: float | Tensor
+    coil_maps: Tensor | None
+    real_image: bool
+    batch_size: int | None
+    _table: SizeTable
+
+    def __init__(
+        self,
+        mask: ArrayLike,
+        noise_std: float | ArrayLike,
+        coil_maps: ArrayLike | None = None,
+        real_image: bool = False,
+    ) -> None:
+        m, sigma_y = as_mask(mask, "1"), as_noise_std(noise_std)
+        maps = None if coil_maps is None else _as_coil_maps(coil_maps, m)
+        sizes = [m.shape[0]] if maps is None else [m.shape[0], maps.shape[0]]
+        name = "mask" if maps is None else "mask and coil_maps"
+        object.__setattr__(self, "mask", m)
+        object.__setattr__(self, "noise_std", sigma_y)
+        object.__setattr__(self, "coil_maps", maps)
+        object.__setattr__(self, "real_image", bool(real_image))
+        object.__setattr__(self, "batch_size", common_batch(name, sizes, sigma_y))
+        object.__setattr__(self, "_table", SizeTable())
+
+    def __repr__(self) -> str:
+        height, width = self._size
+        seen = f"{100.0 * float(self.mask.mean()):.1f} % measured"
+        coils = "" if self.coil_maps is None else f", {self.coil_maps.shape[1]} coils"
+        kind = "real" if self.real_image else "complex"
+        sigma_y = show_noise_std(self.noise_std)
+        return f"MRI(mask {height} x {width}, {seen}{coils}, {kind} image, {sigma_y})"
+
+    @property
+    def is_linear(self) -> bool:
+        """True."""
+        return True
+
+    def A(self, x: Tensor) -> Tensor:
+        """m F(s x): (B, 2, H, W), or (B, 2, N, H, W) with coil maps."""
+        self._check_image("x", x)
+        image = _to_complex(x)  # (B, 1, H, W)
+        maps = self._maps(x)
+        if maps is None:
+            return self._kept(_from_complex(_fft_centred(image))[:, :, 0])
+        return self._kept(_from_complex(_fft_centred(maps * image)))
+
+    def A_adjoint(self, y: Tensor) -> Tensor:
+        """sum_n conj(s_n) F^-1(m y_n), the zero-filled image; its real part if real_image."""
+        self._check_y(y)
+        return self._as_image(self._zero_filled(y), 1 if self.real_image else 2)
+
+    def prox(self, v: Tensor, y: Tensor, gamma: float | Tensor) -> Tensor:
+        """The exact data step of one coil, conjugate gradients for several.
+
+        v with two channels: (gamma m Y + V) / (gamma m + 1) in k-space. v with one channel:
+        (gamma S(m Y) + V) / (gamma S(m) + 1), S(a)(k) = (a(k) + conj a(-k)) / 2.
+        """
+        return self.data_step(y)(v, gamma)
+
+    def data_step(self, y: Tensor) -> DataStep:
+        """The prox for one y, the zero-filled image and its spectrum computed once."""
+        self._check_y(y)
+        zero_filled = self._zero_filled(y)
+        solve = (
+            self._cg_step(zero_filled)
+            if self.coil_maps is not None
+            else self._exact_step(zero_filled)
+        )
+        batch, dtype = y.shape[0], y.dtype
+
+        def step(v: Tensor, gamma: float | Tensor) -> Tensor:
+            self._check_image("v", v)
+            check_anchor(v, (batch, v.shape[1], *self._size), dtype)
+            check_gamma(gamma)
+            return solve(v, gamma)
+
+        return step
+
+    def initial_estimate(self, y: Tensor) -> Tensor:
+        """The zero-filled image, then one prox, which undoes what is counted half or twice in it.
+
+        A real image measured at k but not at -k has half of that frequency in the zero-filled one;
+        with coil maps its best multiple is the start. Complex, one coil: the prox changes nothing.
+        """
+        zero_filled = self.A_adjoint(y)
+        if self.coil_maps is None and not self.real_image:
+            return zero_filled
+        if self.coil_maps is None:
+            return self.prox(zero_filled, y, starting_gamma(self.noise_std))
+        start = best_scale(zero_filled, self.A(zero_filled)) * zero_filled
+        return self.prox(start, y, starting_gamma(self.noise_std))
+
+    def measure(self, x: Tensor, seed: int = 0) -> Tensor:
+        """m (F(s x) + noise_std * (eps_re, eps_im)), reproducible by the seed; 0 where m = 0."""
+        return self._kept(add_measurement_noise(self.A(x), self.noise_std, seed))
+
+    def observed(self, y: Tensor) -> Tensor:
+        """y with 0 where m = 0, whatever stood there."""
+        self._check_y(y)
+        return self._kept(y)
+
+    def num_observed(self, y: Tensor) -> Tensor:
+        """2 x coils x mask sum of every image, (B,) float64."""
+        self._check_y(y)
+        mask = self.mask.to(y.device).expand(y.shape[0], -1, -1, -1)
+        return mask.sum(dim=(1, 2, 3)) * float(y.shape[1:-2].numel())
+
+    def take(self, index: Tensor) -> MRI:
+        """The operator of the images `index`, 1-D int64."""
+        if self.batch_size is None:
+            return self
+        index = check_index(index, self.batch_size)
+        maps = None if self.coil_maps is None else pick(self.coil_maps, index)
+        sigma_y = pick_noise_std(self.noise_std, index)
+        return MRI(pick(self.mask, index), sigma_y, maps, self.real_image)
+
+    @property
+    def _size(self) -> tuple[int, int]:
+        return (self.mask.shape[-2], self.mask.shape[-1])
+
+    def _exact_step(self, zero_filled: Tensor) -> DataStep:
+        """One coil. With DC moved to (0, 0) the shifts of F cancel, so the step is without any.
+
+        fft2(zero-filled) is m Y there; of its real part, S(m Y).
+        """
+        masked, symmetric = self._corner_masks(zero_filled.real)
+        complex_y = torch.fft.fft2(zero_filled)
+        real_y = torch.fft.rfft2(zero_filled.real)
+
+        def solve(v: Tensor, gamma: float | Tensor) -> Tensor:
+            if v.shape[1] == 1:
+                return ops.fourier_prox(v, symmetric, real_y, gamma)
+            spectrum = torch.fft.fft2(_to_complex(v))
+            spectrum = ops.masked_prox(spectrum, masked, complex_y, gamma)
+            return self._as_image(torch.fft.ifft2(spectrum), 2)
+
+        return solve
+
+    def _cg_step(self, zero_filled: Tensor) -> DataStep:
+        """Several coils."""
+
+        def solve(v: Tensor, gamma: float | Tensor) -> Tensor:
+            channels = v.shape[1]
+            target = self._as_image(zero_filled, channels)
+
+            def normal(x: Tensor) -> Tensor:
+                return self._as_image(self._zero_filled(self.A(x)), channels)
+
+            return proximal_solve(normal, v, target, gamma, _CG_TOL, _CG_MAX_ITER)
+
+        return solve
+
+    def _zero_filled(self, y: Tensor) -> Tensor:
+        """sum_n conj(s_n) F^-1(m y_n): complex (B, 1, H, W)."""
+        image = _ifft_centred(_to_complex(self._kept(y)))
+        maps = self._maps(y)
+        if maps is None:
+            return image
+        return (maps.conj() * image).sum(dim=1, keepdim=True)
+
+    def _as_image(self, image: Tensor, channels: int) -> Tensor:
+        """Complex (B, 1, H, W) as its real part or as (re, im)."""
+        return image.real if channels == 1 else torch.cat((image.real, image.imag), dim=1)
+
+    def _kept(self, y: Tensor) -> Tensor:
+        """y with exact zeros where m = 0; a product would let NaN through."""
+        (mask,) = self._table.get("mask", self._size, y, lambda: (self.mask.to(y),))
+        mask = mask if y.ndim == 4 else mask[:, :, None]
+        return torch.where(mask > 0, y, torch.zeros_like(y))
+
+    def _maps(self, like: Tensor) -> Tensor | None:
+        maps = self.coil_maps
+        if maps is None:
+            return None
+        dtype = complex_of(like)
+        (cast,) = self._table.get("maps", self._size, like, lambda: (maps.to(like.device, dtype),))
+        return cast
+
+    def _corner_masks(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """The mask with DC at (0, 0), and S(m) as a half-spectrum."""
+
+        def build() -> tuple[Tensor, ...]:
+            corner = torch.fft.ifftshift(self.mask, dim=(-2, -1))
+            mirrored = torch.roll(corner.flip(-2, -1), (1, 1), dims=(-2, -1))  # k -> -k
+            symmetric = (corner + mirrored)[..., : self._size[1] // 2 + 1] / 2.0
+            return corner.to(like), symmetric.to(like)
+
+        corner, symmetric = self._table.get("corner masks", self._size, like, build)
+        return corner, symmetric
+
+    def _check_image(self, name: str, x: Tensor) -> None:
+        check_image(name, x, self.batch_size)
+        if x.shape[1] != 1 and (self.real_image or x.shape[1] != 2):
+            expected = "1 channel" if self.real_image else "2 channels (re, im) or 1 (real)"
+            raise invalid(name, expected, x.shape[1], "a complex image is stored as two channels")
+        check_size(name, x, self._size, "mask")
+
+    def _check_y(self, y: Tensor) -> None:
+        coils = () if self.coil_maps is None else (self.coil_maps.shape[1],)
+        expected = ("B", 2, *coils, *self._size)
+        if not isinstance(y, Tensor) or tuple(y.shape[1:]) != expected[1:]:
+            got = tuple(y.shape) if isinstance(y, Tensor) else type(y).__name__
+            wanted = "(" + ", ".join(str(n) for n in expected) + ")"
+            raise invalid("y", wanted, got, "store k-space as (re, im) on axis 1")
+        check_dtype("y", y)
+        check_batch("y", y.shape[0], self.batch_size)
+
+
+def _as_coil_maps(value: ArrayLike, mask: Tensor) -> Tensor:
+    """Coil maps as complex128 (B|1, N, H, W), of the mask's size."""
+    maps = as_parameter("coil_maps", value, torch.complex128)
+    if maps.ndim not in (3, 4) or maps.numel() == 0:
+        expected = "(N, H, W) or (B, N, H, W)"
+        raise invalid("coil_maps", expected, tuple(maps.shape), "index or reshape them")
+    check_size("coil_maps", maps, (mask.shape[-2], mask.shape[-1]), "mask")
+    return maps if maps.ndim == 4 else maps[None]
+
+
+def _to_complex(x: Tensor) -> Tensor:
+    """(B, 2, ...) as complex (B, 1, ...) or, with coils, (B, N, ...); (B, 1, H, W) with im = 0."""
+    if x.shape[1] == 1:
+        return torch.complex(x, torch.zeros_like(x))
+    image = torch.complex(x[:, 0], x[:, 1])
+    return image if image.ndim == 4 else image[:, None]
+
+
+def _from_complex(y: Tensor) -> Tensor:
+    """Complex (B, N, H, W) as (B, 2, N, H, W)."""
+    return torch.stack((y.real, y.imag), dim=1)
+
+
+def _fft_centred(x: Tensor) -> Tensor:
+    shifted = torch.fft.ifftshift(x, dim=(-2, -1))
+    y: Tensor = torch.fft.fftshift(torch.fft.fft2(shifted, norm="ortho"), dim=(-2, -1))
+    return y
+
+
+def _ifft_centred(y: Tensor) -> Tensor:
+    shifted = torch.fft.ifftshift(y, dim=(-2, -1))
+    x: Tensor = torch.fft.fftshift(torch.fft.ifft2(shifted, norm="ortho"), dim=(-2, -1))
+    return x

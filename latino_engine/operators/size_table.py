@@ -1,0 +1,51 @@
+"""A small table of what an operator computes once per image size."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+
+Key: TypeAlias = tuple[str, int, int, torch.dtype, torch.device]
+Entry: TypeAlias = tuple[Tensor, ...]
+
+
+class SizeTable:
+    """A bounded, thread-safe, least-recently-used table keyed by (what, H, W, dtype, device).
+
+    Nothing in it depends on the values of an image. A pickled or copied table is empty: its content
+    can be computed again and does not travel.
+    """
+
+    def __init__(self, capacity: int = 8) -> None:
+        self.capacity = capacity
+        self._lock = threading.Lock()
+        self._entries: OrderedDict[Key, Entry] = OrderedDict()
+
+    def get(
+        self, what: str, size: tuple[int, int], like: Tensor, build: Callable[[], Entry]
+    ) -> Entry:
+        """The entry for images of this (H, W) in the dtype and on the device of `like`."""
+        key = (what, size[0], size[1], like.dtype, like.device)
+        with self._lock:
+            if key in self._entries:
+                self._entries.move_to_end(key)
+                return self._entries[key]
+        # An entry made under inference_mode could not be saved for a later backward pass.
+        with torch.inference_mode(False), torch.no_grad():
+            entry = build()
+        with self._lock:
+            self._entries[key] = entry
+            while len(self._entries) > self.capacity:
+                self._entries.popitem(last=False)
+        return entry
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (SizeTable, (self.capacity,))

@@ -1,0 +1,102 @@
+"""From an image file to a folder of results: what the command `sample` does."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from latino_engine import ops
+from latino_engine.atomic import atomic_folder
+from latino_engine.engine import Engine, Progress
+from latino_engine.image_io import read_image, write_image, write_npy
+from latino_engine.kspace_io import read_kspace
+from latino_engine.metrics import psnr, ssim
+from latino_engine.operators.protocol import Operator
+from latino_engine.operators.spec import parse_operator
+from latino_engine.pictures import restoration_picture
+from latino_engine.posterior import POSTERIOR_FILES, Posterior
+
+
+def restore(
+    engine: Engine,
+    image: str | Path,
+    operator: str,
+    out: str | Path,
+    *,
+    noise_std: float = 0.02,
+    simulate: bool = False,
+    num_samples: int = 4,
+    seed: int = 0,
+    sampler: str = "auto",
+    steps: int | None = None,
+    unfold: int | None = None,
+    progress: Progress = None,
+) -> dict[str, Any]:
+    """Draw samples for the measurement in a file, and write them with mean, std and one picture.
+
+    Args:
+        engine: the loaded engine.
+        image: file of the measurement, or of a clean image with `simulate`.
+        operator: description such as "blur:std=1.6"; see `latino_engine.operators.spec`.
+        out: folder to write; replaced only where it holds an earlier result.
+        noise_std: noise level of the measurement, public units.
+        simulate: measure the clean image first (with this seed), and compare the results with it.
+        num_samples, seed, sampler, steps, unfold, progress: as in `Engine.sample`.
+
+    Returns:
+        The figures as JSON types: those of `Posterior.summary`, the folder, and with `simulate` the quality
+        (PSNR in dB, SSIM) of the measurement (where it is an image of the same size), of the start, of one sample
+        and of the mean.
+
+    Raises:
+        ValueError, TypeError, OSError: an input or output that cannot be used, in one sentence.
+    """
+    ops.check_seed(seed)
+    is_kspace = operator.strip().startswith("mri") and not simulate
+    picture = read_kspace(image) if is_kspace else read_image(image)
+    height, width = picture.shape[-2:]
+    op = parse_operator(operator, noise_std, (height, width), seed=seed)
+    y = op.measure(picture, seed=seed) if simulate else picture
+    post = engine.sample(y, op, num_samples, seed, sampler, steps, unfold, progress=progress)
+    report = {**post.summary(), "folder": str(out)}
+    if simulate:
+        report["quality"] = quality(post, op, y, picture)
+    with atomic_folder(out, ours=POSTERIOR_FILES) as folder:
+        _write(folder, post, y, picture if simulate else None, f"{operator}, {post.nfe} evaluations")
+        (folder / "posterior.json").write_text(json.dumps(report, indent=1) + "\n")
+    return report
+
+
+def quality(post: Posterior, op: Operator, y: Tensor, truth: Tensor) -> dict[str, dict[str, float]]:
+    """PSNR (dB) and SSIM of each stage beside the truth; a small measurement is enlarged bicubically."""
+    images = {"start": op.initial_estimate(y), "one sample": post.samples[0], "mean": post.mean}
+    if y.ndim == 4 and y.shape[:2] == truth.shape[:2]:
+        shown = F.interpolate(y, truth.shape[-2:], mode="bicubic") if y.shape != truth.shape else y
+        images = {"measured": shown, **images}
+    return {
+        name: {"psnr": float(psnr(x, truth).mean()), "ssim": float(ssim(x, truth).mean())}
+        for name, x in images.items()
+        if x.shape == truth.shape
+    }
+
+
+def _write(folder: Path, post: Posterior, y: Tensor, truth: Tensor | None, title: str) -> None:
+    post.write_into(folder)
+    write_npy(folder / "measurement.npy", y)
+    if y.shape[1] in (1, 3):
+        write_image(folder / "measurement.png", y)
+    if post.mean.shape[1] not in (1, 3):
+        return
+    restoration_picture(
+        folder / "restoration.png",
+        measurement=y,
+        samples=post.samples[:, 0],
+        mean=post.mean,
+        std=post.std,
+        truth=truth,
+        title=title,
+    )
