@@ -17,7 +17,7 @@
 namespace latino::binding {
 namespace {
 
-constexpr int kInterfaceVersion = 1;  // latino_engine.native asks for exactly this one
+constexpr int kInterfaceVersion = 2;  // latino_engine.native asks for exactly this one
 constexpr std::int64_t kImageLimit = std::int64_t{1} << 22;
 constexpr std::int64_t kSampleLimit = std::int64_t{1} << 32;
 constexpr py::ssize_t kMaxChannels = 1024;
@@ -116,10 +116,10 @@ void langevin_noise(const py::array& z, const py::array& scale, std::uint64_t se
   cpu::langevin_noise(identity.get(), shape, state, scales, result, num_threads);
 }
 
-void reverse_noise(const py::array& x0_hat, const py::array& x_t, float sigma_next, float kept,
-                   float renewed, std::uint64_t seed, const py::array& image_ids,
-                   const py::array& sample_ids, std::uint32_t step, const py::array& out,
-                   int num_threads) {
+void reverse_step(const py::array& x0_hat, const py::array& x_t, float sigma_next, float kept,
+                  float renewed, std::uint64_t seed, const py::array& image_ids,
+                  const py::array& sample_ids, std::uint32_t step, const py::array& out,
+                  int num_threads) {
   const Sizes sizes = sizes_of(out);
   const cpu::Shape shape = image_shape(sizes);
   const Identity identity(seed, image_ids, sample_ids, step, sizes);
@@ -130,8 +130,8 @@ void reverse_noise(const py::array& x0_hat, const py::array& x_t, float sigma_ne
   check_apart(out, "out", x_t, "x_t");
   check_threads(num_threads);
   const py::gil_scoped_release unlocked;
-  cpu::reverse_noise(identity.get(), shape, estimate, state, {sigma_next, kept, renewed}, result,
-                     num_threads);
+  cpu::reverse_step(identity.get(), shape, estimate, state, {sigma_next, kept, renewed}, result,
+                    num_threads);
 }
 
 cpu::MaskedProx masked_prox_arguments(const py::array& v, const py::array& mask,
@@ -172,22 +172,6 @@ void masked_prox_noise(const py::array& v, const py::array& mask, const py::arra
   cpu::masked_prox_noise(identity.get(), shape, prox, scales, result, num_threads);
 }
 
-void reverse_step(const py::array& x0_hat, const py::array& x_t, const py::array& eps,
-                  float sigma_next, float kept, float renewed, const py::array& out,
-                  int num_threads) {
-  const Sizes sizes = sizes_of(out);
-  const float* estimate = input(x0_hat, "x0_hat", sizes);
-  const float *state = input(x_t, "x_t", sizes), *noise = input(eps, "eps", sizes);
-  float* result = output(out, "out", sizes);
-  check_apart(out, "out", x0_hat, "x0_hat");
-  check_apart(out, "out", x_t, "x_t");
-  check_apart(out, "out", eps, "eps");
-  check_threads(num_threads);
-  const py::gil_scoped_release unlocked;
-  cpu::reverse_step(out.size(), estimate, state, noise, {sigma_next, kept, renewed}, result,
-                    num_threads);
-}
-
 void running_moments(const py::array& mean, const py::array& m2, double count, const py::array& x,
                      const py::array& mean_out, const py::array& m2_out, int num_threads) {
   const Sizes sizes = sizes_of(x);
@@ -218,7 +202,7 @@ PYBIND11_MODULE(_cpu, m) {
         arg("step"), arg("out"), arg("num_threads"));
   m.def("langevin_noise", &langevin_noise, arg("z"), arg("scale"), arg("seed"), arg("image_ids"),
         arg("sample_ids"), arg("step"), arg("out"), arg("num_threads"));
-  m.def("reverse_noise", &reverse_noise, arg("x0_hat"), arg("x_t"), arg("sigma_next"), arg("kept"),
+  m.def("reverse_step", &reverse_step, arg("x0_hat"), arg("x_t"), arg("sigma_next"), arg("kept"),
         arg("renewed"), arg("seed"), arg("image_ids"), arg("sample_ids"), arg("step"), arg("out"),
         arg("num_threads"));
   m.def("masked_prox", &masked_prox, arg("v"), arg("mask"), arg("y"), arg("gamma"), arg("out"),
@@ -226,8 +210,6 @@ PYBIND11_MODULE(_cpu, m) {
   m.def("masked_prox_noise", &masked_prox_noise, arg("v"), arg("mask"), arg("y"), arg("gamma"),
         arg("scale"), arg("seed"), arg("image_ids"), arg("sample_ids"), arg("step"), arg("out"),
         arg("num_threads"));
-  m.def("reverse_step", &reverse_step, arg("x0_hat"), arg("x_t"), arg("eps"), arg("sigma_next"),
-        arg("kept"), arg("renewed"), arg("out"), arg("num_threads"));
   m.def("running_moments", &running_moments, arg("mean"), arg("m2"), arg("count"), arg("x"),
         arg("mean_out"), arg("m2_out"), arg("num_threads"));
 }

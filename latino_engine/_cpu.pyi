@@ -37,7 +37,7 @@ def langevin_noise(
     out: NDArray[float32],
     num_threads: int,
 ) -> None: ...
-def reverse_noise(
+def reverse_step(
     x0_hat: NDArray[float32],
     x_t: NDArray[float32],
     sigma_next: float,
@@ -68,16 +68,6 @@ def masked_prox_noise(
     image_ids: NDArray[int64],
     sample_ids: NDArray[int64],
     step: int,
-    out: NDArray[float32],
-    num_threads: int,
-) -> None: ...
-def reverse_step(
-    x0_hat: NDArray[float32],
-    x_t: NDArray[float32],
-    eps: NDArray[float32],
-    sigma_next: float,
-    kept: float,
-    renewed: float,
     out: NDArray[float32],
     num_threads: int,
 ) -> None: ...

@@ -22,7 +22,9 @@ _PROBE_NOISE = (0.01, 0.05)  # public noise levels whose UD2M steps are probed
 
 
 def probe_sigmas(prior: Prior) -> list[float]:
-    """Noise levels at which the default schedules call this prior's denoiser, and the ends of its range."""
+    """Noise levels at which the default schedules call this prior's denoiser, and the ends of its
+    range.
+    """
     spec = prior.spec
     first, last = latino_range(prior)
     found = set(log_spaced(first, last, int(spec.sampler.get("steps", 8))))
@@ -81,7 +83,8 @@ def check_accuracy(name: str, precision: str, errors: dict[str, float]) -> float
     if not worst <= bound:
         raise AccuracyError(
             f"precision: expected a relative error of at most {bound:g} against float32 torch, got "
-            f"{worst:.3g} from {name} in {precision} at sigma {sigma}; choose a higher precision or "
+            f"{worst:.3g} from {name} in {precision} at sigma {sigma}; choose a higher precision "
+            "or "
             "another backend"
         )
     return worst

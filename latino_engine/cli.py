@@ -1,4 +1,6 @@
-"""The command line. Heavy imports wait for the command that needs them, so that --help answers at once."""
+"""The command line. Heavy imports wait for the command that needs them, so that --help answers at
+once.
+"""
 
 from __future__ import annotations
 
@@ -29,9 +31,13 @@ _USAGE_ERROR: type[Exception] = next(
 )
 
 EnginePath = Annotated[Path, typer.Argument(help="Folder of a compiled engine.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, nothing else.")]
+Json = Annotated[
+    bool, typer.Option("--json", help="Print one JSON object on stdout, nothing else.")
+]
 Backend = Annotated[str, typer.Option(help="auto, onnxruntime or torch.")]
-Threads = Annotated[int | None, typer.Option(help="Threads of network and data step; all by default.")]
+Threads = Annotated[
+    int | None, typer.Option(help="Threads of network and data step; all by default.")
+]
 Seed = Annotated[int, typer.Option(help="0 <= seed < 2^64; the same seed gives the same samples.")]
 
 
@@ -91,20 +97,29 @@ def sample(
         typer.Option(help="blur:std=1.6, sr:factor=4, inpaint:mask=mask.png, jpeg:quality=20, ..."),
     ],
     out: Annotated[Path, typer.Option("--output", "-o", help="Folder to write.")],
-    noise_std: Annotated[float, typer.Option(help="Noise level of the measurement, image range 0 to 1.")] = 0.02,
+    noise_std: Annotated[
+        float, typer.Option(help="Noise level of the measurement, image range 0 to 1.")
+    ] = 0.02,
     num_samples: Annotated[int, typer.Option(help="How many draws.")] = 4,
     seed: Seed = 0,
     sampler: Annotated[str, typer.Option(help="auto, latino or ud2m.")] = "auto",
-    steps: Annotated[int | None, typer.Option(help="LATINO: evaluations. UD2M: outer steps.")] = None,
+    steps: Annotated[
+        int | None, typer.Option(help="LATINO: evaluations. UD2M: outer steps.")
+    ] = None,
     unfold: Annotated[int | None, typer.Option(help="UD2M: inner iterations.")] = None,
     simulate: Annotated[
-        bool, typer.Option("--simulate", help="IMAGE is clean: measure it first, then tell PSNR and SSIM.")
+        bool,
+        typer.Option(
+            "--simulate", help="IMAGE is clean: measure it first, then tell PSNR and SSIM."
+        ),
     ] = False,
     backend: Annotated[str | None, typer.Option(help="auto, onnxruntime or torch.")] = None,
     threads: Threads = None,
     as_json: Json = False,
 ) -> None:
-    """Draw samples of p(x | y) for one measurement; write them, their mean and std, and one picture."""
+    """Draw samples of p(x | y) for one measurement; write them, their mean and std, and one
+    picture.
+    """
     from latino_engine.engine import load
     from latino_engine.restoration import restore
 
@@ -131,11 +146,15 @@ def sample(
 
 @app.command()
 def demo(
-    out: Annotated[Path, typer.Option("--output", "-o", help="Folder to write.")] = Path("demo-output"),
+    out: Annotated[Path, typer.Option("--output", "-o", help="Folder to write.")] = Path(
+        "demo-output"
+    ),
     threads: Threads = None,
     as_json: Json = False,
 ) -> None:
-    """Restore a shipped photograph three times: deblurring, 4x super-resolution, half of it missing."""
+    """Restore a shipped photograph three times: deblurring, 4x super-resolution, half of it
+    missing.
+    """
     from latino_engine.demonstration import run_demo
 
     with _busy("compiling photo-small, then three restorations"):
@@ -156,7 +175,9 @@ def demo(
 
 @app.command()
 def info(
-    engine: Annotated[Path | None, typer.Argument(help="An engine; none: this installation.")] = None,
+    engine: Annotated[
+        Path | None, typer.Argument(help="An engine; none: this installation.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Tell what an engine is and whether it is intact, or what this installation can do."""
@@ -165,7 +186,9 @@ def info(
 
     if engine is not None:
         found = manifest.read_manifest(engine)
-        print(json.dumps(found, indent=1)) if as_json else Console().print(_engine_table(engine, found))
+        print(json.dumps(found, indent=1)) if as_json else Console().print(
+            _engine_table(engine, found)
+        )
         return
     facts: dict[str, Any] = {
         "versions": manifest.versions(),
@@ -196,7 +219,9 @@ def _parse_size(text: str) -> int | tuple[int, int]:
 def _engine_table(folder: Path, fields: dict[str, Any]) -> Table:
     prior = fields["prior"]
     table = Table(title=str(folder), show_header=False)
-    table.add_row("prior", f"{prior['name']}, {prior['channels']} channels, {fields['prior_sha256'][:12]}")
+    table.add_row(
+        "prior", f"{prior['name']}, {prior['channels']} channels, {fields['prior_sha256'][:12]}"
+    )
     table.add_row("precision", fields["precision"])
     table.add_row("sampler", f"{fields['sampler']['name']}, {fields['sampler']['nfe']} evaluations")
     for name, record in fields["runtimes"].items():

@@ -1,4 +1,6 @@
-"""compile: export, check against float32 torch, time the runtimes, write the engine; all or nothing."""
+"""compile: export, check against float32 torch, time the runtimes, write the engine; all or
+nothing.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,13 @@ import torch
 from latino_engine.accuracy import BOUNDS, check_accuracy, probe_sigmas, relative_errors
 from latino_engine.atomic import atomic_folder
 from latino_engine.engine import Engine, check_threads, load
-from latino_engine.errors import AccuracyError, BackendNotAvailable, UserError, invalid, invalid_type
+from latino_engine.errors import (
+    AccuracyError,
+    BackendNotAvailable,
+    UserError,
+    invalid,
+    invalid_type,
+)
 from latino_engine.export import export_denoiser
 from latino_engine.manifest import ENGINE_FILES, machine, versions, write_manifest
 from latino_engine.memory import memory_model
@@ -40,18 +48,19 @@ def compile(
 ) -> Engine:
     """Compile a prior to an engine folder and load it.
 
-    Every runtime that is installed here is checked against float32 torch at each noise level of the schedules;
-    one above its bound is refused. "auto" then takes the fastest on this machine. The figures and the choice
-    stand in engine.json. An engine that exists already under this name is replaced, at the very end.
+    Every runtime that is installed here is checked against float32 torch at each noise level of the
+    schedules; one above its bound is refused. "auto" then takes the fastest on this machine. The
+    figures and the choice stand in engine.json. An engine that exists already under this name is
+    replaced, at the very end.
 
     Args:
         prior: a `Prior`, a shipped name or a prior's folder.
         path: the folder to write, by custom named *.engine.
         backend: "auto", "onnxruntime" or "torch".
-        precision: of the convolutions and linear layers: "fp32", "fp16" or "bf16"; normalisation statistics
-            and the sums around the network stay float32.
-        image_size: side or (height, width) at which the runtimes are timed, 128 by default; engines serve
-            every size.
+        precision: of the convolutions and linear layers: "fp32", "fp16" or "bf16"; normalisation
+            statistics and the sums around the network stay float32.
+        image_size: side or (height, width) at which the runtimes are timed, 128 by default; engines
+            serve every size.
         max_batch: the most images that go through the network together; more are cut into chunks.
         threads: as in `load`.
         gpu_architectures: only for runtimes that build for a GPU ahead of time.
@@ -67,7 +76,8 @@ def compile(
         runtime_module(backend)
     if gpu_architectures is not None:
         raise BackendNotAvailable(
-            f"gpu_architectures: expected None, got {list(gpu_architectures)}; neither onnxruntime nor "
+            f"gpu_architectures: expected None, got {list(gpu_architectures)}; neither onnxruntime "
+            "nor "
             "torch builds for a GPU ahead of time"
         )
     with atomic_folder(path, ours=ENGINE_FILES) as partial:
@@ -118,7 +128,12 @@ def _check_options(
 
 
 def _examine(
-    prior: Prior, folder: Path, backend: str, precision: str, size: tuple[int, int], threads: int | None
+    prior: Prior,
+    folder: Path,
+    backend: str,
+    precision: str,
+    size: tuple[int, int],
+    threads: int | None,
 ) -> dict[str, dict[str, Any]]:
     """Measured error and time of every runtime; a named one must pass, others may be refused."""
     sigmas = probe_sigmas(prior)

@@ -1,4 +1,6 @@
-"""The demo: three restorations of one shipped photograph, a picture and a row of figures for each."""
+"""The demo: three restorations of one shipped photograph, a picture and a row of figures for
+each.
+"""
 
 from __future__ import annotations
 
@@ -23,10 +25,13 @@ def run_demo(out: str | Path, threads: int | None = None) -> list[dict[str, Any]
     """Compile the shipped prior under `out` and run the tasks.
 
     Returns:
-        A row per task: task, measured / start / sample / mean (PSNR in dB), nfe, ms_per_sample, picture.
+        A row per task: task, measured / start / sample / mean (PSNR in dB), nfe, ms_per_sample,
+            picture.
     """
     out = Path(out)
-    engine = compile_prior("photo-small", out / "photo-small.engine", image_size=256, threads=threads)
+    engine = compile_prior(
+        "photo-small", out / "photo-small.engine", image_size=256, threads=threads
+    )
     rows = []
     with resources.as_file(resources.files("latino_engine") / "assets" / PHOTOGRAPH) as photograph:
         for task, operator in TASKS.items():

@@ -1,4 +1,6 @@
-"""compile, load and sample: from a prior to an engine on disk, and from a measurement to a posterior."""
+"""compile, load and sample: from a prior to an engine on disk, and from a measurement to a
+posterior.
+"""
 
 from __future__ import annotations
 
@@ -27,6 +29,7 @@ from latino_engine.runtimes import DenoiserRuntime, runtime_module
 from latino_engine.sampler import sample_posterior
 from latino_engine.schedule import (
     INPAINTING_R,
+    OuterStep,
     Scalar,
     Schedule,
     ScheduleBuilder,
@@ -35,6 +38,7 @@ from latino_engine.schedule import (
     log_spaced,
     ud2m_schedule,
 )
+from latino_engine.stream import NoiseStream
 
 SAMPLERS = ("auto", "latino", "ud2m")
 _MEMORY_SHARE = 0.5  # of what is free: the rest is for the caller's own images
@@ -66,7 +70,12 @@ class Engine:
     """A compiled prior, loaded: `sample(y, op)` draws from p(x | y)."""
 
     def __init__(
-        self, folder: Path, manifest: dict[str, Any], backend: str, runtime: DenoiserRuntime, threads: int | None
+        self,
+        folder: Path,
+        manifest: dict[str, Any],
+        backend: str,
+        runtime: DenoiserRuntime,
+        threads: int | None,
     ) -> None:
         self.folder = folder
         self.manifest = manifest
@@ -120,16 +129,17 @@ class Engine:
             y: measurement, (B, ...) floating point, public units, torch or numpy.
             op: the forward model, with its noise level; it may differ at every call.
             num_samples: S >= 1.
-            seed: 0 <= seed < 2^64. A sample depends on (seed, image id, sample index) alone, not on the batch,
-                the chunk or num_samples.
+            seed: 0 <= seed < 2^64. A sample depends on (seed, image id, sample index) alone, not on
+                the batch, the chunk or num_samples.
             sampler: "auto" (zero-shot LATINO), "latino" or "ud2m".
             steps: LATINO: network evaluations, 8 by default; UD2M: outer steps N, 3 by default.
             unfold: UD2M: inner iterations K, 3 by default.
-            init: None for the operator's own estimate, "measurement", an image (B, C, H, W) in public units, or
-                a restoration network (y, op) -> image.
+            init: None for the operator's own estimate, "measurement", an image (B, C, H, W) in
+                public units, or a restoration network (y, op) -> image.
             image_ids: B integers in [0, 2^22), 0..B-1 by default.
             keep_samples: False keeps mean and std only, in the memory of two images.
-            progress: True for a bar on stderr, or a function (evaluations done, evaluations in all).
+            progress: True for a bar on stderr, or a function (evaluations done, evaluations in
+                all).
 
         Raises:
             ValueError, TypeError: an argument that cannot be used, in one sentence.
@@ -157,7 +167,12 @@ class Engine:
         }
         stages = {**spent, "other": total - sum(spent.values())}
         return Posterior(
-            nfe=run.nfe, time_ms=total, stages_ms=stages, num_samples=num_samples, about=about, **collected
+            nfe=run.nfe,
+            time_ms=total,
+            stages_ms=stages,
+            num_samples=num_samples,
+            about=about,
+            **collected,
         )
 
     def _schedule_builder(
@@ -184,7 +199,8 @@ class Engine:
         return lambda sigma_y: latino_schedule(sigma_y, levels)
 
     def chunk_size(self, height: int, width: int) -> int:
-        """How many images travel through the network together: at most max_batch, and what memory allows.
+        """How many images travel through the network together: at most max_batch, and what memory
+        allows.
 
         Raises:
             ValueError: not even one image of this size fits into the free memory.
@@ -198,6 +214,20 @@ class Engine:
             got = f"{height} x {width}, which takes about {1e-9 * (network + working):.1f} GB"
             raise invalid("y", expected, got, "cut the image into pieces, or free some memory")
         return max(1, min(int(self.manifest["max_batch"]), int(budget // (network + working))))
+
+
+@dataclass(frozen=True, eq=False)
+class _TimedNoise:
+    stream: NoiseStream
+    clock: StageClock
+
+    def langevin(self, z: Tensor, scale: Scalar, step: int) -> Tensor:
+        with self.clock.measure("noise"):
+            return self.stream.langevin(z, scale, step)
+
+    def reverse(self, x0_hat: Tensor, x_t: Tensor, outer: OuterStep) -> Tensor:
+        with self.clock.measure("noise"):
+            return self.stream.reverse(x0_hat, x_t, outer)
 
 
 @dataclass(eq=False)
@@ -256,7 +286,7 @@ class _Run:
         """One sample for each pair (image, sample id): (P, C, H, W), public units."""
         with self.clock.measure("prox"):
             prox = self.problem.data_step(index)
-        ids = self.image_ids[index]
+        noise = _TimedNoise(NoiseStream(self.seed, self.image_ids[index], sample_ids), self.clock)
 
         def data_step(v: Tensor, gamma: Scalar) -> Tensor:
             with self.clock.measure("prox"):
@@ -269,10 +299,6 @@ class _Run:
             self.report(self.done, total)
             return out
 
-        def noise(z: Tensor, scale: Scalar, step: int) -> Tensor:
-            with self.clock.measure("noise"):
-                return ops.langevin_noise(z, scale, self.seed, ids, sample_ids, step)
-
         schedule: Schedule = self.build(self.problem.sigma_of(index))
         done = self.done
         try:
@@ -284,18 +310,23 @@ class _Run:
 
 
 def load(
-    path: str | Path, backend: str | None = None, device: str | None = None, threads: int | None = None
+    path: str | Path,
+    backend: str | None = None,
+    device: str | None = None,
+    threads: int | None = None,
 ) -> Engine:
     """Open an engine folder, checking every file of it.
 
     Args:
         path: the folder that `compile` wrote; it may have been moved.
-        backend: "onnxruntime" or "torch"; None or "auto" takes the one that was chosen at compilation.
+        backend: "onnxruntime" or "torch"; None or "auto" takes the one that was chosen at
+            compilation.
         device: "cpu" (default) or "cuda".
         threads: of the network and the data step; None leaves it to the libraries.
 
     Raises:
-        ValueError: a damaged, incomplete or newer engine, an unknown or missing backend, a missing GPU.
+        ValueError: a damaged, incomplete or newer engine, an unknown or missing backend, a missing
+            GPU.
     """
     folder = Path(path)
     manifest = read_manifest(folder)
@@ -308,7 +339,8 @@ def load(
     if chosen not in manifest["runtimes"] or "relative_error" not in manifest["runtimes"][chosen]:
         reason = manifest["runtimes"].get(chosen, {}).get("refused", "it was not compiled for it")
         raise EngineInvalid(
-            f"backend: expected one that the engine {folder.name!r} serves, got {chosen!r}; {reason}"
+            f"backend: expected one that the engine {folder.name!r} serves, got {chosen!r}; "
+            f"{reason}"
         )
     runtime = module.open_runtime(folder, manifest["precision"], device, threads)
     return Engine(folder, manifest, chosen, runtime, threads)

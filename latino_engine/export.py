@@ -1,4 +1,6 @@
-"""The denoiser as an ONNX graph with dynamic batch, height and width, checked before it is accepted."""
+"""The denoiser as an ONNX graph with dynamic batch, height and width, checked before it is
+accepted.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 OPSET = 18
-EXPORTER_VERSION = 1  # raise it when the graph of the same prior changes: it is part of the cache's key
+EXPORTER_VERSION = (
+    1  # raise it when the graph of the same prior changes: it is part of the cache's key
+)
 
 
 def cache_folder() -> Path:
@@ -40,11 +44,12 @@ def cache_folder() -> Path:
 def export_denoiser(prior: Prior, precision: str, target: Path) -> str:
     """Write `target` (an ONNX file) for the prior's denoiser, from the cache where it is there.
 
-    Inputs `x` (batch, C, H, W) and `sigma` (batch,), output `x0_hat`, float32; the sides must be multiples of
-    the prior's size_multiple.
+    Inputs `x` (batch, C, H, W) and `sigma` (batch,), output `x0_hat`, float32; the sides must be
+    multiples of the prior's size_multiple.
 
     Returns:
-        The key under which the export is cached: a hash of the weights, the specification, the precision and
+        The key under which the export is cached: a hash of the weights, the specification, the
+            precision and
         the versions that shape the graph.
     """
     parts = [prior.content_hash(), precision, OPSET, EXPORTER_VERSION, torch.__version__]

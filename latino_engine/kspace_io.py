@@ -31,7 +31,9 @@ def read_kspace(path: PathLike) -> Tensor:
     try:
         array = np.load(file, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
-        reason = "no such file" if isinstance(error, FileNotFoundError) else "one that cannot be read"
+        reason = (
+            "no such file" if isinstance(error, FileNotFoundError) else "one that cannot be read"
+        )
         raise _unreadable(file, expected, reason, remedy) from error
     if array.ndim == 2 and array.dtype.kind == "c":
         array = np.stack([array.real, array.imag])

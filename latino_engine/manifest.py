@@ -46,7 +46,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         version = fields["format_version"]
     except (ValueError, KeyError, TypeError) as error:
         raise EngineInvalid(
-            f"{MANIFEST}: expected the manifest of an engine, got a file that cannot be read as one in "
+            f"{MANIFEST}: expected the manifest of an engine, got a file that cannot be read as "
+            "one in "
             f"{folder.name!r}; {_REMEDY}"
         ) from error
     if version != FORMAT_VERSION:
@@ -96,7 +97,8 @@ def _read_bytes(folder: Path) -> bytes:
         return (folder / MANIFEST).read_bytes()
     except OSError as error:
         raise EngineInvalid(
-            f"engine: expected a folder with {MANIFEST}, got {str(folder)!r} without a readable one; "
+            f"engine: expected a folder with {MANIFEST}, got {str(folder)!r} without a readable "
+            "one; "
             "make one by: latino-engine compile photo-small -o a.engine"
         ) from error
 

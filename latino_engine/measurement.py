@@ -18,7 +18,9 @@ from latino_engine.priors.prior import PriorSpec, check_image
 from latino_engine.schedule import Scalar
 
 SMALLEST_NOISE = 1e-3  # of the public range: what noise_std = 0 is taken as
-_LARGEST_VALUE = 16.0  # |y| beyond this many ranges is a picture in 0..255, not one in the public range
+_LARGEST_VALUE = (
+    16.0  # |y| beyond this many ranges is a picture in 0..255, not one in the public range
+)
 
 #: How the chain starts: a word, an image, or a restoration network (y, operator) -> x.
 Init: TypeAlias = "str | Tensor | np.ndarray | Callable[[Tensor, Operator], Tensor] | None"
@@ -45,9 +47,9 @@ class Problem:
     def data_step(self, index: Tensor) -> DataStep:
         """The prox of the images `index`, internal units.
 
-        With internal = a public + b, a linear A gives the internal measurement a y + b A(1), and the prox keeps
-        its form and its gamma. A non-linear operator is called in public units: both squares of the prox
-        scale alike, so gamma stays here too.
+        With internal = a public + b, a linear A gives the internal measurement a y + b A(1), and
+        the prox keeps its form and its gamma. A non-linear operator is called in public units: both
+        squares of the prox scale alike, so gamma stays here too.
         """
         operator, y = self.operator.take(index), self.y[index]
         scale, offset = self.spec.scale, self.spec.offset
@@ -66,7 +68,9 @@ class Problem:
         return self.sigma_y[index] if isinstance(self.sigma_y, Tensor) else self.sigma_y
 
     def residual_chi2(self, x: Tensor, index: Tensor) -> Tensor:
-        """||A x - y||^2 / (m sigma_y^2) for public samples x of the images `index`: (P,) float64."""
+        """||A x - y||^2 / (m sigma_y^2) for public samples x of the images `index`: (P,)
+        float64.
+        """
         operator, y = self.operator.take(index), self.y[index]
         residual = operator.observed(operator.A(x)) - y
         energy = residual.reshape(len(y), -1).double().square().sum(dim=1)
@@ -144,9 +148,7 @@ def _check_values(y: Tensor, operator: Operator, spec: PriorSpec) -> None:
         raise invalid("y", expected, f"values up to {largest:g}", "rescale it, for example y / 255")
 
 
-def _start(
-    init: Init, y: Tensor, operator: Operator, estimate: Tensor, spec: PriorSpec
-) -> Tensor:
+def _start(init: Init, y: Tensor, operator: Operator, estimate: Tensor, spec: PriorSpec) -> Tensor:
     if init is None:
         return estimate
     if isinstance(init, str):
@@ -161,7 +163,8 @@ def _start(
             found = torch.as_tensor(cast(Tensor, init)).detach().to(y.device, torch.float32)
         except (TypeError, RuntimeError) as error:
             raise InvalidType(
-                f"init: expected an image, got {type(init).__name__}; give a tensor or a numpy array"
+                f"init: expected an image, got {type(init).__name__}; give a tensor or a numpy "
+                "array"
             ) from error
         remedy = "give one public image for each measurement"
     if found.shape != estimate.shape:
@@ -181,7 +184,9 @@ def _sigma_y(operator: Operator, spec: PriorSpec) -> Scalar:
         level = torch.where(level == 0, smallest, level)
         return spec.scale * level
     if level < 0:
-        raise InvalidArgument(f"noise_std: expected at least 0, got {level}; give a standard deviation")
+        raise InvalidArgument(
+            f"noise_std: expected at least 0, got {level}; give a standard deviation"
+        )
     if level == 0:
         _warn_noiseless(smallest)
     return spec.scale * float(level or smallest)
@@ -189,7 +194,8 @@ def _sigma_y(operator: Operator, spec: PriorSpec) -> Scalar:
 
 def _warn_noiseless(smallest: float) -> None:
     warnings.warn(
-        f"noise_std: 0 is taken as {smallest:g}; state the noise level of the measurement to be rid of this",
+        f"noise_std: 0 is taken as {smallest:g}; state the noise level of the measurement to be "
+        "rid of this",
         UserWarning,
         stacklevel=5,
     )

@@ -29,9 +29,11 @@ def available_bytes() -> int:
 
 
 def peak_bytes(model: onnx.ModelProto, side: int, multiple: int) -> int:
-    """Bytes of all tensors alive at once while the graph runs one image of side x side, at the worst moment.
+    """Bytes of all tensors alive at once while the graph runs one image of side x side, at the
+    worst moment.
 
-    Counted from the shapes that stand in the graph and from the last use of each tensor; weights are not counted.
+    Counted from the shapes that stand in the graph and from the last use of each tensor; weights
+    are not counted.
     """
     sizes = _tensor_bytes(model, side // multiple)
     last_use: dict[str, int] = {}
@@ -50,7 +52,8 @@ def peak_bytes(model: onnx.ModelProto, side: int, multiple: int) -> int:
 
 
 def memory_model(model: onnx.ModelProto, multiple: int) -> dict[str, float]:
-    """Bytes per image as a n + b n^2 in the number of pixels n: a from a small image, b from large ones.
+    """Bytes per image as a n + b n^2 in the number of pixels n: a from a small image, b from large
+    ones.
 
     b is there where attention holds a score for each pair of positions.
     """
@@ -68,11 +71,13 @@ def bytes_per_image(memory: dict[str, float], height: int, width: int) -> int:
 
 
 def _tensor_bytes(model: onnx.ModelProto, blocks: int) -> dict[str, int]:
-    """Bytes of every tensor for one square image with `blocks` times the prior's multiple as its side.
+    """Bytes of every tensor for one square image with `blocks` times the prior's multiple as its
+    side.
 
-    The exporter writes dimensions as expressions of the sides, such as "4*rows"; whatever its names for them, they
-    all equal `blocks` here. Where it knows no size, the tensor is taken as large as the node's largest input, and
-    a product of matrices as rows x columns (the scores of an attention).
+    The exporter writes dimensions as expressions of the sides, such as "4*rows"; whatever its names
+    for them, they all equal `blocks` here. Where it knows no size, the tensor is taken as large as
+    the node's largest input, and a product of matrices as rows x columns (the scores of an
+    attention).
     """
     weights = {tensor.name for tensor in model.graph.initializer}
     shapes: dict[str, list[int | None]] = {}

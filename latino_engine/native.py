@@ -17,7 +17,7 @@ from torch._C._functorch import is_functorch_wrapped_tensor
 from torch.autograd import forward_ad
 from torch.nn import Parameter
 
-_INTERFACE_VERSION = 1
+_INTERFACE_VERSION = 2
 _REMEDY = (
     "with a C++17 compiler on the path run "
     "`python -m pip install --force-reinstall --no-deps .` in the source folder"
@@ -116,7 +116,7 @@ def langevin_noise(
     return out
 
 
-def reverse_noise(
+def reverse_step(
     x0_hat: Tensor,
     x_t: Tensor,
     sigma_n: float,
@@ -127,12 +127,12 @@ def reverse_noise(
     sample_ids: Tensor,
     step: int,
 ) -> Tensor:
-    """As `reference.reverse_step` on the noise of `gaussian_noise`, without an array of normals."""
+    """As `reference.reverse_step`, without an array of normals."""
     out = torch.empty(x0_hat.shape, dtype=torch.float32)
     scalars = (sigma_next, math.sqrt(1.0 - zeta) / sigma_n, math.sqrt(zeta))
     identity = (seed, _ids(image_ids), _ids(sample_ids), step)
     arrays = (_array(x0_hat), _array(x_t))
-    _extension().reverse_noise(*arrays, *scalars, *identity, _array(out), torch.get_num_threads())
+    _extension().reverse_step(*arrays, *scalars, *identity, _array(out), torch.get_num_threads())
     return out
 
 
@@ -142,17 +142,6 @@ def masked_prox(v: Tensor, mask: Tensor, y: Tensor, gamma: Tensor) -> Tensor:
     planes = (_array(v), _array(_four_axes(mask)), _array(_four_axes(y)))
     gammas = _array(gamma.reshape(-1))
     _extension().masked_prox(*planes, gammas, _array(out), torch.get_num_threads())
-    return out
-
-
-def reverse_step(
-    x0_hat: Tensor, x_t: Tensor, sigma_n: float, sigma_next: float, zeta: float, eps: Tensor
-) -> Tensor:
-    """As `reference.reverse_step`."""
-    out = torch.empty(x0_hat.shape, dtype=torch.float32)
-    scalars = (sigma_next, math.sqrt(1.0 - zeta) / sigma_n, math.sqrt(zeta))
-    arrays = (_array(x0_hat), _array(x_t), _array(eps))
-    _extension().reverse_step(*arrays, *scalars, _array(out), torch.get_num_threads())
     return out
 
 

@@ -3,7 +3,7 @@
 `latino_engine.reference` is the specification; every other backend must agree with it.
 `backend="auto"` takes the compiled CPU extension where it is built and can take the tensors, else
 torch; a backend that is named is used or refused in one sentence. The operations without a
-`backend` have torch alone: for add_noise and combine_anchors the extension was no faster.
+`backend` have torch alone: for combine_anchors the extension was no faster.
 """
 
 from __future__ import annotations
@@ -23,31 +23,12 @@ Backend: TypeAlias = Literal["auto", "torch", "cpu"]
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
-def _reverse_noise(
-    x0_hat: Tensor,
-    x_t: Tensor,
-    sigma_n: float,
-    sigma_next: float,
-    zeta: float,
-    seed: int,
-    image_ids: Tensor,
-    sample_ids: Tensor,
-    step: int,
-) -> Tensor:
-    pairs, channels, height, width = x0_hat.shape
-    shape = (pairs, channels, height, width)
-    eps = reference.gaussian_noise(seed, image_ids, sample_ids, step, shape).to(x0_hat)
-    return reference.reverse_step(x0_hat, x_t, sigma_n, sigma_next, zeta, eps)
-
-
 _GAUSSIAN_NOISE = {"torch": reference.gaussian_noise, "cpu": native.gaussian_noise}
 _LANGEVIN_NOISE = {"torch": reference.langevin_noise, "cpu": native.langevin_noise}
-_REVERSE_NOISE = {"torch": _reverse_noise, "cpu": native.reverse_noise}
 _FOURIER_PROX = {"torch": reference.fourier_prox}
 _ALIAS_PROX = {"torch": reference.alias_prox}
 _MASKED_PROX = {"torch": reference.masked_prox, "cpu": native.masked_prox}
 _COMBINE_ANCHORS = {"torch": reference.combine_anchors}
-_ADD_NOISE = {"torch": reference.add_noise}
 _REVERSE_STEP = {"torch": reference.reverse_step, "cpu": native.reverse_step}
 _RUNNING_MOMENTS = {"torch": reference.running_moments, "cpu": native.running_moments}
 
@@ -200,7 +181,7 @@ def langevin_noise(
     return run(z, scales, *_on(z, identity))
 
 
-def reverse_noise(
+def reverse_step(
     x0_hat: Tensor,
     x_t: Tensor,
     sigma_n: float,
@@ -213,17 +194,19 @@ def reverse_noise(
     *,
     backend: Backend = "auto",
 ) -> Tensor:
-    """`reverse_step` with eps = gaussian_noise(seed, image_ids, sample_ids, step, x_t.shape).
+    """x0 + sigma_next (sqrt(1 - zeta) (x_t - x0) / sigma_n + sqrt(zeta) eps) [UD2M, Alg. 1].
 
     Args:
         x0_hat, x_t: (P, C, H, W), real.
-        sigma_n, sigma_next, zeta: as in `reverse_step`.
+        sigma_n: noise level of x_t, > 0.
+        sigma_next: noise level of the result.
+        zeta: share of fresh noise, in [0, 1].
         seed, image_ids, sample_ids, step, backend: as in `gaussian_noise`.
     """
     _check_real("x0_hat", x0_hat)
     _check_same("x_t", x_t, "x0_hat", x0_hat)
     identity = _check_identity(seed, image_ids, sample_ids, step, x0_hat.shape)[:4]
-    run = _resolve(_REVERSE_NOISE, backend, x0_hat, x_t)
+    run = _resolve(_REVERSE_STEP, backend, x0_hat, x_t)
     return run(x0_hat, x_t, sigma_n, sigma_next, zeta, *_on(x0_hat, identity))
 
 
@@ -307,28 +290,6 @@ def combine_anchors(x: Tensor, x_t: Tensor, x_weight: float | Tensor) -> Tensor:
     """a x + (1 - a) x_t; x, x_t (B, C, H, W), a in [0, 1] a number or (B,)."""
     _check_same("x_t", x_t, "x", x)
     return _COMBINE_ANCHORS["torch"](x, x_t, per_image(x_weight, x, "x_weight"))
-
-
-def add_noise(z: Tensor, scale: float | Tensor, eps: Tensor) -> Tensor:
-    """z + scale * eps; scale a number or (B,)."""
-    return _ADD_NOISE["torch"](z, per_image(scale, z, "scale"), eps)
-
-
-def reverse_step(
-    x0_hat: Tensor,
-    x_t: Tensor,
-    sigma_n: float,
-    sigma_next: float,
-    zeta: float,
-    eps: Tensor,
-    *,
-    backend: Backend = "auto",
-) -> Tensor:
-    """x0 + sigma_next (sqrt(1 - zeta) (x_t - x0)/sigma_n + sqrt(zeta) eps) [UD2M, Alg. 1]."""
-    _check_same("x_t", x_t, "x0_hat", x0_hat)
-    _check_same("eps", eps, "x0_hat", x0_hat)
-    run = _resolve(_REVERSE_STEP, backend, x0_hat, x_t, eps)
-    return run(x0_hat, x_t, sigma_n, sigma_next, zeta, eps)
 
 
 def running_moments(

@@ -23,8 +23,8 @@ class Posterior:
     """Draws from p(x | y), public units, nominally in the prior's data range, not clamped.
 
     Attributes:
-        residual_chi2: (S, B) float64, ||A x - y||^2 / (m sigma_y^2); exact posterior samples average about 1,
-            zero-shot LATINO, which ends on a prox, lies below.
+        residual_chi2: (S, B) float64, ||A x - y||^2 / (m sigma_y^2); exact posterior samples
+            average about 1, zero-shot LATINO, which ends on a prox, lies below.
         nfe: network evaluations per sample.
         time_ms: wall time of the whole call.
         stages_ms: its split: prox, noise, denoise, other.
@@ -50,7 +50,8 @@ class Posterior:
         """
         if self.kept is None:
             raise InvalidArgument(
-                "samples: expected a posterior with its samples, got one that kept only mean and std; "
+                "samples: expected a posterior with its samples, got one that kept only mean and "
+                "std; "
                 "call sample(..., keep_samples=True)"
             )
         return self.kept
@@ -62,7 +63,9 @@ class Posterior:
 
     @property
     def std(self) -> Tensor:
-        """(B, C, H, W): standard deviation over the samples, divisor S - 1; NaN for a single sample."""
+        """(B, C, H, W): standard deviation over the samples, divisor S - 1; NaN for a single
+        sample.
+        """
         if self.num_samples == 1:
             return torch.full_like(self.mean, torch.nan)
         if self.running is None:
@@ -98,10 +101,12 @@ class Posterior:
         )
 
     def save(self, folder: str | Path) -> None:
-        """Write samples.npy, mean.npy, std.npy, a PNG of each image and posterior.json; all or nothing.
+        """Write samples.npy, mean.npy, std.npy, a PNG of each image and posterior.json; all or
+        nothing.
 
-        The npy files hold the unclamped float32 values; PNGs are 8 bit, clamped to the public range, written
-        for 1 or 3 channels. Without kept samples, samples are left out; without two samples, the std.
+        The npy files hold the unclamped float32 values; PNGs are 8 bit, clamped to the public
+        range, written for 1 or 3 channels. Without kept samples, samples are left out; without two
+        samples, the std.
 
         Raises:
             OutputNotWritable: the folder cannot be written, or holds other things than a posterior.
@@ -118,7 +123,10 @@ class Posterior:
             images["sample"] = self.kept
         for name, stack in images.items():
             array = stack.cpu().numpy()
-            write_npy(folder / f"{name}{'s' if name == 'sample' else ''}.npy", array if name == "sample" else array[0])
+            write_npy(
+                folder / f"{name}{'s' if name == 'sample' else ''}.npy",
+                array if name == "sample" else array[0],
+            )
             self._write_pictures(folder, name, stack)
         (folder / "posterior.json").write_text(json.dumps(self.summary(), indent=1) + "\n")
 

@@ -11,7 +11,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 @contextmanager
 def progress_bar(title: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar on stderr for the length of the block; yields the function (done, total) that moves it."""
+    """A bar on stderr for the length of the block; yields the function (done, total) that moves
+    it.
+    """
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),

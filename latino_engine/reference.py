@@ -1,14 +1,13 @@
 """The specification: every fused operation in a few lines of torch.
 
-It is the oracle of the tests, the baseline of the benchmarks and the fallback of the engine. Nothing here
-checks its arguments: that is done once, in `latino_engine.ops`. Shapes: an image is (B, C, H, W); a
-per-image scalar is (B, 1, 1, 1).
+It is the oracle of the tests, the baseline of the benchmarks and the fallback of the engine.
+Nothing here checks its arguments: that is done once, in `latino_engine.ops`. Shapes: an image is
+(B, C, H, W); a per-image scalar is (B, 1, 1, 1).
 """
 
 from __future__ import annotations
 
 import math
-from typing import cast
 
 import torch
 from torch import Tensor
@@ -23,7 +22,8 @@ def fourier_prox(v: Tensor, power: Tensor, back_projected: Tensor, gamma: Tensor
     """
     V = torch.fft.rfft2(v)  # (B, C, H, W//2+1)
     X = (gamma * back_projected + V) / (gamma * power + 1.0)
-    return torch.fft.irfft2(X, s=v.shape[-2:])
+    z: Tensor = torch.fft.irfft2(X, s=v.shape[-2:])
+    return z
 
 
 def alias_fold(spectrum: Tensor, factor: int) -> Tensor:
@@ -39,12 +39,14 @@ def alias_prox(
     """Exact prox of x -> decimate(h * x), by the Woodbury identity in the alias domain.
 
     b = V + gamma conj(h) tile(Y), X = b - gamma conj(h) tile(fold(h b) / (1 + gamma fold(|h|^2))).
-    h, back_projected = conj(h) tile(Y) are full spectra (B|1, C|1, H, W); folded_power = fold(|h|^2).
+    h, back_projected = conj(h) tile(Y) are full spectra (B|1, C|1, H, W); folded_power =
+    fold(|h|^2).
     """
     b = torch.fft.fft2(v) + gamma * back_projected
     inner = alias_fold(h * b, factor) / (1.0 + gamma * folded_power)  # (B, C, H/s, W/s)
     X = b - gamma * h.conj() * inner.repeat(1, 1, factor, factor)
-    return torch.fft.ifft2(X).real
+    z: Tensor = torch.fft.ifft2(X).real
+    return z
 
 
 def masked_prox(v: Tensor, mask: Tensor, y: Tensor, gamma: Tensor) -> Tensor:
@@ -54,25 +56,14 @@ def masked_prox(v: Tensor, mask: Tensor, y: Tensor, gamma: Tensor) -> Tensor:
 
 
 def combine_anchors(x: Tensor, x_t: Tensor, x_weight: Tensor) -> Tensor:
-    """v = a x + (1 - a) x_t, the two quadratic anchors as one; a = (1/rho^2) / (1/rho^2 + 1/sigma_n^2)."""
+    """v = a x + (1 - a) x_t, the two quadratic anchors as one; a = (1/rho^2) / (1/rho^2 +
+    1/sigma_n^2).
+    """
     return torch.lerp(x_t, x, x_weight)
 
 
-def add_noise(z: Tensor, scale: Tensor, eps: Tensor) -> Tensor:
-    """z + scale * eps."""
-    return torch.addcmul(z, scale, eps)
-
-
-def reverse_step(
-    x0_hat: Tensor, x_t: Tensor, sigma_n: float, sigma_next: float, zeta: float, eps: Tensor
-) -> Tensor:
-    """x_t <- x0 + sigma_next (sqrt(1 - zeta) (x_t - x0) / sigma_n + sqrt(zeta) eps) [UD2M, Alg. 1]."""
-    kept = math.sqrt(1.0 - zeta) / sigma_n
-    return x0_hat + sigma_next * (kept * (x_t - x0_hat) + math.sqrt(zeta) * eps)
-
-
 def running_moments(mean: Tensor, m2: Tensor, count: int, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Welford's update: mean and sum of squared deviations after the count-th value x (count from 1)."""
+    """Welford's update: mean and sum of squared deviations after the count-th value x, from 1."""
     delta = x - mean
     mean = mean + delta / count
     return mean, m2 + delta * (x - mean)
@@ -82,7 +73,7 @@ def gaussian_noise(
     seed: int, image_ids: Tensor, sample_ids: Tensor, step: int, shape: tuple[int, int, int, int]
 ) -> Tensor:
     """Standard normals (P, C, H, W) as float32, a pure function of (seed, image, sample, step)."""
-    return cast(Tensor, philox_normals(seed, image_ids, sample_ids, step, shape).to(torch.float32))
+    return philox_normals(seed, image_ids, sample_ids, step, shape).to(torch.float32)
 
 
 def langevin_noise(
@@ -91,4 +82,22 @@ def langevin_noise(
     """z + scale * eps with eps = gaussian_noise(seed, image_ids, sample_ids, step, z.shape)."""
     pairs, channels, height, width = z.shape
     eps = gaussian_noise(seed, image_ids, sample_ids, step, (pairs, channels, height, width))
-    return add_noise(z, scale, eps.to(z))
+    return torch.addcmul(z, scale, eps.to(z))
+
+
+def reverse_step(
+    x0_hat: Tensor,
+    x_t: Tensor,
+    sigma_n: float,
+    sigma_next: float,
+    zeta: float,
+    seed: int,
+    image_ids: Tensor,
+    sample_ids: Tensor,
+    step: int,
+) -> Tensor:
+    """x_t <- x0 + sigma_next (sqrt(1 - zeta) (x_t - x0) / sigma_n + sqrt(zeta) eps)."""
+    pairs, channels, height, width = x_t.shape
+    eps = gaussian_noise(seed, image_ids, sample_ids, step, (pairs, channels, height, width))
+    kept = math.sqrt(1.0 - zeta) / sigma_n
+    return x0_hat + sigma_next * (kept * (x_t - x0_hat) + math.sqrt(zeta) * eps.to(x_t))

@@ -48,9 +48,9 @@ def restore(
         num_samples, seed, sampler, steps, unfold, progress: as in `Engine.sample`.
 
     Returns:
-        The figures as JSON types: those of `Posterior.summary`, the folder, and with `simulate` the quality
-        (PSNR in dB, SSIM) of the measurement (where it is an image of the same size), of the start, of one sample
-        and of the mean.
+        The figures as JSON types: those of `Posterior.summary`, the folder, and with `simulate`
+        the quality (PSNR in dB, SSIM) of the measurement, of the start, of one sample and of the
+        mean.
 
     Raises:
         ValueError, TypeError, OSError: an input or output that cannot be used, in one sentence.
@@ -66,13 +66,17 @@ def restore(
     if simulate:
         report["quality"] = quality(post, op, y, picture)
     with atomic_folder(out, ours=POSTERIOR_FILES) as folder:
-        _write(folder, post, y, picture if simulate else None, f"{operator}, {post.nfe} evaluations")
+        _write(
+            folder, post, y, picture if simulate else None, f"{operator}, {post.nfe} evaluations"
+        )
         (folder / "posterior.json").write_text(json.dumps(report, indent=1) + "\n")
     return report
 
 
 def quality(post: Posterior, op: Operator, y: Tensor, truth: Tensor) -> dict[str, dict[str, float]]:
-    """PSNR (dB) and SSIM of each stage beside the truth; a small measurement is enlarged bicubically."""
+    """PSNR (dB) and SSIM of each stage beside the truth; a small measurement is enlarged
+    bicubically.
+    """
     images = {"start": op.initial_estimate(y), "one sample": post.samples[0], "mean": post.mean}
     if y.ndim == 4 and y.shape[:2] == truth.shape[:2]:
         shown = F.interpolate(y, truth.shape[-2:], mode="bicubic") if y.shape != truth.shape else y

@@ -1,6 +1,7 @@
 """Schedules as data: which noise levels, which step sizes, in which order. float64, internal units.
 
-Every sigma here is a standard deviation in the internal range [-1, 1]. Nothing in this file touches an image.
+Every sigma here is a standard deviation in the internal range [-1, 1]. Nothing in this file touches
+an image.
 """
 
 from __future__ import annotations
@@ -28,8 +29,10 @@ class InnerStep:
     Attributes:
         gamma: weight of the data step; exactly 0.0 skips the prox.
         sigma_delta: noise level handed to the denoiser.
-        c: noise added = c * sigma_delta (1 as published; sqrt(2) samples the posterior in the limit).
-        x_weight: weight of x against x_t in the combined anchor, (1/rho^2) / (1/rho^2 + 1/sigma_n^2).
+        c: noise added = c * sigma_delta (1 as published; sqrt(2) samples the posterior in the
+            limit).
+        x_weight: weight of x against x_t in the combined anchor, (1/rho^2) / (1/rho^2 +
+            1/sigma_n^2).
         noise_step: position of this noise in the random stream.
     """
 
@@ -117,7 +120,8 @@ def few_step_times(num_steps: int, num_times: int = 1000) -> list[int]:
 
 
 def few_step_sigmas(num_steps: int, table: Sequence[float] | None = None) -> list[float]:
-    """The noise levels of `few_step_times`, the largest first (157.4, 2.555, 0.380 for three steps).
+    """The noise levels of `few_step_times`, the largest first (157.4, 2.555, 0.380 for three
+    steps).
 
     Args:
         num_steps: N >= 1.
@@ -176,10 +180,11 @@ def ud2m_schedule(
 
 
 def latino_schedule(sigma_y: Scalar, sigmas: Sequence[float], *, c: float = 1.0) -> Schedule:
-    """Zero-shot LATINO: u = denoise(x + sigma_k eps, sigma_k); x = prox(u, y, sigma_k^2 / sigma_y^2).
+    """Zero-shot LATINO: u = denoise(x + sigma_k eps, sigma_k); x = prox(u, y, sigma_k^2 /
+    sigma_y^2).
 
-    The prox that follows the k-th denoising opens the next row, so that one sampler serves both schedules:
-    the first row has none (gamma = 0) and the last prox is `final_gamma`.
+    The prox that follows the k-th denoising opens the next row, so that one sampler serves both
+    schedules: the first row has none (gamma = 0) and the last prox is `final_gamma`.
 
     Args:
         sigma_y: noise level of the measurement, internal units, a number or (B,).
@@ -211,6 +216,7 @@ def _entry(table: Sequence[Sequence[Scalar]] | float, n: int, k: int) -> Scalar:
         return table[n][k]
     except IndexError:
         raise InvalidArgument(
-            f"r, d, lam: expected a row for outer step {n} and a column for iteration {k}, got a smaller "
+            f"r, d, lam: expected a row for outer step {n} and a column for iteration {k}, got a "
+            "smaller "
             "table; give one number for all, or N x K numbers"
         ) from None

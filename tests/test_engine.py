@@ -45,7 +45,9 @@ def close(a, b, tolerance):
 OPERATORS = {
     "blur": lambda: blur(),
     "sr": lambda: le.SuperResolution(2, 0.05),
-    "inpainting": lambda: le.Inpainting((np.arange(480).reshape(24, 20) % 3 > 0).astype(float), 0.05),
+    "inpainting": lambda: le.Inpainting(
+        (np.arange(480).reshape(24, 20) % 3 > 0).astype(float), 0.05
+    ),
     "denoising": lambda: le.Denoising(0.1),
     "jpeg": lambda: le.JPEG(30),
     "linear": lambda: le.LinearOperator(lambda x: 2.0 * x, lambda y: 2.0 * y, 0.05),
@@ -102,7 +104,9 @@ def test_a_sample_is_itself_whatever_travels_with_it(engine, monkeypatch, sample
     whole = engine.sample(y, op, num_samples=4, seed=2, sampler=sampler, steps=2).samples
     fewer = engine.sample(y, op, num_samples=2, seed=2, sampler=sampler, steps=2).samples
     assert close(fewer, whole[:2], SAME_RUNTIME)
-    alone = engine.sample(y[1:2], op, num_samples=4, seed=2, sampler=sampler, steps=2, image_ids=[1])
+    alone = engine.sample(
+        y[1:2], op, num_samples=4, seed=2, sampler=sampler, steps=2, image_ids=[1]
+    )
     assert close(alone.samples[:, 0], whole[:, 1], SAME_RUNTIME)
     for size in (1, 5, 100):
         monkeypatch.setattr(engine_module.Engine, "chunk_size", lambda self, h, w, n=size: n)
@@ -183,12 +187,16 @@ def test_the_chunk_follows_the_free_memory(engine, monkeypatch):
         monkeypatch.setattr(engine_module, "available_bytes", lambda free=free: free)
         assert engine.chunk_size(64, 64) == expected
     monkeypatch.setattr(engine_module, "available_bytes", lambda: 0.5 * one)
-    with pytest.raises(ValueError, match=r"y: expected an image that fits into the free memory .*cut the image"):
+    with pytest.raises(
+        ValueError, match=r"y: expected an image that fits into the free memory .*cut the image"
+    ):
         engine.chunk_size(64, 64)
 
 
 def test_units_are_public(engine):
-    """Denoising with a huge gamma returns y; the sample is in [0, 1], chi-square in units of noise_std."""
+    """Denoising with a huge gamma returns y; the sample is in [0, 1], chi-square in units of
+    noise_std.
+    """
     y = photo()
     post = engine.sample(y, le.Denoising(1e-4), num_samples=1, steps=1)
     assert float((post.samples[0] - y).abs().max()) < 1e-3
@@ -240,14 +248,14 @@ def test_the_start_may_be_given(engine):
         engine.sample(y, op, num_samples=1, steps=1, init=op.initial_estimate(y)).samples, default
     )
     assert torch.equal(
-        engine.sample(y, op, num_samples=1, steps=1, init=lambda y, op: op.initial_estimate(y)).samples,
+        engine.sample(
+            y, op, num_samples=1, steps=1, init=lambda y, op: op.initial_estimate(y)
+        ).samples,
         default,
     )
     other = engine.sample(y, op, num_samples=1, steps=1, init="measurement").samples
     assert not close(other, default, 1e-4)
-    assert torch.equal(
-        engine.sample(y, op, num_samples=1, steps=1, init=y.numpy()).samples, other
-    )
+    assert torch.equal(engine.sample(y, op, num_samples=1, steps=1, init=y.numpy()).samples, other)
 
 
 def test_numpy_in_tensors_out(engine):
@@ -293,7 +301,9 @@ def test_mean_std_and_quantiles(engine):
     for q in (0.0, 0.1, 0.5, 0.73, 1.0):
         assert np.allclose(post.quantile(q), np.quantile(samples, q, axis=0), atol=1e-6)
     assert post.quantile([0.1, 0.9]).shape == (2, *post.mean.shape)
-    with pytest.raises(ValueError, match=r"q: expected one number, or a list, in \[0, 1\], got 1.5"):
+    with pytest.raises(
+        ValueError, match=r"q: expected one number, or a list, in \[0, 1\], got 1.5"
+    ):
         post.quantile(1.5)
     single = engine.sample(op.measure(photo(), seed=3), op, num_samples=1, steps=1)
     assert torch.isnan(single.std).all()

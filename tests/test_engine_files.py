@@ -1,4 +1,6 @@
-"""An engine on disk: every byte counts, nothing is half written, and each refusal is one sentence."""
+"""An engine on disk: every byte counts, nothing is half written, and each refusal is one
+sentence.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,12 @@ from tiny import tiny_prior
 
 import latino_engine as le
 from latino_engine import compilation, manifest, runtimes
-from latino_engine.errors import AccuracyError, BackendNotAvailable, EngineInvalid, OutputNotWritable
+from latino_engine.errors import (
+    AccuracyError,
+    BackendNotAvailable,
+    EngineInvalid,
+    OutputNotWritable,
+)
 
 REMEDY = "compile the engine again (latino-engine compile)"
 FILES = ("engine.json", "denoiser.onnx", "prior.json", "model.safetensors")
@@ -57,7 +64,10 @@ def test_the_manifest_says_what_was_measured(folder):
         assert record["time_ms"] > 0 and record["timed_at"] == [1, 3, 16, 16]
     times = {name: r["time_ms"] for name, r in fields["runtimes"].items()}
     assert fields["backend"] == min(times, key=times.get)
-    assert fields["versions"]["torch"] == torch.__version__.split("+")[0] or fields["versions"]["torch"]
+    assert (
+        fields["versions"]["torch"] == torch.__version__.split("+")[0]
+        or fields["versions"]["torch"]
+    )
     assert fields["machine"]["cores"] >= 1
 
 
@@ -124,7 +134,8 @@ def test_a_manifest_that_names_a_file_elsewhere(folder):
         (
             {"backend": "tensor"},
             ValueError,
-            "backend: expected one of 'auto', 'onnxruntime', 'torch', got 'tensor'; choose one of these",
+            "backend: expected one of 'auto', 'onnxruntime', 'torch', got 'tensor'; choose one of "
+            "these",
         ),
         (
             {"device": "gpu"},
@@ -159,13 +170,17 @@ def test_no_gpu(original, backend):
 
 @pytest.mark.parametrize(
     "name, command",
-    [("onnxruntime", "pip install onnxruntime"), ("tensorrt", "pip install 'latino-engine[tensorrt]'")],
+    [
+        ("onnxruntime", "pip install onnxruntime"),
+        ("tensorrt", "pip install 'latino-engine[tensorrt]'"),
+    ],
 )
 def test_a_backend_that_is_not_installed(original, monkeypatch, tmp_path, name, command):
     monkeypatch.setattr(runtimes, "_present", lambda package: package == "torch")
     package = {"onnxruntime": "onnxruntime", "tensorrt": "tensorrt_rtx"}[name]
     expected = (
-        f"backend: expected one that is installed here, got {name!r}, whose package {package} is missing; "
+        f"backend: expected one that is installed here, got {name!r}, whose package {package} is "
+        "missing; "
         f"install it with: {command}"
     )
     assert refusal(original, BackendNotAvailable, backend=name) == expected
@@ -185,21 +200,31 @@ def test_a_release_without_a_runtime_says_so(original, monkeypatch):
 @pytest.mark.parametrize(
     "options, sentence",
     [
-        ({"precision": "int4"}, "precision: expected one of 'fp32', 'fp16', 'bf16', got 'int4'; choose one of these"),
+        (
+            {"precision": "int4"},
+            "precision: expected one of 'fp32', 'fp16', 'bf16', got 'int4'; choose one of these",
+        ),
         ({"max_batch": 0}, "max_batch: expected at least 1, got 0; choose the largest chunk"),
         (
             {"image_size": 2},
-            "image_size: expected one side, or (height, width), got 2; the prior wants sides of at least 4",
+            "image_size: expected one side, or (height, width), got 2; the prior wants sides of at "
+            "least 4",
         ),
-        ({"backend": "trt"}, "backend: expected one of 'auto', 'onnxruntime', 'torch', got 'trt'; choose one of these"),
+        (
+            {"backend": "trt"},
+            "backend: expected one of 'auto', 'onnxruntime', 'torch', got 'trt'; choose one of "
+            "these",
+        ),
         (
             {"gpu_architectures": ["sm_89"]},
-            "gpu_architectures: expected None, got ['sm_89']; neither onnxruntime nor torch builds for a GPU "
+            "gpu_architectures: expected None, got ['sm_89']; neither onnxruntime nor torch builds "
+            "for a GPU "
             "ahead of time",
         ),
         (
             {"precision": "bf16", "backend": "onnxruntime"},
-            "precision: expected one of fp32, fp16 for the backend 'onnxruntime', got bf16; choose another "
+            "precision: expected one of fp32, fp16 for the backend 'onnxruntime', got bf16; choose "
+            "another "
             "precision or backend",
         ),
     ],
@@ -218,7 +243,10 @@ def test_lower_precision_passes_its_gate(tmp_path, precision):
     assert 1e-6 < records["torch"]["relative_error"] <= records["torch"]["bound"]
     if precision == "bf16":
         assert "got bf16" in records["onnxruntime"]["refused"]
-        with pytest.raises(EngineInvalid, match="expected one that the engine 'a.engine' serves, got 'onnxruntime'"):
+        with pytest.raises(
+            EngineInvalid,
+            match=r"expected one that the engine 'a.engine' serves, got 'onnxruntime'",
+        ):
             le.load(tmp_path / "a.engine", backend="onnxruntime")
 
 
@@ -227,12 +255,18 @@ def test_the_gate_refuses_an_engine_that_is_off(tmp_path, monkeypatch):
 
     real = onnxruntime.OnnxRuntimeDenoiser.__call__
     monkeypatch.setattr(
-        onnxruntime.OnnxRuntimeDenoiser, "__call__", lambda self, x, sigma: real(self, x, sigma) * 1.01
+        onnxruntime.OnnxRuntimeDenoiser,
+        "__call__",
+        lambda self, x, sigma: real(self, x, sigma) * 1.01,
     )
-    with pytest.raises(AccuracyError, match=r"at most 1e-05 against float32 torch, got 0\.01 from onnxruntime"):
+    with pytest.raises(
+        AccuracyError, match=r"at most 1e-05 against float32 torch, got 0\.01 from onnxruntime"
+    ):
         le.compile(tiny_prior(), tmp_path / "a.engine", backend="onnxruntime")
     assert not list(tmp_path.iterdir())
-    engine = le.compile(tiny_prior(), tmp_path / "a.engine", image_size=16)  # "auto" takes the other
+    engine = le.compile(
+        tiny_prior(), tmp_path / "a.engine", image_size=16
+    )  # "auto" takes the other
     assert engine.backend == "torch"
     assert "got 0.01 from onnxruntime" in engine.manifest["runtimes"]["onnxruntime"]["refused"]
 

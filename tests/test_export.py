@@ -53,7 +53,9 @@ def test_statistics_are_float32_in_a_half_precision_graph(tmp_path):
     types = {t.name: t.data_type for t in model.graph.initializer}
     typed = {v.name: v.type.tensor_type.elem_type for v in model.graph.value_info}
     convolutions = [n for n in model.graph.node if n.op_type == "Conv"]
-    norms = [n for n in model.graph.node if n.op_type in ("InstanceNormalization", "GroupNormalization")]
+    norms = [
+        n for n in model.graph.node if n.op_type in ("InstanceNormalization", "GroupNormalization")
+    ]
     assert convolutions and all(types[n.input[1]] == onnx.TensorProto.FLOAT16 for n in convolutions)
     assert norms and all(typed[n.output[0]] == onnx.TensorProto.FLOAT for n in norms)
 
@@ -100,7 +102,8 @@ def test_the_gate_measures_and_refuses():
         check_accuracy("a runtime", "fp32", errors)
     text = str(caught.value)
     assert text.startswith(
-        "precision: expected a relative error of at most 1e-05 against float32 torch, got 0.001 from a runtime in "
+        "precision: expected a relative error of at most 1e-05 against float32 torch, got 0.001 "
+        "from a runtime in "
         "fp32 at sigma "
     )
     assert text.endswith("; choose a higher precision or another backend")
@@ -110,7 +113,9 @@ def test_the_gate_measures_and_refuses():
 
 
 def test_memory_counts_what_is_alive_at_once():
-    """Two images of 4 x 4 feeding a sum: x, its square and the sum are alive together at the worst moment."""
+    """Two images of 4 x 4 feeding a sum: x, its square and the sum are alive together at the worst
+    moment.
+    """
     x = onnx.helper.make_tensor_value_info("x", 1, ["batch", 2, "4*rows", "4*columns"])
     square = onnx.helper.make_tensor_value_info("square", 1, ["batch", 2, "4*s1", "4*s2"])
     out = onnx.helper.make_tensor_value_info("x0_hat", 1, ["batch", 2, "4*rows", "4*columns"])

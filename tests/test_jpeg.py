@@ -22,6 +22,8 @@ from latino_engine.operators.jpeg_codec import (
     to_coefficients,
 )
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 QUALITIES = (1, 5, 10, 25, 49, 50, 75, 90, 95, 100)
 DTYPES = (torch.float32, torch.float64)
 

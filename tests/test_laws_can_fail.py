@@ -15,6 +15,8 @@ from latino_engine import ops
 from latino_engine.operators import MRI, Blur, Denoising, Inpainting, SuperResolution
 from latino_engine.operators.spectra import kernel_spectrum
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 KERNEL = random_kernel(4, 3)
 
 

@@ -11,6 +11,8 @@ from torch import Tensor
 
 from latino_engine.operators import Operator
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SIZES = ((13, 17), (16, 9), (7, 7))  # in samples of y: times the factor for super-resolution
 DTYPES = (torch.float32, torch.float64)
 

@@ -35,7 +35,9 @@ def test_the_shipped_weights_match_the_check_file(photo):
     check = np.load(CHECK)
     out = photo.denoise(torch.from_numpy(check["x_noisy"]), torch.from_numpy(check["sigma"]))
     assert np.abs(out.numpy() - check["x0_hat"]).max() <= CHECK_FILE
-    wrong = photo.denoise(torch.from_numpy(check["x_noisy"]), torch.from_numpy(check["sigma"]) * 1.05)
+    wrong = photo.denoise(
+        torch.from_numpy(check["x_noisy"]), torch.from_numpy(check["sigma"]) * 1.05
+    )
     assert np.abs(wrong.numpy() - check["x0_hat"]).max() > 100 * CHECK_FILE
 
 
@@ -118,10 +120,14 @@ def test_a_pickled_file_is_never_loaded(tmp_path):
     path = tmp_path / "model.pt"
     path.write_bytes(pickle.dumps(Bomb()))
     assert refusal(path) == (
-        "prior: expected a folder with prior.json and model.safetensors, got the pickled file 'model.pt'; "
-        "pickles can run code and are never loaded; save the weights with safetensors beside a prior.json"
+        "prior: expected a folder with prior.json and model.safetensors, got the pickled file "
+        "'model.pt'; "
+        "pickles can run code and are never loaded; save the weights with safetensors beside a "
+        "prior.json"
     )
-    torch.save({"a": torch.zeros(2)}, tmp_path / "weights")  # a zip with a pickle in it, by any name
+    torch.save(
+        {"a": torch.zeros(2)}, tmp_path / "weights"
+    )  # a zip with a pickle in it, by any name
     assert "the pickled file 'weights'" in refusal(tmp_path / "weights")
     assert not (tmp_path / "exploded").exists()
 
@@ -179,7 +185,10 @@ def test_weights_of_another_shape_or_not_finite(folder):
         ({"data_range": [1.0, 0.0]}, "data_range low < high"),
         ({"channels": "three"}, "expected numbers where the format says so"),
         ({"architecture": {"name": "vit"}}, "expected an architecture of ['unet']"),
-        ({"architecture": {"name": "unet", "width": 3}}, "expected the arguments of the architecture"),
+        (
+            {"architecture": {"name": "unet", "width": 3}},
+            "expected the arguments of the architecture",
+        ),
     ],
 )
 def test_a_specification_that_cannot_be_used(folder, fields, sentence):
@@ -230,7 +239,8 @@ def test_a_specification_without_a_field_or_of_no_json(folder):
             torch.zeros(2, 3, 16, 16),
             torch.zeros(3),
             InvalidArgument,
-            "sigma: expected a number or shape (2,), got shape (3,); give one noise level for each image",
+            "sigma: expected a number or shape (2,), got shape (3,); give one noise level for each "
+            "image",
         ),
     ],
 )

@@ -129,7 +129,8 @@ CASES = {
     "unfold": (
         lambda: (y(), DENOISING, {"unfold": 2}),
         ValueError,
-        "unfold: expected None for the sampler 'latino', got 2; leave it out, or use sampler='ud2m'",
+        "unfold: expected None for the sampler 'latino', got 2; leave it out, or use "
+        "sampler='ud2m'",
     ),
     "keep_samples": (
         lambda: (y(), DENOISING, {"keep_samples": 1}),
@@ -192,5 +193,5 @@ def test_a_kernel_larger_than_the_image(engine):
 
 
 def test_as_many_parameters_as_images(engine):
-    with pytest.raises(ValueError, match="expected a batch of 2|2 images"):
+    with pytest.raises(ValueError, match=r"expected a batch of 2|2 images"):
         engine.sample(y(), le.Denoising(torch.tensor([0.1, 0.2])))

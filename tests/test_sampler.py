@@ -1,4 +1,6 @@
-"""The sampler against closed forms: a Gaussian prior with its exact denoiser, blur and inpainting."""
+"""The sampler against closed forms: a Gaussian prior with its exact denoiser, blur and
+inpainting.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +15,7 @@ from latino_engine import ops
 from latino_engine.operators import Blur, Inpainting
 from latino_engine.sampler import sample_posterior
 from latino_engine.schedule import Schedule, few_step_sigmas, latino_schedule, ud2m_schedule
+from latino_engine.stream import NoiseStream
 
 SIGMA_Y = 0.4
 SAMPLES = 6000
@@ -43,8 +46,7 @@ def run(op, schedule, seed=0):
     shape = (SAMPLES, 1, world.HEIGHT, world.WIDTH)
     images, ids = torch.zeros(SAMPLES, dtype=torch.int64), torch.arange(SAMPLES)
 
-    def noise(z, scale, position):
-        return z + scale * ops.gaussian_noise(seed, images, ids, position, shape).double()
+    noise = NoiseStream(seed, images, ids)
 
     x = sample_posterior(x_init.expand(shape).contiguous(), schedule, step, world.denoise, noise)
     A = dense(op)
@@ -52,10 +54,11 @@ def run(op, schedule, seed=0):
 
 
 def assert_moments(samples, expected, allowed_bias=0.0):
-    """Mean and covariance within their sampling error, plus a stated share for the method's own bias.
+    """Mean and covariance within their sampling error, plus a stated share for the method's own
+    bias.
 
-    With S samples of an n-dimensional Gaussian, |mean error|^2 has expectation tr(C) / S, and the relative
-    Frobenius error of the sample covariance is sqrt((1 + tr(C)^2 / |C|^2) / S).
+    With S samples of an n-dimensional Gaussian, |mean error|^2 has expectation tr(C) / S, and the
+    relative Frobenius error of the sample covariance is sqrt((1 + tr(C)^2 / |C|^2) / S).
     """
     count = len(samples)
     error = np.linalg.norm(samples.mean(0) - expected.mean)
@@ -95,7 +98,9 @@ def test_the_comparison_can_fail(make):
 
 
 def small_steps(c: float) -> Schedule:
-    """Langevin with one small noise level: step sigma^2 = 0.01 beside posterior variances of 0.05 to 0.8."""
+    """Langevin with one small noise level: step sigma^2 = 0.01 beside posterior variances of 0.05
+    to 0.8.
+    """
     return replace(latino_schedule(SIGMA_Y, [0.1] * 600, c=c), final_gamma=None)
 
 
@@ -105,9 +110,10 @@ def small_steps(c: float) -> Schedule:
 def test_small_step_limit(make, c):
     """x <- x + s^2 grad log p(x | y) + c s eps + O(s^4): Langevin at temperature c^2 / 2.
 
-    Its stationary law is Gaussian with the posterior's mean and c^2 / 2 times its covariance: half of it as
-    published (c = 1), the posterior itself with c = sqrt(2). The finite step s^2 = 0.01 shifts the mean and
-    changes a variance v by a share of about s^2 / v, 10 % or less here: that is the allowed bias.
+    Its stationary law is Gaussian with the posterior's mean and c^2 / 2 times its covariance: half
+    of it as published (c = 1), the posterior itself with c = sqrt(2). The finite step s^2 = 0.01
+    shifts the mean and changes a variance v by a share of about s^2 / v, 10 % or less here: that is
+    the allowed bias.
     """
     A, y, _, samples = run(make(), small_steps(c))
     exact = world.posterior(A, y, SIGMA_Y)
@@ -120,13 +126,30 @@ def test_small_step_limit(make, c):
 @pytest.mark.slow
 @pytest.mark.parametrize("make", [blur, inpainting])
 def test_unfolded_sampler_reaches_the_posterior(make):
-    """c = sqrt(2), small steps and many of them: each outer step draws from p(x_0 | y, x_t) and the reverse step
-    keeps the marginals, so the last draw is one of p(x_0 | y). Bias: the share r^2 of each inner step, 10 %."""
+    """c = sqrt(2), small steps and many of them: each outer step draws from p(x_0 | y, x_t) and the
+    reverse step keeps the marginals, so the last draw is one of p(x_0 | y). Bias: the share r^2 of
+    each inner
+    step, 10 %."""
     schedule = ud2m_schedule(SIGMA_Y, [20.0, 1.0], 400, r=0.3, c=2.0**0.5)
     A, y, _, samples = run(make(), schedule)
     exact = world.posterior(A, y, SIGMA_Y)
     assert np.trace(np.cov(samples.T)) == pytest.approx(np.trace(exact.cov), rel=0.1)
     assert_moments(samples, exact, allowed_bias=0.1)
+
+
+class Recorder:
+    """A stream without noise that remembers its steps."""
+
+    def __init__(self):
+        self.used = []
+
+    def langevin(self, z, scale, step):
+        self.used.append(step)
+        return z
+
+    def reverse(self, x0_hat, x_t, outer):
+        self.used.append(outer.noise_step)
+        return x_t
 
 
 @pytest.mark.parametrize("name, nfe", [("latino", 4), ("ud2m", 6), ("ud2m-tuned", 4)])
@@ -137,25 +160,21 @@ def test_nfe_counts_the_calls_of_the_denoiser(name, nfe):
         calls.append(float(sigma))
         return x
 
-    sample_posterior(
-        torch.zeros(1, 1, 4, 4), schedule, lambda v, gamma: v, counting, lambda z, scale, step: z
-    )
+    sample_posterior(torch.zeros(1, 1, 4, 4), schedule, lambda v, g: v, counting, Recorder())
     assert len(calls) == schedule.nfe == nfe
     assert calls == pytest.approx(schedule.denoiser_sigmas())
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_noise_steps_are_those_of_the_random_stream(name):
-    """DESIGN: 0 is x_t, inner 1 + i (K + 1) + k, reverse 1 + i (K + 1) + K; LATINO's k-th is 1 + k."""
-    used = []
-
-    def noise(z, scale, step):
-        used.append(step)
-        return z
-
+    """DESIGN: 0 is x_t, inner 1 + i (K + 1) + k, reverse 1 + i (K + 1) + K; LATINO's k-th is 1 +
+    k.
+    """
+    recorder = Recorder()
     sample_posterior(
-        torch.zeros(1, 1, 4, 4), SCHEDULES[name], lambda v, g: v, lambda x, s: x, noise
+        torch.zeros(1, 1, 4, 4), SCHEDULES[name], lambda v, g: v, lambda x, s: x, recorder
     )
+    used = recorder.used
     if name == "latino":
         assert used == [1, 2, 3, 4]
     else:
@@ -171,10 +190,18 @@ def test_noise_steps_are_those_of_the_random_stream(name):
 @pytest.mark.parametrize("make", [blur, inpainting])
 @pytest.mark.parametrize("c", [1.0, 2.0**0.5])
 def test_the_bias_of_the_limit_vanishes_with_the_step(make, c):
-    """A quarter of the step s^2 leaves a quarter of the bias, in mean and covariance (exact moments)."""
+    """A quarter of the step s^2 leaves a quarter of the bias, in mean and covariance (exact
+    moments).
+    """
     op = make()
     A = dense(op)
-    y = A @ ops.gaussian_noise(99, [0], [0], 0, (1, 1, world.HEIGHT, world.WIDTH)).double().reshape(-1).numpy()
+    y = (
+        A
+        @ ops.gaussian_noise(99, [0], [0], 0, (1, 1, world.HEIGHT, world.WIDTH))
+        .double()
+        .reshape(-1)
+        .numpy()
+    )
     exact = world.posterior(A, y, SIGMA_Y)
     bias = []
     for sigma, count in ((0.1, 1500), (0.05, 6000)):

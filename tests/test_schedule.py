@@ -88,7 +88,10 @@ def test_log_spacing():
 @pytest.mark.parametrize(
     "call, sentence",
     [
-        (lambda: few_step_times(0), "steps: expected at least 1, got 0; choose the number of outer steps"),
+        (
+            lambda: few_step_times(0),
+            "steps: expected at least 1, got 0; choose the number of outer steps",
+        ),
         (lambda: few_step_times(64), "steps: expected at most 63, got 64; use fewer outer steps"),
         (
             lambda: ud2m_schedule(0.1, [1.0], 0),

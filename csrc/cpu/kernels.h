@@ -54,8 +54,8 @@ void langevin_noise(const NoiseIdentity& identity, const Shape& shape, const flo
                     PerPair scale, float* out, int num_threads);
 
 // out = x0_hat + sigma_next (kept (x_t - x0_hat) + renewed eps)
-void reverse_noise(const NoiseIdentity& identity, const Shape& shape, const float* x0_hat,
-                   const float* x_t, const ReverseStep& step, float* out, int num_threads);
+void reverse_step(const NoiseIdentity& identity, const Shape& shape, const float* x0_hat,
+                  const float* x_t, const ReverseStep& step, float* out, int num_threads);
 
 // The data step of a mask, out = (gamma m y + v) / (gamma m + 1).
 struct MaskedProx {
@@ -69,10 +69,6 @@ void masked_prox(const Shape& shape, const MaskedProx& prox, float* out, int num
 // The data step and the noise after it in one pass: out = prox + scale eps.
 void masked_prox_noise(const NoiseIdentity& identity, const Shape& shape, const MaskedProx& prox,
                        PerPair scale, float* out, int num_threads);
-
-// The same reverse step with noise that already stands in memory.
-void reverse_step(std::int64_t count, const float* x0_hat, const float* x_t, const float* eps,
-                  const ReverseStep& step, float* out, int num_threads);
 
 // Welford over `size` entries; mean_out and m2_out may be mean and m2.
 struct MomentArrays {

@@ -102,8 +102,8 @@ void langevin_noise(const NoiseIdentity& identity, const Shape& shape, const flo
                });
 }
 
-void reverse_noise(const NoiseIdentity& identity, const Shape& shape, const float* x0_hat,
-                   const float* x_t, const ReverseStep& step, float* out, int num_threads) {
+void reverse_step(const NoiseIdentity& identity, const Shape& shape, const float* x0_hat,
+                  const float* x_t, const ReverseStep& step, float* out, int num_threads) {
   const std::int64_t size = shape.plane_size();
   for_each_run(identity, shape, num_threads,
                [=](const Place& place, const float* eps, std::int64_t count) {

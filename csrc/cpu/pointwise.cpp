@@ -48,13 +48,6 @@ void masked_prox(const Shape& shape, const MaskedProx& prox, float* out, int num
       });
 }
 
-void reverse_step(std::int64_t count, const float* x0_hat, const float* x_t, const float* eps,
-                  const ReverseStep& step, float* out, int num_threads) {
-  for_each_block(count, num_threads, [&](std::int64_t begin, std::int64_t end) {
-    reverse_row(x0_hat + begin, x_t + begin, step, eps + begin, end - begin, out + begin);
-  });
-}
-
 void running_moments(std::int64_t size, float count, const MomentArrays& arrays, int num_threads) {
   for_each_block(size, num_threads, [&](std::int64_t begin, std::int64_t end) {
     running_moments_row(arrays, count, begin, end);

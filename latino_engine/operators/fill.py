@@ -21,7 +21,7 @@ def fill_from_neighbours(y: Tensor, mask: Tensor, num_sweeps: int = 8) -> Tensor
     u = _push_pull(torch.where(keep, y, torch.zeros_like(y)), mask)
     for _ in range(num_sweeps):
         u = torch.where(keep, y, _mean_of_neighbours(u))
-    return torch.where(keep, y, u)
+    return u
 
 
 def _push_pull(values: Tensor, weights: Tensor) -> Tensor:

@@ -36,8 +36,8 @@ def conjugate_gradients(
 ) -> tuple[Tensor, float]:
     """Solves M x = rhs for a symmetric positive definite M, every image of the batch for itself.
 
-    An image stops when ||rhs - M x|| <= tol ||rhs||, or when its residual has sunk to the rounding
-    error of M x, which is where float32 ends if tol asks for more.
+    An image stops when ||rhs - M x|| <= tol ||rhs||. Where max_iter comes first, a residual as small
+    as the rounding error of M x, which is where float32 ends, does not count as missed.
 
     Args:
         normal: x -> M x, (B, ...), block-diagonal over the batch.
@@ -46,7 +46,7 @@ def conjugate_gradients(
         max_iter: the most applications of M beyond the first.
 
     Returns:
-        x, and the largest relative residual of an image that did not stop (0 if all did).
+        x, and the largest relative residual of an image that missed it (0 if none did).
 
     Source: Hestenes, Stiefel, *Methods of conjugate gradients for solving linear systems* (1952).
     """
@@ -54,10 +54,8 @@ def conjugate_gradients(
     p, rr = r, _dot(r, r)
     goal = tol**2 * _dot(rhs, rhs)
     norm2 = torch.ones_like(goal)  # M = I + gamma A^T A is at least 1
-    floor = (_ROUNDING * torch.finfo(rhs.dtype).eps) ** 2
     for iteration in range(max_iter + 1):
-        limit = torch.maximum(goal, floor * norm2 * _dot(x, x))
-        active = ~(rr <= limit)  # NaN never stops, so that it is reported
+        active = ~(rr <= goal)  # NaN never stops, so that it is reported
         if not bool(active.any()):
             return x, 0.0
         if iteration == max_iter:
@@ -68,8 +66,10 @@ def conjugate_gradients(
         x, r = x + alpha * p, r - alpha * q
         rr, last = _dot(r, r), rr
         p = r + _ratio(active, rr, last) * p
-    tiny = torch.finfo(rr.dtype).tiny
-    return x, float(torch.sqrt(rr / _dot(rhs, rhs).clamp(min=tiny))[active].max())
+    rounding = (_ROUNDING * torch.finfo(rr.dtype).eps) ** 2 * norm2 * _dot(x, x)
+    missed = active & ~(rr <= rounding)
+    relative = torch.sqrt(rr / _dot(rhs, rhs).clamp(min=torch.finfo(rr.dtype).tiny))
+    return x, float(relative[missed].max()) if bool(missed.any()) else 0.0
 
 
 def _ratio(active: Tensor, a: Tensor, b: Tensor) -> Tensor:

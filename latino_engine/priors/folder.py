@@ -49,14 +49,15 @@ def load_prior(source: str | Path) -> Prior:
     """Load a prior by its shipped name or from a folder.
 
     Args:
-        source: a shipped name ("photo-small") or a folder with `prior.json` and `model.safetensors`.
+        source: a shipped name ("photo-small") or a folder with `prior.json` and
+            `model.safetensors`.
 
     Returns:
         The prior, float32, on the CPU, in evaluation mode.
 
     Raises:
-        PriorInvalid: no such name or folder, a missing or damaged file, weights that do not fit the stated
-            architecture (with the missing and unexpected names), a pickled file.
+        PriorInvalid: no such name or folder, a missing or damaged file, weights that do not fit the
+            stated architecture (with the missing and unexpected names), a pickled file.
     """
     if str(source) in SHIPPED and not Path(source).is_dir():
         with resources.as_file(resources.files("latino_engine") / "assets" / str(source)) as folder:
@@ -69,7 +70,8 @@ def load_prior(source: str | Path) -> Prior:
         close = difflib.get_close_matches(str(source), SHIPPED, n=1)
         hint = f"did you mean {close[0]!r}?" if close else f"shipped priors: {known}"
         raise PriorInvalid(
-            f"prior: expected a shipped name or a folder, got {str(source)!r}, which is neither; {hint}"
+            f"prior: expected a shipped name or a folder, got {str(source)!r}, which is neither; "
+            f"{hint}"
         )
     return _read_folder(folder)
 
@@ -89,7 +91,8 @@ def write_prior(prior: Prior, folder: Path) -> None:
     network = prior.denoiser.network
     assert isinstance(network, nn.Module)
     weights = {k: v.detach().float().contiguous() for k, v in network.state_dict().items()}
-    # Serialised in memory: safetensors' own writer reports a full disk as something else than an OSError.
+    # Serialised in memory: safetensors' own writer reports a full disk as something else than an
+    # OSError.
     (folder / "model.safetensors").write_bytes(save(weights, metadata={"format": "pt"}))
     text = json.dumps({"format": FORMAT_VERSION, **prior.spec.to_json()}, indent=1)
     (folder / "prior.json").write_text(text + "\n", encoding="utf-8")
@@ -98,7 +101,11 @@ def write_prior(prior: Prior, folder: Path) -> None:
 def _file_sentence(path: Path) -> str:
     with path.open("rb") as file:
         head = file.read(4)
-    pickled = path.suffix.lower() in _PICKLE_SUFFIXES or head[:2] in (b"PK", b"\x80\x02", b"\x80\x04")
+    pickled = path.suffix.lower() in _PICKLE_SUFFIXES or head[:2] in (
+        b"PK",
+        b"\x80\x02",
+        b"\x80\x04",
+    )
     found = f"the pickled file {path.name!r}" if pickled else f"the file {path.name!r}"
     reason = "; pickles can run code and are never loaded" if pickled else ""
     return (
@@ -121,7 +128,8 @@ def _read_folder(folder: Path) -> Prior:
         weights = load_file(folder / "model.safetensors")
     except (SafetensorError, OSError) as error:
         raise PriorInvalid(
-            f"model.safetensors: expected a safetensors file, got one that cannot be read ({error}); "
+            "model.safetensors: expected a safetensors file, got one that cannot be read "
+            f"({error}); "
             "copy the file again from its source"
         ) from error
     return build_prior(spec, weights)
@@ -170,7 +178,8 @@ def parse_spec(fields: Any) -> PriorSpec:
     if not (sane and low < high):
         raise PriorInvalid(
             "prior.json: expected channels > 0, size_multiple > 0, 0 < sigma_min < sigma_max and "
-            f"data_range low < high, got channels {spec.channels}, size_multiple {spec.size_multiple}, "
+            f"data_range low < high, got channels {spec.channels}, size_multiple "
+            f"{spec.size_multiple}, "
             f"sigma {spec.sigma_min:g}..{spec.sigma_max:g}, data_range {spec.data_range}; "
             "correct the file"
         )
@@ -212,7 +221,8 @@ def build_prior(spec: PriorSpec, weights: dict[str, Tensor]) -> Prior:
     name = arguments.pop("name", None)
     if name not in _ARCHITECTURES or spec.preconditioning.get("name") != "edm":
         raise PriorInvalid(
-            f"prior.json: expected an architecture of {sorted(_ARCHITECTURES)} with preconditioning "
+            f"prior.json: expected an architecture of {sorted(_ARCHITECTURES)} with "
+            "preconditioning "
             f"'edm', got {name!r} with {spec.preconditioning.get('name')!r}; "
             "check the file, or update latino-engine"
         )
@@ -230,7 +240,9 @@ def build_prior(spec: PriorSpec, weights: dict[str, Tensor]) -> Prior:
 
 
 def check_weights(expected: dict[str, Tensor], found: dict[str, Tensor]) -> None:
-    """Raise `PriorInvalid` naming every missing, unexpected or misshapen weight (the first few of each)."""
+    """Raise `PriorInvalid` naming every missing, unexpected or misshapen weight (the first few of
+    each).
+    """
     missing = [k for k in expected if k not in found]
     unexpected = [k for k in found if k not in expected]
     misshapen = [

@@ -15,7 +15,8 @@ _MULTIPLYING = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
 def to_precision(denoiser: nn.Module, precision: str) -> nn.Module:
     """A copy of an `EDMDenoiser` whose convolutions and linear layers work in `precision`.
 
-    Normalisation statistics, the time embedding's angles and the sums of the preconditioning stay float32.
+    Normalisation statistics, the time embedding's angles and the sums of the preconditioning stay
+    float32.
     """
     if precision == "fp32":
         return denoiser

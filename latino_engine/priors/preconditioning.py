@@ -9,8 +9,8 @@ from torch import Tensor, nn
 class EDMDenoiser(nn.Module):
     """D(x, sigma) = c_skip x + c_out F(c_in x, c_noise).
 
-    c_skip = s^2 / (sigma^2 + s^2), c_out = sigma s / sqrt(sigma^2 + s^2), c_in = 1 / sqrt(sigma^2 + s^2),
-    c_noise = ln(sigma) / 4, with s = sigma_data.
+    c_skip = s^2 / (sigma^2 + s^2), c_out = sigma s / sqrt(sigma^2 + s^2), c_in = 1 / sqrt(sigma^2 +
+    s^2), c_noise = ln(sigma) / 4, with s = sigma_data.
 
     The sums around the network are float32 whatever the network's precision.
 
@@ -30,4 +30,5 @@ class EDMDenoiser(nn.Module):
         c_out = (sigma * self.sigma_data * torch.rsqrt(total))[:, None, None, None]
         c_in = torch.rsqrt(total)[:, None, None, None]
         raw = self.network((c_in * x).to(self.network_dtype), torch.log(sigma) / 4.0)
-        return c_skip * x + c_out * raw.float()
+        denoised: Tensor = c_skip * x + c_out * raw.float()
+        return denoised

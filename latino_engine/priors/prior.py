@@ -21,13 +21,16 @@ class PriorSpec:
     Attributes:
         name: for people.
         channels: image channels.
-        size_multiple: the network wants sides divisible by this; other sides are padded by reflection.
+        size_multiple: the network wants sides divisible by this; other sides are padded by
+            reflection.
         data_range: (low, high) of the public images; the network itself works in [-1, 1].
         sigma_min, sigma_max: noise levels the network was trained for, in [-1, 1] units.
         architecture: what rebuilds the network: {"name": "unet", ...its arguments}.
         preconditioning: {"name": "edm", "sigma_data": ...}.
-        sigma_table: sigma of each training time, increasing, or None: linear betas are then assumed.
-        sampler: defaults of the zero-shot sampler, public units: {"sigma_max", "sigma_min", "steps"}.
+        sigma_table: sigma of each training time, increasing, or None: linear betas are then
+            assumed.
+        sampler: defaults of the zero-shot sampler, public units: {"sigma_max", "sigma_min",
+            "steps"}.
         licence: of the weights.
     """
 
@@ -59,7 +62,9 @@ class PriorSpec:
 
 
 def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
-    """x padded by reflection at the right and the bottom, so that its sides are multiples of `multiple`."""
+    """x padded by reflection at the right and the bottom, so that its sides are multiples of
+    `multiple`.
+    """
     pad_h, pad_w = -x.shape[-2] % multiple, -x.shape[-1] % multiple
     return F.pad(x, (0, pad_w, 0, pad_h), mode="reflect") if pad_h or pad_w else x
 
@@ -70,7 +75,8 @@ class Prior:
 
     Attributes:
         spec: what it states about itself.
-        denoiser: module (x (B, C, H, W), sigma (B,)) -> x0_hat, float32, sides multiples of size_multiple.
+        denoiser: module (x (B, C, H, W), sigma (B,)) -> x0_hat, float32, sides multiples of
+            size_multiple.
     """
 
     spec: PriorSpec
@@ -103,14 +109,15 @@ class Prior:
 
         Args:
             x_noisy: (B, C, H, W) float32 in the internal range [-1, 1] (plus noise); never clipped.
-            sigma: noise standard deviation in the same units, a number or (B,); clamped to the prior's
-                [sigma_min, sigma_max].
+            sigma: noise standard deviation in the same units, a number or (B,); clamped to the
+                prior's [sigma_min, sigma_max].
 
         Returns:
             (B, C, H, W) float32, not clamped.
 
         Raises:
-            ValueError, TypeError: another rank, channel count, dtype, or a side below size_multiple.
+            ValueError, TypeError: another rank, channel count, dtype, or a side below
+                size_multiple.
         """
         check_image("x_noisy", x_noisy, self.spec)
         levels = torch.as_tensor(sigma, dtype=torch.float32, device=x_noisy.device)
@@ -136,7 +143,9 @@ class Prior:
 def check_image(name: str, x: Tensor, spec: PriorSpec) -> None:
     """Raise the sentence for an image that the prior cannot take."""
     if not isinstance(x, Tensor):
-        raise invalid_type(name, "a torch tensor", type(x).__name__, "convert it by torch.as_tensor")
+        raise invalid_type(
+            name, "a torch tensor", type(x).__name__, "convert it by torch.as_tensor"
+        )
     if not x.is_floating_point():
         raise invalid_type(name, "a floating-point image", x.dtype, "convert it by .float()")
     if x.ndim != 4:

@@ -40,7 +40,8 @@ def runtime_module(backend: str) -> RuntimeModule:
     package, command = _INSTALL[backend]
     if not _present(package):
         raise BackendNotAvailable(
-            f"backend: expected one that is installed here, got {backend!r}, whose package {package} is "
+            f"backend: expected one that is installed here, got {backend!r}, whose package "
+            f"{package} is "
             f"missing; install it with: {command}"
         )
     if backend not in _MODULES:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -58,4 +58,4 @@ def open_runtime(
     session = onnxruntime.InferenceSession(
         str(folder / "denoiser.onnx"), options, providers=[_PROVIDERS[wanted]]
     )
-    return OnnxRuntimeDenoiser(session, cast(str, wanted))
+    return OnnxRuntimeDenoiser(session, wanted)

@@ -9,7 +9,9 @@ from torch import Tensor
 
 
 class DenoiserRuntime(Protocol):
-    """A loaded denoiser: (x (B, C, H, W), sigma (B,)) -> x0_hat, float32, sides multiples of the prior's."""
+    """A loaded denoiser: (x (B, C, H, W), sigma (B,)) -> x0_hat, float32, sides multiples of the
+    prior's.
+    """
 
     @property
     def device(self) -> str:

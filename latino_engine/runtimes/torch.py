@@ -49,4 +49,5 @@ def open_runtime(
             "install a CUDA build of torch and a driver, or use device='cpu'"
         )
     denoiser = to_precision(load_prior(folder).denoiser, precision)
-    return TorchDenoiser(denoiser.to(wanted, memory_format=torch.channels_last), wanted)
+    packed = denoiser.to(device=wanted).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return TorchDenoiser(packed, wanted)
