@@ -30,6 +30,8 @@ _USAGE_ERROR: type[Exception] = next(
     base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException"
 )
 
+_INTERRUPTED = 130
+
 EnginePath = Annotated[Path, typer.Argument(help="Folder of a compiled engine.")]
 Json = Annotated[
     bool, typer.Option("--json", help="Print one JSON object on stdout, nothing else.")
@@ -270,15 +272,17 @@ def run(arguments: list[str]) -> int:
     """Run the command line; a user's mistake becomes one line on stderr and exit status 2."""
     warnings.showwarning = _one_line
     try:
-        return int(app(arguments, standalone_mode=False) or 0)
+        status = int(app(arguments, standalone_mode=False) or 0)
     except UserError as error:
         return _mistake(str(error))
     except _USAGE_ERROR as error:
         remedy = "see latino-engine --help, or --help of the command"
         return _mistake(f"{error.format_message().rstrip('.')}; {remedy}")  # type: ignore[attr-defined]
     except (KeyboardInterrupt, typer.Abort):
+        status = _INTERRUPTED
+    if status == _INTERRUPTED:  # typer turns Ctrl-C into this status
         print("error: interrupted; nothing was written", file=sys.stderr)
-        return 130
+    return status
 
 
 def _mistake(sentence: str) -> int:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from latino_engine.errors import InvalidArgument, InvalidType, invalid, invalid_type
-from latino_engine.operators import MRI, LinearOperator
+from latino_engine.operators import JPEG, MRI, LinearOperator
 from latino_engine.operators.protocol import DataStep, Operator
 from latino_engine.priors.prior import PriorSpec, check_image
 from latino_engine.schedule import Scalar
@@ -90,8 +90,8 @@ def make_problem(
         expected = "an operator such as Blur or Inpainting"
         remedy = "wrap your own model in LinearOperator(A, A_adjoint, noise_std)"
         raise invalid_type("op", expected, type(operator).__name__, remedy)
-    if isinstance(operator, MRI) and spec.channels == 1:
-        operator = MRI(operator.mask, operator.noise_std, operator.coil_maps, real_image=True)
+    if spec.channels == 1:
+        operator = _for_grey_images(operator)
     measured = _as_tensor(y, device)
     _check_rank(measured, operator, spec)
     measured = operator.observed(measured)
@@ -105,6 +105,13 @@ def make_problem(
     x_public = _start(init, measured, operator, estimate, spec)
     x_init = (spec.scale * x_public + spec.offset).contiguous()
     return Problem(operator, spec, measured, x_init, _sigma_y(operator, spec))
+
+
+def _for_grey_images(operator: Operator) -> Operator:
+    """The operator for real images of one channel, where it has such a form."""
+    if isinstance(operator, MRI):
+        return MRI(operator.mask, operator.noise_std, operator.coil_maps, real_image=True)
+    return JPEG(operator.quality, grey=True) if isinstance(operator, JPEG) else operator
 
 
 def _as_tensor(y: Tensor | np.ndarray, device: str) -> Tensor:

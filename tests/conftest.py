@@ -8,6 +8,14 @@ import pytest
 import torch
 
 
+@pytest.fixture(autouse=True, scope="session")
+def export_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Exports are shared by the tests of one run, and never with the user's own cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LATINO_ENGINE_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(autouse=True)
 def seed_torch() -> None:
     torch.manual_seed(0)

@@ -36,8 +36,8 @@ def conjugate_gradients(
 ) -> tuple[Tensor, float]:
     """Solves M x = rhs for a symmetric positive definite M, every image of the batch for itself.
 
-    An image stops when ||rhs - M x|| <= tol ||rhs||. Where max_iter comes first, a residual as small
-    as the rounding error of M x, which is where float32 ends, does not count as missed.
+    An image stops when ||rhs - M x|| <= tol ||rhs||. Where max_iter comes first, a residual no
+    larger than the rounding error of M x, where float32 ends, does not count as missed.
 
     Args:
         normal: x -> M x, (B, ...), block-diagonal over the batch.
