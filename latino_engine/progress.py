@@ -11,8 +11,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 @contextmanager
 def progress_bar(title: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar on stderr, where that is a terminal, for the length of the block; yields the function (done, total) that moves
-    it.
+    """A bar on stderr, where that is a terminal, for the length of the block.
+
+    Yields:
+        The function (done, total) that moves it.
     """
     columns = (
         TextColumn("{task.description}"),

@@ -33,6 +33,15 @@ def alias_fold(spectrum: Tensor, factor: int) -> Tensor:
     return split.mean(dim=(-4, -2))
 
 
+def alias_fold_half(spectrum: Tensor, factor: int, width: int) -> Tensor:
+    """`alias_fold` of a real image's half-spectrum (..., H, W//2+1): (..., H/factor, W/factor)."""
+    *lead, height, _ = spectrum.shape
+    rows = spectrum.reshape(*lead, factor, height // factor, -1).mean(dim=-3)
+    mirrored = rows[..., 1 : (width + 1) // 2].flip(-2, -1).roll(1, dims=-2).conj()
+    full = torch.cat((rows, mirrored), dim=-1)  # (..., H/factor, W)
+    return full.reshape(*lead, height // factor, factor, width // factor).mean(dim=-2)
+
+
 def alias_prox(
     v: Tensor, h: Tensor, folded_power: Tensor, back_projected: Tensor, gamma: Tensor, factor: int
 ) -> Tensor:
@@ -42,10 +51,12 @@ def alias_prox(
     h, back_projected = conj(h) tile(Y) are full spectra (B|1, C|1, H, W); folded_power =
     fold(|h|^2).
     """
-    b = torch.fft.fft2(v) + gamma * back_projected
-    inner = alias_fold(h * b, factor) / (1.0 + gamma * folded_power)  # (B, C, H/s, W/s)
-    X = b - gamma * h.conj() * inner.repeat(1, 1, factor, factor)
-    z: Tensor = torch.fft.ifft2(X).real
+    half = v.shape[-1] // 2 + 1  # the other columns are the conjugates of these
+    b = torch.fft.rfft2(v) + gamma * back_projected[..., :half]
+    inner = alias_fold_half(h[..., :half] * b, factor, v.shape[-1])  # (B, C, H/s, W/s)
+    inner = inner * (gamma / (1.0 + gamma * folded_power))
+    tiled = inner.repeat(1, 1, factor, factor // 2 + 1)[..., :half]
+    z: Tensor = torch.fft.irfft2(b - h[..., :half].conj() * tiled, s=v.shape[-2:])
     return z
 
 

@@ -53,6 +53,8 @@ def open_runtime(
         )
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
+    # Its threads spin after a run; between two runs torch's threads need those cores.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     if threads is not None:
         options.intra_op_num_threads = threads
     session = onnxruntime.InferenceSession(
