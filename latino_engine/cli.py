@@ -164,8 +164,8 @@ def demo(
     if as_json:
         print(json.dumps(rows, indent=1))
         return
-    table = Table(title="Chelsea, 256 x 256, noise std 0.02 (PSNR in dB)")
-    for name in ("task", "measured", "start", "sample", "mean", "NFE", "ms/sample"):
+    table = Table(title="Chelsea, 256 x 256, noise std 0.02 (PSNR in dB, ms per sample)")
+    for name in ("task", "measured", "start", "sample", "mean", "NFE", "ms"):
         table.add_column(name, justify="left" if name == "task" else "right", no_wrap=True)
     for row in rows:
         figures = [f"{row[key]:.2f}" for key in ("measured", "start", "sample", "mean")]
