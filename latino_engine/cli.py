@@ -31,6 +31,7 @@ _USAGE_ERROR: type[Exception] = next(
 )
 
 _INTERRUPTED = 130
+_INTERRUPTED_AND_SAVED = 131  # leaves the program as 130, after its own sentence
 
 EnginePath = Annotated[Path, typer.Argument(help="Folder of a compiled engine.")]
 Json = Annotated[
@@ -208,6 +209,79 @@ def info(
     Console().print(table)
 
 
+@app.command("train-prior")
+def train_prior_command(
+    source: Annotated[
+        Path, typer.Argument(help="Folder of images, idx file (.gz too) or npy file.")
+    ],
+    out: Annotated[
+        Path, typer.Option("--output", "-o", help="Folder of the run; resumed if there.")
+    ],
+    size: Annotated[int, typer.Option(help="Side of the squares cut from the images.")] = 64,
+    minutes: Annotated[float | None, typer.Option(help="Length in minutes of training.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Length in optimizer steps.")] = None,
+    name: Annotated[
+        str | None, typer.Option(help="Of the prior; the folder's name by default.")
+    ] = None,
+    pad: Annotated[int, typer.Option(help="Black pixels around the images of an array file.")] = 0,
+    flip: Annotated[bool, typer.Option(help="Mirror squares left to right at random.")] = False,
+    widths: Annotated[str, typer.Option(help="Channels per resolution.")] = "32,64,128",
+    batch: Annotated[int, typer.Option(help="Squares per step.")] = 64,
+    learning_rate: Annotated[float, typer.Option(help="At its highest.")] = 1e-3,
+    log_sigma_mean: Annotated[float, typer.Option(help="Mean of ln sigma, [-1, 1] units.")] = -1.2,
+    log_sigma_std: Annotated[float, typer.Option(help="Std of ln sigma.")] = 1.4,
+    sampler_sigma_max: Annotated[
+        float, typer.Option(help="First noise level of zero-shot LATINO, image range 0 to 1.")
+    ] = 0.3,
+    checkpoint_minutes: Annotated[float, typer.Option(help="How often to write.")] = 1.0,
+    half: Annotated[bool, typer.Option(help="Store the weights as float16.")] = False,
+    seed: Seed = 0,
+    licence: Annotated[str, typer.Option(help="Of the weights, for prior.json.")] = "",
+    device: Annotated[str | None, typer.Option(help="cpu or cuda.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Train a prior on images by denoising; a run that was killed goes on where it was written."""
+    from latino_engine.distill.prior_training import PriorTraining, train_prior
+    from latino_engine.progress import training_bar
+
+    options = PriorTraining(
+        source=str(source),
+        name=name or out.name,
+        size=size,
+        pad=pad,
+        flip=flip,
+        widths=_parse_widths(widths),
+        minutes=minutes,
+        steps=steps,
+        batch=batch,
+        learning_rate=learning_rate,
+        log_sigma_mean=log_sigma_mean,
+        log_sigma_std=log_sigma_std,
+        sampler_sigma_max=sampler_sigma_max,
+        checkpoint_minutes=checkpoint_minutes,
+        half=half,
+        seed=seed,
+        licence=licence,
+    )
+    try:
+        with training_bar("training") as report:
+            prior = train_prior(options, out, device=device, report=report)
+    except KeyboardInterrupt:
+        print(f"stopped; written to {out}: the same command goes on from there", file=sys.stderr)
+        raise typer.Exit(_INTERRUPTED_AND_SAVED) from None
+    facts = {"prior": prior.spec.to_json(), "sha256": prior.content_hash(), "folder": str(out)}
+    print(json.dumps(facts, indent=1) if as_json else f"{prior!r} written to {out}")
+
+
+def _parse_widths(text: str) -> tuple[int, ...]:
+    from latino_engine.errors import invalid
+
+    parts = text.split(",")
+    if not all(part.strip().isdigit() and int(part) > 0 for part in parts):
+        raise invalid("widths", "channel counts such as 32,64,128", repr(text), "write it so")
+    return tuple(int(part) for part in parts)
+
+
 def _parse_size(text: str) -> int | tuple[int, int]:
     from latino_engine.errors import invalid
 
@@ -280,6 +354,8 @@ def run(arguments: list[str]) -> int:
         return _mistake(f"{error.format_message().rstrip('.')}; {remedy}")  # type: ignore[attr-defined]
     except (KeyboardInterrupt, typer.Abort):
         status = _INTERRUPTED
+    if status == _INTERRUPTED_AND_SAVED:
+        return _INTERRUPTED
     if status == _INTERRUPTED:  # typer turns Ctrl-C into this status
         print("error: interrupted; nothing was written", file=sys.stderr)
     return status

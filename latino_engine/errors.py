@@ -31,6 +31,10 @@ class AccuracyError(UserError, ValueError):
     """A runtime whose output is further from float32 torch than its bound."""
 
 
+class TrainingStopped(UserError, ValueError):
+    """A training run that cannot go on; what it reached is kept."""
+
+
 class ImageUnreadable(UserError, ValueError):
     """An image file that cannot be used as a measurement."""
 

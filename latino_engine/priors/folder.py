@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from latino_engine.atomic import atomic_folder
+from latino_engine.atomic import atomic_file, atomic_folder
 from latino_engine.errors import PriorInvalid
 from latino_engine.priors.preconditioning import EDMDenoiser
 from latino_engine.priors.prior import Prior, PriorSpec
@@ -86,16 +86,21 @@ def save_prior(prior: Prior, folder: str | Path) -> None:
         write_prior(prior, partial)
 
 
-def write_prior(prior: Prior, folder: Path) -> None:
-    """Write the two files into an existing folder."""
+def write_prior(prior: Prior, folder: Path, half: bool = False) -> None:
+    """Write the two files into an existing folder; `half` stores float16, which loads as
+    float32.
+    """
     network = prior.denoiser.network
     assert isinstance(network, nn.Module)
-    weights = {k: v.detach().float().contiguous() for k, v in network.state_dict().items()}
+    dtype = torch.float16 if half else torch.float32
+    weights = {k: v.detach().to(dtype).contiguous() for k, v in network.state_dict().items()}
     # Serialised in memory: safetensors' own writer reports a full disk as something else than an
     # OSError.
-    (folder / "model.safetensors").write_bytes(save(weights, metadata={"format": "pt"}))
+    with atomic_file(folder / "model.safetensors") as file:
+        file.write(save(weights, metadata={"format": "pt"}))
     text = json.dumps({"format": FORMAT_VERSION, **prior.spec.to_json()}, indent=1)
-    (folder / "prior.json").write_text(text + "\n", encoding="utf-8")
+    with atomic_file(folder / "prior.json") as file:
+        file.write((text + "\n").encode())
 
 
 def _file_sentence(path: Path) -> str:

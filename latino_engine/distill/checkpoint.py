@@ -1,0 +1,81 @@
+"""Where a training run stands, in one file that is whole or not there: safetensors, never a
+pickle.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from latino_engine.atomic import atomic_file
+from latino_engine.errors import PriorInvalid
+
+_FORMAT = 1
+
+
+def write_checkpoint(
+    path: Path,
+    modules: dict[str, nn.Module],
+    optimizer: torch.optim.Optimizer,
+    facts: dict[str, Any],
+) -> None:
+    """Write modules, optimizer state and facts (JSON types) to `path`."""
+    tensors: dict[str, Tensor] = {}
+    for name, module in modules.items():
+        tensors |= {f"{name}.{key}": value for key, value in module.state_dict().items()}
+    for index, state in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{index}.{key}": torch.as_tensor(v) for key, v in state.items()}
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    header = json.dumps({"format": _FORMAT, **facts})
+    with atomic_file(path) as file:
+        file.write(save(plain, metadata={"checkpoint": header}))
+
+
+def read_facts(path: Path) -> dict[str, Any]:
+    """The facts of a checkpoint, without its tensors.
+
+    Raises:
+        PriorInvalid: the file is no checkpoint of this format.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            facts = json.loads((file.metadata() or {})["checkpoint"])
+    except (SafetensorError, OSError, KeyError, ValueError) as error:
+        raise PriorInvalid(
+            f"{path}: expected the checkpoint of a training run, got a file that cannot be read as "
+            "one "
+            f"({error}); delete it to start anew"
+        ) from error
+    if facts.get("format") != _FORMAT:
+        raise PriorInvalid(
+            f"{path}: expected a checkpoint of format {_FORMAT}, got {facts.get('format')!r}; use "
+            "the "
+            "release that wrote it, or delete it to start anew"
+        )
+    found: dict[str, Any] = facts
+    return found
+
+
+def read_tensors(
+    path: Path, modules: dict[str, nn.Module], optimizer: torch.optim.Optimizer
+) -> None:
+    """Put modules and optimizer back where the checkpoint left them."""
+    with safe_open(path, "pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    for name, module in modules.items():
+        prefix = f"{name}."
+        module.load_state_dict(
+            {key.removeprefix(prefix): v for key, v in tensors.items() if key.startswith(prefix)}
+        )
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        if name.startswith("optimizer."):
+            _, index, key = name.split(".")
+            state.setdefault(int(index), {})[key] = tensor
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})

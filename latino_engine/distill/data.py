@@ -1,0 +1,217 @@
+"""Images to train on: a folder of image files, an idx file or an npy file, as batches by number.
+
+A batch is a function of (seed, step) alone, so that a resumed run sees the very images that an
+uninterrupted one would have seen.
+"""
+
+from __future__ import annotations
+
+import gzip
+import struct
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from latino_engine.errors import ImageUnreadable
+from latino_engine.image_io import EXTENSIONS, read_image
+
+Bytes = NDArray[np.uint8]
+
+_CACHE_BYTES = 4 << 30  # decoded images kept in memory
+_IDX_BYTES = 0x08  # the type code of unsigned bytes
+_IDX_IMAGES = 3  # axes: image, row, column
+
+
+class ImageSource(Protocol):
+    """Numbered images of one channel count."""
+
+    @property
+    def channels(self) -> int:
+        """Channels of every image."""
+
+    def __len__(self) -> int: ...
+
+    def image(self, index: int) -> Bytes:
+        """Image `index`, (C, H, W) uint8."""
+
+
+class ArrayImages:
+    """Images of an array (N, C, H, W) uint8."""
+
+    def __init__(self, images: Bytes) -> None:
+        self._images = images
+        self.channels = int(images.shape[1])
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def image(self, index: int) -> Bytes:
+        """Image `index`, (C, H, W) uint8."""
+        found: Bytes = self._images[index]
+        return found
+
+
+class FolderImages:
+    """Images of files, decoded when they are first needed and kept while memory allows."""
+
+    def __init__(self, paths: Sequence[Path], crop: int) -> None:
+        self._paths = list(paths)
+        self._crop = crop
+        self._lock = threading.Lock()
+        self._kept: OrderedDict[int, Bytes] = OrderedDict()
+        self._bytes = 0
+        self.channels = int(self.image(0).shape[0])
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def image(self, index: int) -> Bytes:
+        """Image `index`, (C, H, W) uint8.
+
+        Raises:
+            ImageUnreadable: a file that is no image, smaller than the crop or of other channels.
+        """
+        with self._lock:
+            if index in self._kept:
+                self._kept.move_to_end(index)
+                return self._kept[index]
+        path = self._paths[index]
+        pixels = (read_image(path)[0] * 255.0).round().to(torch.uint8).numpy()
+        self._check(path, pixels)
+        with self._lock:
+            if index not in self._kept:
+                self._kept[index] = pixels
+                self._bytes += pixels.nbytes
+            while self._bytes > _CACHE_BYTES and len(self._kept) > 1:
+                self._bytes -= self._kept.popitem(last=False)[1].nbytes
+        return pixels
+
+    def _check(self, path: Path, pixels: Bytes) -> None:
+        channels, height, width = pixels.shape
+        if min(height, width) < self._crop:
+            raise ImageUnreadable(
+                f"{path}: expected sides of at least {self._crop}, the crop, got {height} x "
+                f"{width}; "
+                "choose a smaller --size or take the image out"
+            )
+        wanted = getattr(self, "channels", channels)
+        if channels != wanted:
+            raise ImageUnreadable(
+                f"{path}: expected {wanted} channels, as the first image has, got {channels}; "
+                "convert the images to one kind"
+            )
+
+
+def open_images(source: str | Path, crop: int, pad: int = 0) -> ImageSource:
+    """The images of a folder (searched to any depth), an idx file (gzipped or not) or an npy file.
+
+    Args:
+        source: a folder of PNG, JPEG, TIFF or npy images; an idx file of bytes; an npy file
+            (N, H, W), (N, C, H, W) or (N, H, W, C), uint8 or floats in [0, 1].
+        crop: side of the squares that will be cut from the images.
+        pad: black pixels added at each side of the images of an idx or npy file.
+
+    Raises:
+        ImageUnreadable: nothing to train on, or files that cannot be used.
+    """
+    path = Path(source)
+    if path.is_dir():
+        paths = sorted(p for p in path.rglob("*") if p.suffix.lower() in EXTENSIONS)
+        if not paths:
+            raise ImageUnreadable(
+                f"{path}: expected a folder with images ({', '.join(EXTENSIONS)}), got none in it; "
+                "name a folder that holds some"
+            )
+        return FolderImages(paths, crop)
+    if not path.is_file():
+        raise ImageUnreadable(
+            f"{path}: expected a folder, an idx file or an npy file, got no such file; check the "
+            "path"
+        )
+    array = _read_npy(path) if path.suffix.lower() == ".npy" else _read_idx(path)
+    array = np.pad(array, ((0, 0), (0, 0), (pad, pad), (pad, pad)))
+    if min(array.shape[-2:]) < crop:
+        raise ImageUnreadable(
+            f"{path}: expected sides of at least {crop}, the crop, got {array.shape[-2]} x "
+            f"{array.shape[-1]}; choose a smaller --size, or add pixels by --pad"
+        )
+    return ArrayImages(array)
+
+
+def draw_batch(
+    source: ImageSource, batch: int, crop: int, flip: bool, seed: int, step: int
+) -> Tensor:
+    """Batch number `step`: random images, random squares of them, (batch, C, crop, crop) in [-1,
+    1].
+
+    Args:
+        source: the images.
+        batch: how many squares.
+        crop: their side.
+        flip: mirror each left to right with probability one half.
+        seed, step: what the draw depends on, alone.
+    """
+    random = np.random.Generator(np.random.Philox(key=seed, counter=[0, 0, 0, step]))
+    squares = []
+    for index in random.integers(len(source), size=batch):
+        pixels = source.image(int(index))
+        top = int(random.integers(pixels.shape[1] - crop + 1))
+        left = int(random.integers(pixels.shape[2] - crop + 1))
+        square = pixels[:, top : top + crop, left : left + crop]
+        squares.append(square[:, :, ::-1] if flip and random.random() < 0.5 else square)
+    return torch.from_numpy(np.stack(squares)).float() / 127.5 - 1.0
+
+
+def _read_npy(path: Path) -> Bytes:
+    expected = "an npy file of images (N, H, W), (N, C, H, W) or (N, H, W, C)"
+    try:
+        array = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise _unreadable(path, expected, "one that cannot be read", "save it again") from error
+    if array.ndim == 3:
+        array = array[:, None]
+    elif array.ndim == 4 and array.shape[1] > 4 >= array.shape[3]:
+        array = array.transpose(0, 3, 1, 2)
+    if array.ndim != 4 or array.size == 0:
+        raise _unreadable(path, expected, f"shape {array.shape}", "reshape the array")
+    if array.dtype == np.uint8:
+        return np.ascontiguousarray(array)
+    if array.dtype.kind != "f" or not np.isfinite(array).all():
+        raise _unreadable(path, "uint8 or finite floats", array.dtype, "convert the array")
+    if float(array.min()) < -0.01 or float(array.max()) > 1.01:
+        found = f"values from {array.min():.4g} to {array.max():.4g}"
+        raise _unreadable(path, "floats in [0, 1]", found, "scale them to that range")
+    pixels: Bytes = np.rint(np.clip(array, 0.0, 1.0) * 255.0).astype(np.uint8)
+    return pixels
+
+
+def _read_idx(path: Path) -> Bytes:
+    expected = "an idx file of images of bytes"
+    try:
+        data = path.read_bytes()
+        if data[:2] == b"\x1f\x8b":
+            data = gzip.decompress(data)
+        zero, kind, axes = struct.unpack(">HBB", data[:4])
+        sizes = struct.unpack(f">{axes}I", data[4 : 4 + 4 * axes])
+    except (OSError, EOFError, struct.error) as error:
+        found = "one that cannot be read"
+        raise _unreadable(path, expected, found, "copy the file again") from error
+    if zero != 0 or kind != _IDX_BYTES or axes != _IDX_IMAGES or 0 in sizes:
+        found = f"type {kind:#x} with {axes} axes"
+        raise _unreadable(path, expected, found, "name the file of images, not of labels")
+    pixels = np.frombuffer(data, np.uint8, offset=4 + 4 * axes)
+    if pixels.size != int(np.prod(sizes)):
+        found = f"{pixels.size} of {int(np.prod(sizes))} bytes"
+        raise _unreadable(path, "a whole file", found, "copy the file again")
+    return pixels.reshape(sizes[0], 1, sizes[1], sizes[2])
+
+
+def _unreadable(path: Path, expected: str, got: object, remedy: str) -> ImageUnreadable:
+    return ImageUnreadable(f"{path}: expected {expected}, got {got}; {remedy}")

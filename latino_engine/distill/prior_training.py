@@ -1,0 +1,331 @@
+"""Train a prior by denoising: EDM weighting, EMA, cosine schedule, resumed where it was left."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import json
+import math
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from latino_engine.atomic import atomic_file
+from latino_engine.distill.checkpoint import read_facts, read_tensors, write_checkpoint
+from latino_engine.distill.data import ImageSource, draw_batch, open_images
+from latino_engine.errors import InvalidArgument, OutputNotWritable, TrainingStopped, invalid
+from latino_engine.image_io import write_image
+from latino_engine.priors.folder import load_prior, write_prior
+from latino_engine.priors.preconditioning import EDMDenoiser
+from latino_engine.priors.prior import Prior, PriorSpec
+from latino_engine.priors.unet import UNet
+
+CHECKPOINT = "training.safetensors"
+_GRID_SIDE = 4  # samples per side of a sample grid
+_HEUN_STEPS = 18
+
+#: (steps done, fraction done in 0..1, loss, images per second)
+Report = Callable[[int, float, float, float], None]
+
+
+@dataclass(frozen=True)
+class PriorTraining:
+    """Every choice of a run; `training.json` in the run's folder holds the same fields.
+
+    Attributes:
+        source: folder, idx or npy file of images.
+        name: of the prior.
+        size: side of the squares that are cut from the images.
+        pad: black pixels added around the images of an array file.
+        flip: mirror squares left to right at random.
+        widths, blocks_per_level, attention_heads, embedding, groups: of the U-Net.
+        minutes, steps: how long, in wall time or optimizer steps; exactly one is given.
+        batch: squares per step.
+        learning_rate: at its highest; linear warm-up, cosine to 0.
+        warmup: steps of the warm-up.
+        ema: decay of the weights' moving average, reached gradually.
+        log_sigma_mean, log_sigma_std: ln sigma ~ N(mean, std^2), internal units.
+        sigma_max: the largest noise level that the prior claims, internal units.
+        sampler_sigma_max: first noise level of zero-shot LATINO with this prior, public units.
+        seed: of the weights, the images and the noise.
+        checkpoint_minutes: how often the run is written down.
+        half: store the weights as float16 (they are read back as float32).
+        licence: of the weights.
+    """
+
+    source: str
+    name: str
+    size: int
+    pad: int = 0
+    flip: bool = False
+    widths: tuple[int, ...] = (32, 64, 128)
+    blocks_per_level: int = 2
+    attention_heads: int = 4
+    embedding: int = 128
+    groups: int = 8
+    minutes: float | None = None
+    steps: int | None = None
+    batch: int = 64
+    learning_rate: float = 1e-3
+    warmup: int = 100
+    ema: float = 0.998
+    log_sigma_mean: float = -1.2
+    log_sigma_std: float = 1.4
+    sigma_max: float = 80.0
+    sampler_sigma_max: float = 0.3
+    seed: int = 0
+    checkpoint_minutes: float = 1.0
+    half: bool = False
+    licence: str = ""
+
+
+@dataclass
+class _State:
+    step: int = 0
+    seconds: float = 0.0  # of training, over all sittings
+    losses: list[float] = field(default_factory=list)
+
+
+def train_prior(
+    options: PriorTraining,
+    out: str | Path,
+    *,
+    device: str | None = None,
+    report: Report | None = None,
+) -> Prior:
+    """Train, or go on with the run that stands in `out`.
+
+    The loss is E[w(sigma) ||D(x + sigma eps, sigma) - x||^2], w = (sigma^2 + s^2) / (sigma s)^2.
+
+    Args:
+        options: of the run; a run that is resumed must have the same, but for its length.
+        out: the run's folder. It always holds the prior as far as it got (`prior.json`,
+            `model.safetensors`, the moving average), the checkpoint, `training.json`, `loss.csv`
+            and sample grids.
+        device: "cpu" or "cuda"; a GPU is taken where there is one.
+        report: called after every step.
+
+    Returns:
+        The prior with the averaged weights.
+
+    Raises:
+        ImageUnreadable: images that cannot be used.
+        TrainingStopped: the loss became NaN or infinite; the last good average is kept.
+        KeyboardInterrupt: after the checkpoint was written.
+        Source: Karras et al. (2022), sections 3 and 5.
+    """
+    _check(options)
+    folder = Path(out)
+    run = _Run(options, open_images(options.source, options.size, options.pad), folder, device)
+    run.resume()
+    try:
+        run.train(report or (lambda *_: None))
+    finally:
+        run.write()
+    return load_prior(folder)
+
+
+def _check(options: PriorTraining) -> None:
+    if (options.minutes is None) == (options.steps is None):
+        raise InvalidArgument(
+            "minutes, steps: expected exactly one of the two, got "
+            f"{'neither' if options.minutes is None else 'both'}; say how long to train"
+        )
+    length = options.minutes if options.steps is None else options.steps
+    if length is None or not length > 0:
+        raise invalid("minutes, steps", "a length above 0", length, "say how long to train")
+    for name in ("batch", "size", "warmup", "checkpoint_minutes", "learning_rate", "log_sigma_std"):
+        if not getattr(options, name) > 0:
+            raise invalid(name, "a number above 0", getattr(options, name), "choose another")
+    multiple = _size_multiple(options)
+    if options.size % multiple:
+        raise invalid("size", f"a multiple of {multiple}", options.size, "choose another crop")
+    if any(width % options.groups for width in options.widths):
+        expected = f"multiples of groups = {options.groups}"
+        raise invalid("widths", expected, options.widths, "choose other widths or groups")
+
+
+def _size_multiple(options: PriorTraining) -> int:
+    return int(2 * 2 ** (len(options.widths) - 1))
+
+
+class _Run:
+    def __init__(
+        self, options: PriorTraining, source: ImageSource, folder: Path, device: str | None
+    ) -> None:
+        self.options, self.source, self.folder = options, source, folder
+        self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        self.state = _State()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(options.seed)
+            network = UNet(channels=source.channels, **self._architecture())
+        self.model = EDMDenoiser(network, sigma_data=0.5).to(self.device)
+        self.average = copy.deepcopy(self.model).requires_grad_(False)
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=options.learning_rate)
+        self.written = time.monotonic()
+
+    def _architecture(self) -> dict[str, Any]:
+        names = ("widths", "blocks_per_level", "attention_heads", "embedding", "groups")
+        return {name: getattr(self.options, name) for name in names}
+
+    def _modules(self) -> dict[str, torch.nn.Module]:
+        return {"model": self.model, "average": self.average}
+
+    def resume(self) -> None:
+        """Go on where the checkpoint of the folder stands, if there is one."""
+        path = self.folder / CHECKPOINT
+        if not path.exists():
+            self._check_folder()
+            return
+        facts = read_facts(path)
+        mine = json.loads(json.dumps(asdict(self.options)))
+        free = {"minutes", "steps", "checkpoint_minutes", "licence", "half"}
+        changed = [k for k, v in mine.items() if k not in free and facts["options"].get(k) != v]
+        if changed:
+            raise InvalidArgument(
+                f"out: expected the options of the run in {self.folder.name!r}, got another "
+                f"{', '.join(changed)}; use the same options, or another folder"
+            )
+        read_tensors(path, self._modules(), self.optimizer)
+        self.state = _State(int(facts["step"]), float(facts["seconds"]), list(facts["losses"]))
+
+    def _check_folder(self) -> None:
+        if self.folder.is_file() or (self.folder.is_dir() and any(self.folder.iterdir())):
+            raise OutputNotWritable(
+                f"out: expected a new folder, an empty one or that of a run ({CHECKPOINT}), got "
+                f"{str(self.folder)!r}, which is something else; choose another folder"
+            )
+
+    def fraction(self) -> float:
+        """How much of the run is done, 0..1."""
+        if self.options.steps is not None:
+            return min(1.0, self.state.step / self.options.steps)
+        assert self.options.minutes is not None
+        return min(1.0, self.state.seconds / (60.0 * self.options.minutes))
+
+    def train(self, report: Report) -> None:
+        """Steps until the run's length is reached; the next batch is prepared meanwhile."""
+        with ThreadPoolExecutor(1) as pool:
+            coming = pool.submit(self._batch, self.state.step)
+            while self.fraction() < 1.0:
+                start = time.perf_counter()
+                x = coming.result().to(self.device)
+                coming = pool.submit(self._batch, self.state.step + 1)
+                loss = self._step(x)
+                spent = time.perf_counter() - start
+                self.state.step += 1
+                self.state.seconds += spent
+                self.state.losses.append(loss)
+                report(self.state.step, self.fraction(), loss, len(x) / spent)
+                if time.monotonic() - self.written > 60.0 * self.options.checkpoint_minutes:
+                    self.write()
+
+    def _batch(self, step: int) -> Tensor:
+        o = self.options
+        return draw_batch(self.source, o.batch, o.size, o.flip, o.seed, step)
+
+    def _step(self, x: Tensor) -> float:
+        o, step = self.options, self.state.step
+        generator = torch.Generator().manual_seed((o.seed << 32) + step)
+        sigma = torch.exp(
+            o.log_sigma_mean + o.log_sigma_std * torch.randn(len(x), generator=generator)
+        ).to(self.device)
+        eps = torch.randn(x.shape, generator=generator).to(self.device)
+        level = sigma[:, None, None, None]
+        weight = (level**2 + 0.25) / (0.5 * level) ** 2
+        loss = (weight * (self.model(x + level * eps, sigma) - x) ** 2).mean()
+        if not bool(torch.isfinite(loss)):
+            raise TrainingStopped(
+                f"loss: expected a finite number, got {float(loss.detach())} at step {step}; the "
+                "last good "
+                "average is kept: lower the learning rate, or look at the images"
+            )
+        warm = min(1.0, (step + 1) / o.warmup)
+        rate = o.learning_rate * warm * 0.5 * (1.0 + math.cos(math.pi * self.fraction()))
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        if not bool(torch.isfinite(norm)):
+            raise TrainingStopped(
+                f"gradient: expected finite numbers, got {float(norm)} at step {step}; the last "
+                "good "
+                "average is kept: lower the learning rate, or look at the images"
+            )
+        self.optimizer.step()
+        decay = min(o.ema, 1.0 - 1.0 / (step + 2))
+        with torch.no_grad():
+            for mean, new in zip(self.average.parameters(), self.model.parameters(), strict=True):
+                mean.lerp_(new, 1.0 - decay)
+        return float(loss.detach())
+
+    def prior(self) -> Prior:
+        """The prior with the averaged weights, on the CPU."""
+        o = self.options
+        spec = PriorSpec(
+            name=o.name,
+            channels=self.source.channels,
+            size_multiple=_size_multiple(o),
+            data_range=(0.0, 1.0),
+            sigma_min=0.002,
+            sigma_max=o.sigma_max,
+            architecture={"name": "unet", **json.loads(json.dumps(self._architecture()))},
+            preconditioning={"name": "edm", "sigma_data": 0.5},
+            sampler={"sigma_max": o.sampler_sigma_max, "sigma_min": 0.02, "steps": 8},
+            licence=o.licence,
+        )
+        return Prior(spec, copy.deepcopy(self.average).cpu().eval())
+
+    def write(self) -> None:
+        """Checkpoint, prior, loss curve and a sample grid: each file whole or as it was."""
+        facts = {
+            "step": self.state.step,
+            "seconds": self.state.seconds,
+            "losses": self.state.losses,
+            "options": asdict(self.options),
+        }
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_checkpoint(self.folder / CHECKPOINT, self._modules(), self.optimizer, facts)
+        prior = self.prior()
+        write_prior(prior, self.folder, half=self.options.half)
+        with atomic_file(self.folder / "training.json") as file:
+            file.write((json.dumps(asdict(self.options), indent=1) + "\n").encode())
+        with atomic_file(self.folder / "loss.csv") as file:
+            lines = [f"{n},{loss:.6g}" for n, loss in enumerate(self.state.losses, start=1)]
+            file.write("\n".join(["step,loss", *lines, ""]).encode())
+        if prior.channels in (1, 3):
+            grid = sample_grid(prior, self.options.size, self.options.seed)
+            write_image(self.folder / f"samples-{self.state.step:07d}.png", grid)
+        self.written = time.monotonic()
+
+
+@torch.no_grad()
+def sample_grid(prior: Prior, size: int, seed: int = 0) -> Tensor:
+    """Unconditional samples by Heun's method, (C, 4 size, 4 size) in [0, 1], the same for a seed.
+
+    Source: Karras et al. (2022), Algorithm 1, 18 noise levels with rho = 7.
+    """
+    from latino_engine import ops
+
+    count, spec = _GRID_SIDE**2, prior.spec
+    ends = [level ** (1 / 7) for level in (min(spec.sigma_max, 80.0), max(spec.sigma_min, 0.002))]
+    ramp = torch.linspace(0.0, 1.0, _HEUN_STEPS)
+    sigmas = [*((ends[0] + ramp * (ends[1] - ends[0])) ** 7).tolist(), 0.0]
+    shape = (count, prior.channels, size, size)
+    x = sigmas[0] * ops.gaussian_noise(seed, list(range(count)), [0] * count, 0, shape)
+    for now, after in itertools.pairwise(sigmas):
+        slope = (x - prior.denoise(x, now)) / now
+        ahead = x + (after - now) * slope
+        if after > 0.0:
+            slope = 0.5 * (slope + (ahead - prior.denoise(ahead, after)) / after)
+        x = x + (after - now) * slope
+    grid = x.reshape(_GRID_SIDE, _GRID_SIDE, prior.channels, size, size).permute(2, 0, 3, 1, 4)
+    picture: Tensor = grid.reshape(prior.channels, _GRID_SIDE * size, -1) / 2.0 + 0.5
+    return picture.clamp(0.0, 1.0)
