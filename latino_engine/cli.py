@@ -16,6 +16,15 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from latino_engine import cli_training
+from latino_engine.cli_options import (
+    INTERRUPTED_AND_SAVED,
+    Backend,
+    EnginePath,
+    Json,
+    Seed,
+    Threads,
+)
 from latino_engine.errors import UserError
 from latino_engine.version import __version__
 
@@ -31,17 +40,6 @@ _USAGE_ERROR: type[Exception] = next(
 )
 
 _INTERRUPTED = 130
-_INTERRUPTED_AND_SAVED = 131  # leaves the program as 130, after its own sentence
-
-EnginePath = Annotated[Path, typer.Argument(help="Folder of a compiled engine.")]
-Json = Annotated[
-    bool, typer.Option("--json", help="Print one JSON object on stdout, nothing else.")
-]
-Backend = Annotated[str, typer.Option(help="auto, onnxruntime or torch.")]
-Threads = Annotated[
-    int | None, typer.Option(help="Threads of network and data step; all by default.")
-]
-Seed = Annotated[int, typer.Option(help="0 <= seed < 2^64; the same seed gives the same samples.")]
 
 
 def _version(value: bool) -> None:
@@ -63,7 +61,7 @@ def _options(
 def compile_command(
     prior: Annotated[str, typer.Argument(help="Shipped name (photo-small) or a prior's folder.")],
     out: Annotated[Path, typer.Option("--output", "-o", help="Folder to write, e.g. a.engine.")],
-    backend: Backend = "auto",
+    backend: Backend = None,
     precision: Annotated[str, typer.Option(help="fp32, fp16 or bf16.")] = "fp32",
     image_size: Annotated[
         str | None, typer.Option(help="256 or 256x320: where the runtimes are timed.")
@@ -79,7 +77,7 @@ def compile_command(
         engine = compile_prior(
             prior,
             out,
-            backend=backend,
+            backend=backend or "auto",
             precision=precision,
             image_size=None if image_size is None else _parse_size(image_size),
             max_batch=max_batch,
@@ -116,7 +114,7 @@ def sample(
             "--simulate", help="IMAGE is clean: measure it first, then tell PSNR and SSIM."
         ),
     ] = False,
-    backend: Annotated[str | None, typer.Option(help="auto, onnxruntime or torch.")] = None,
+    backend: Backend = None,
     threads: Threads = None,
     as_json: Json = False,
 ) -> None:
@@ -209,77 +207,7 @@ def info(
     Console().print(table)
 
 
-@app.command("train-prior")
-def train_prior_command(
-    source: Annotated[
-        Path, typer.Argument(help="Folder of images, idx file (.gz too) or npy file.")
-    ],
-    out: Annotated[
-        Path, typer.Option("--output", "-o", help="Folder of the run; resumed if there.")
-    ],
-    size: Annotated[int, typer.Option(help="Side of the squares cut from the images.")] = 64,
-    minutes: Annotated[float | None, typer.Option(help="Length in minutes of training.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Length in optimizer steps.")] = None,
-    name: Annotated[
-        str | None, typer.Option(help="Of the prior; the folder's name by default.")
-    ] = None,
-    pad: Annotated[int, typer.Option(help="Black pixels around the images of an array file.")] = 0,
-    flip: Annotated[bool, typer.Option(help="Mirror squares left to right at random.")] = False,
-    widths: Annotated[str, typer.Option(help="Channels per resolution.")] = "32,64,128",
-    batch: Annotated[int, typer.Option(help="Squares per step.")] = 64,
-    learning_rate: Annotated[float, typer.Option(help="At its highest.")] = 1e-3,
-    log_sigma_mean: Annotated[float, typer.Option(help="Mean of ln sigma, [-1, 1] units.")] = -1.2,
-    log_sigma_std: Annotated[float, typer.Option(help="Std of ln sigma.")] = 1.4,
-    sampler_sigma_max: Annotated[
-        float, typer.Option(help="First noise level of zero-shot LATINO, image range 0 to 1.")
-    ] = 0.3,
-    checkpoint_minutes: Annotated[float, typer.Option(help="How often to write.")] = 1.0,
-    half: Annotated[bool, typer.Option(help="Store the weights as float16.")] = False,
-    seed: Seed = 0,
-    licence: Annotated[str, typer.Option(help="Of the weights, for prior.json.")] = "",
-    device: Annotated[str | None, typer.Option(help="cpu or cuda.")] = None,
-    as_json: Json = False,
-) -> None:
-    """Train a prior on images by denoising; a run that was killed goes on where it was written."""
-    from latino_engine.distill.prior_training import PriorTraining, train_prior
-    from latino_engine.progress import training_bar
-
-    options = PriorTraining(
-        source=str(source),
-        name=name or out.name,
-        size=size,
-        pad=pad,
-        flip=flip,
-        widths=_parse_widths(widths),
-        minutes=minutes,
-        steps=steps,
-        batch=batch,
-        learning_rate=learning_rate,
-        log_sigma_mean=log_sigma_mean,
-        log_sigma_std=log_sigma_std,
-        sampler_sigma_max=sampler_sigma_max,
-        checkpoint_minutes=checkpoint_minutes,
-        half=half,
-        seed=seed,
-        licence=licence,
-    )
-    try:
-        with training_bar("training") as report:
-            prior = train_prior(options, out, device=device, report=report)
-    except KeyboardInterrupt:
-        print(f"stopped; written to {out}: the same command goes on from there", file=sys.stderr)
-        raise typer.Exit(_INTERRUPTED_AND_SAVED) from None
-    facts = {"prior": prior.spec.to_json(), "sha256": prior.content_hash(), "folder": str(out)}
-    print(json.dumps(facts, indent=1) if as_json else f"{prior!r} written to {out}")
-
-
-def _parse_widths(text: str) -> tuple[int, ...]:
-    from latino_engine.errors import invalid
-
-    parts = text.split(",")
-    if not all(part.strip().isdigit() and int(part) > 0 for part in parts):
-        raise invalid("widths", "channel counts such as 32,64,128", repr(text), "write it so")
-    return tuple(int(part) for part in parts)
+cli_training.register(app)
 
 
 def _parse_size(text: str) -> int | tuple[int, int]:
@@ -354,7 +282,7 @@ def run(arguments: list[str]) -> int:
         return _mistake(f"{error.format_message().rstrip('.')}; {remedy}")  # type: ignore[attr-defined]
     except (KeyboardInterrupt, typer.Abort):
         status = _INTERRUPTED
-    if status == _INTERRUPTED_AND_SAVED:
+    if status == INTERRUPTED_AND_SAVED:
         return _INTERRUPTED
     if status == _INTERRUPTED:  # typer turns Ctrl-C into this status
         print("error: interrupted; nothing was written", file=sys.stderr)

@@ -58,7 +58,7 @@ def test_it_learns_to_denoise(source, tmp_path):
     x = torch.from_numpy(blobs(16)).float() / 127.5 - 1.0
     noisy = x + 0.5 * torch.randn_like(x)
     error = float((prior.denoise(noisy, 0.5) - x).square().mean())
-    assert error < 0.25 * float((noisy - x).square().mean())
+    assert error < 0.35 * float((noisy - x).square().mean())
     losses = [
         float(line.split(",")[1]) for line in (tmp_path / "run/loss.csv").read_text().split()[1:]
     ]

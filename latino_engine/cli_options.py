@@ -1,0 +1,20 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+INTERRUPTED_AND_SAVED = 131  # leaves the program as 130, after the command's own sentence
+
+EnginePath = Annotated[Path, typer.Argument(help="Folder of a compiled engine.")]
+Json = Annotated[
+    bool, typer.Option("--json", help="Print one JSON object on stdout, nothing else.")
+]
+Backend = Annotated[str | None, typer.Option(help="auto, onnxruntime or torch.")]
+Threads = Annotated[
+    int | None, typer.Option(help="Threads of network and data step; all by default.")
+]
+Seed = Annotated[int, typer.Option(help="0 <= seed < 2^64; the same seed gives the same samples.")]

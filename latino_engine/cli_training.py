@@ -1,0 +1,143 @@
+"""The commands that train and judge: train-prior and evaluate."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from latino_engine.cli_options import (
+    INTERRUPTED_AND_SAVED,
+    Backend,
+    EnginePath,
+    Json,
+    Seed,
+    Threads,
+)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this file to the program."""
+    app.command("train-prior")(train_prior)
+    app.command("evaluate")(evaluate)
+
+
+def train_prior(
+    source: Annotated[
+        Path, typer.Argument(help="Folder of images, idx file (.gz too) or npy file.")
+    ],
+    out: Annotated[
+        Path, typer.Option("--output", "-o", help="Folder of the run; resumed if there.")
+    ],
+    size: Annotated[int, typer.Option(help="Side of the squares cut from the images.")] = 64,
+    minutes: Annotated[float | None, typer.Option(help="Length in minutes of training.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Length in optimizer steps.")] = None,
+    name: Annotated[
+        str | None, typer.Option(help="Of the prior; the folder's name by default.")
+    ] = None,
+    pad: Annotated[int, typer.Option(help="Black pixels around the images of an array file.")] = 0,
+    flip: Annotated[bool, typer.Option(help="Mirror squares left to right at random.")] = False,
+    widths: Annotated[str, typer.Option(help="Channels per resolution.")] = "32,64,128",
+    batch: Annotated[int, typer.Option(help="Squares per step.")] = 64,
+    learning_rate: Annotated[float, typer.Option(help="At its highest.")] = 1e-3,
+    log_sigma_mean: Annotated[float, typer.Option(help="Mean of ln sigma, [-1, 1] units.")] = -1.2,
+    log_sigma_std: Annotated[float, typer.Option(help="Std of ln sigma.")] = 1.4,
+    sampler_sigma_max: Annotated[
+        float, typer.Option(help="First noise level of zero-shot LATINO, image range 0 to 1.")
+    ] = 0.3,
+    checkpoint_minutes: Annotated[float, typer.Option(help="How often to write.")] = 1.0,
+    half: Annotated[bool, typer.Option(help="Store the weights as float16.")] = False,
+    seed: Seed = 0,
+    licence: Annotated[str, typer.Option(help="Of the weights, for prior.json.")] = "",
+    device: Annotated[str | None, typer.Option(help="cpu or cuda.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Train a prior on images by denoising; a run that was killed goes on where it was written."""
+    from latino_engine.distill import prior_training
+    from latino_engine.progress import training_bar
+
+    options = prior_training.PriorTraining(
+        source=str(source),
+        name=name or out.name,
+        size=size,
+        pad=pad,
+        flip=flip,
+        widths=_parse_widths(widths),
+        minutes=minutes,
+        steps=steps,
+        batch=batch,
+        learning_rate=learning_rate,
+        log_sigma_mean=log_sigma_mean,
+        log_sigma_std=log_sigma_std,
+        sampler_sigma_max=sampler_sigma_max,
+        checkpoint_minutes=checkpoint_minutes,
+        half=half,
+        seed=seed,
+        licence=licence,
+    )
+    try:
+        with training_bar("training") as report:
+            prior = prior_training.train_prior(options, out, device=device, report=report)
+    except KeyboardInterrupt:
+        print(f"stopped; written to {out}: the same command goes on from there", file=sys.stderr)
+        raise typer.Exit(INTERRUPTED_AND_SAVED) from None
+    facts = {"prior": prior.spec.to_json(), "sha256": prior.content_hash(), "folder": str(out)}
+    print(json.dumps(facts, indent=1) if as_json else f"{prior!r} written to {out}")
+
+
+def _parse_widths(text: str) -> tuple[int, ...]:
+    from latino_engine.errors import invalid
+
+    parts = text.split(",")
+    if not all(part.strip().isdigit() and int(part) > 0 for part in parts):
+        raise invalid("widths", "channel counts such as 32,64,128", repr(text), "write it so")
+    return tuple(int(part) for part in parts)
+
+
+def evaluate(
+    engine: EnginePath,
+    source: Annotated[Path, typer.Argument(help="True images: folder, idx or npy file.")],
+    operator: Annotated[str, typer.Option(help="For example sr:factor=4, blur:std=2.")],
+    out: Annotated[Path, typer.Option("--output", "-o", help="Folder to write.")],
+    noise_std: Annotated[float, typer.Option(help="Noise level, image range 0 to 1.")] = 0.05,
+    size: Annotated[int, typer.Option(help="Side of the central square of every image.")] = 64,
+    pad: Annotated[int, typer.Option(help="Black pixels around the images of an array file.")] = 0,
+    limit: Annotated[int, typer.Option(help="At most so many images.")] = 64,
+    num_samples: Annotated[int, typer.Option(help="Draws per image.")] = 16,
+    sampler: Annotated[str, typer.Option(help="auto, latino or ud2m.")] = "auto",
+    steps: Annotated[
+        int | None, typer.Option(help="LATINO: evaluations. UD2M: outer steps.")
+    ] = None,
+    unfold: Annotated[int | None, typer.Option(help="UD2M: inner iterations.")] = None,
+    seed: Seed = 0,
+    backend: Backend = None,
+    threads: Threads = None,
+    as_json: Json = False,
+) -> None:
+    """Score an engine on true images: PSNR, SSIM, CRPS, energy score, coverage, calibration."""
+    from latino_engine import evaluation
+    from latino_engine.engine import load
+    from latino_engine.progress import progress_bar
+
+    options = evaluation.Evaluation(
+        source=str(source),
+        operator=operator,
+        noise_std=noise_std,
+        size=size,
+        pad=pad,
+        limit=limit,
+        num_samples=num_samples,
+        sampler=sampler,
+        steps=steps,
+        unfold=unfold,
+        seed=seed,
+    )
+    loaded = load(engine, backend=backend, threads=threads)
+    with progress_bar("evaluating") as update:
+        report = evaluation.evaluate(loaded, options, out, progress=update)
+    print(json.dumps(report, indent=1) if as_json else evaluation.markdown(report), end="")
+    if as_json:
+        print()

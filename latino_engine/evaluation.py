@@ -1,0 +1,215 @@
+"""Judge an engine on images whose truth is known: what the command `evaluate` does."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from latino_engine import scores
+from latino_engine.atomic import atomic_file, atomic_folder
+from latino_engine.distill.data import ImageSource, open_images
+from latino_engine.engine import Engine
+from latino_engine.errors import invalid
+from latino_engine.metrics import psnr, ssim
+from latino_engine.operators.spec import parse_operator
+
+EVALUATION_FILES = ("evaluation.json", "evaluation.md", "calibration.png")
+LEVELS = (0.5, 0.8, 0.95)
+_CURVE = tuple(n / 20 for n in range(1, 20))
+_ACTIVE_STD = 0.02  # pixels that the posterior is in doubt about, public units
+_BATCH = 16  # images per call
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What to draw, and on what.
+
+    Attributes:
+        source: folder of images, idx or npy file.
+        operator: description such as "sr:factor=4".
+        noise_std: noise level, public units.
+        size: side of the central square that is cut from every image.
+        pad: black pixels around the images of an array file.
+        limit: at most so many images.
+        num_samples: S >= 2 per image.
+        sampler, steps, unfold, seed: as in `Engine.sample`.
+    """
+
+    source: str
+    operator: str
+    noise_std: float = 0.05
+    size: int = 64
+    pad: int = 0
+    limit: int = 64
+    num_samples: int = 16
+    sampler: str = "auto"
+    steps: int | None = None
+    unfold: int | None = None
+    seed: int = 0
+
+
+def evaluate(
+    engine: Engine,
+    options: Evaluation,
+    out: str | Path,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, Any]:
+    """Measure every image, sample its posterior, and write the scores.
+
+    Args:
+        engine: the loaded engine.
+        options: what to draw, and on what.
+        out: folder for evaluation.json, evaluation.md and calibration.png; all or nothing.
+        progress: function (images done, images in all).
+
+    Returns:
+        The contents of evaluation.json: PSNR and SSIM of the mean and of single samples, CRPS and
+        energy score (proper scores, lower is better), coverage of the central intervals over all
+        pixels and over those with a posterior std of at least 0.02, residual chi-square, sliced
+        Wasserstein distance between the first samples and the true images, NFE and milliseconds
+        per sample. A coverage is null where S is too small for its level.
+
+    Raises:
+        ValueError, TypeError, OSError: an input or output that cannot be used.
+    """
+    if options.num_samples < 2:
+        raise invalid("num_samples", "at least 2", options.num_samples, "scores compare samples")
+    if options.limit < 1:
+        raise invalid("limit", "at least 1", options.limit, "say how many images")
+    truth = _centres(open_images(options.source, options.size, options.pad), options)
+    op = parse_operator(
+        options.operator, options.noise_std, (options.size, options.size), seed=options.seed
+    )
+    samples, chi2, time_ms, nfe = [], [], 0.0, 0
+    for first in range(0, len(truth), _BATCH):
+        x = truth[first : first + _BATCH]
+        ids = list(range(first, first + len(x)))
+        # Each image has its own measurement noise: measured in the order of the whole set.
+        y = torch.cat(
+            [
+                op.measure(image[None], seed=options.seed + n)
+                for n, image in zip(ids, x, strict=True)
+            ]
+        )
+        post = engine.sample(
+            y,
+            op,
+            options.num_samples,
+            options.seed,
+            options.sampler,
+            options.steps,
+            options.unfold,
+            image_ids=ids,
+        )
+        samples.append(post.samples)
+        chi2.append(post.residual_chi2)
+        time_ms += post.time_ms
+        nfe = post.nfe
+        if progress is not None:
+            progress(first + len(x), len(truth))
+    drawn = torch.cat(samples, dim=1)
+    report = {
+        "engine": engine.spec.name,
+        "operator": options.operator,
+        "noise_std": options.noise_std,
+        "sampler": options.sampler,
+        "num_images": len(truth),
+        "num_samples": options.num_samples,
+        "nfe": nfe,
+        "ms_per_sample": time_ms / (len(truth) * options.num_samples),
+        "residual_chi2": float(torch.cat(chi2, dim=1).mean()),
+        **score(drawn, truth),
+    }
+    with atomic_folder(out, ours=EVALUATION_FILES) as folder:
+        (folder / "evaluation.json").write_text(json.dumps(report, indent=1) + "\n")
+        (folder / "evaluation.md").write_text(markdown(report))
+        calibration_picture(folder / "calibration.png", report["calibration"])
+    return report
+
+
+def score(samples: Tensor, truth: Tensor) -> dict[str, Any]:
+    """The scores of samples (S, B, C, H, W) for the truth (B, C, H, W), as JSON types."""
+    mean = samples.mean(dim=0)
+    covered = {level: scores.coverage(samples, truth, level) for level in (*LEVELS, *_CURVE)}
+    return {
+        "psnr_mean": float(psnr(mean, truth).mean()),
+        "psnr_sample": float(psnr(samples[0], truth).mean()),
+        "ssim_mean": float(ssim(mean, truth).mean()),
+        "ssim_sample": float(ssim(samples[0], truth).mean()),
+        "crps": float(scores.crps(samples, truth).mean()),
+        "energy_score": float(scores.energy_score(samples, truth).mean()),
+        "coverage": {f"{level:g}": _or_null(covered[level]) for level in LEVELS},
+        "coverage_active": {
+            f"{level:g}": _or_null(scores.coverage(samples, truth, level, _ACTIVE_STD))
+            for level in LEVELS
+        },
+        "calibration": {f"{level:g}": _or_null(covered[level]) for level in _CURVE},
+        "sliced_wasserstein": scores.sliced_wasserstein(samples[0], truth),
+    }
+
+
+def markdown(report: dict[str, Any]) -> str:
+    """The report as a Markdown table of one row."""
+    columns = {
+        "operator": report["operator"],
+        "images": report["num_images"],
+        "NFE": report["nfe"],
+        "PSNR mean": f"{report['psnr_mean']:.2f}",
+        "PSNR sample": f"{report['psnr_sample']:.2f}",
+        "SSIM mean": f"{report['ssim_mean']:.3f}",
+        "CRPS": f"{report['crps']:.4f}",
+        "energy score": f"{report['energy_score']:.3f}",
+        "coverage 80 %": _percent(report["coverage"]["0.8"]),
+        "same, active": _percent(report["coverage_active"]["0.8"]),
+        "chi2": f"{report['residual_chi2']:.2f}",
+        "sliced W1": f"{report['sliced_wasserstein']:.4f}",
+        "ms": f"{report['ms_per_sample']:.1f}",
+    }
+    lines = [columns.keys(), ["---"] * len(columns), (str(v) for v in columns.values())]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def calibration_picture(path: Path, curve: dict[str, float | None]) -> None:
+    """Coverage found beside coverage stated; the diagonal is a calibrated sampler."""
+    known = [(float(level), share) for level, share in curve.items() if share is not None]
+    figure = Figure(figsize=(4.6, 4.4), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    axes.plot([0, 1], [0, 1], color="0.6", linestyle="--", label="calibrated")
+    axes.plot(*zip(*known, strict=True), marker="o", label="this engine")
+    axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
+    axes.set_xlabel("stated level of the central interval")
+    axes.set_ylabel("share of true pixels inside")
+    axes.legend(loc="upper left", frameon=False)
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format="png")
+    with atomic_file(path) as file:
+        file.write(drawn.getvalue())
+
+
+def _centres(source: ImageSource, options: Evaluation) -> Tensor:
+    squares = []
+    for index in range(min(len(source), options.limit)):
+        pixels = source.image(index)
+        top = (pixels.shape[1] - options.size) // 2
+        left = (pixels.shape[2] - options.size) // 2
+        square = pixels[:, top : top + options.size, left : left + options.size]
+        squares.append(torch.from_numpy(square.copy()).float() / 255.0)
+    return torch.stack(squares)
+
+
+def _or_null(value: float) -> float | None:
+    return None if value != value else value
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{100 * share:.0f} %"
