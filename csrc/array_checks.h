@@ -4,6 +4,7 @@
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 
+#include <complex>
 #include <cstdint>
 #include <string>
 #include <utility>
@@ -52,16 +53,18 @@ inline void check_sizes(const py::array& array, const std::string& name, const S
   }
 }
 
-// A float32 input of the given shape.
-inline const float* input(const py::array& array, const std::string& name, const Sizes& sizes) {
-  check_layout<float>(array, name);
+// An input of the given shape: float32, or complex64 as pairs of floats.
+template <class T = float>
+const float* input(const py::array& array, const std::string& name, const Sizes& sizes) {
+  check_layout<T>(array, name);
   check_sizes(array, name, sizes);
   return static_cast<const float*>(array.data());
 }
 
-// A writeable float32 output of the given shape.
-inline float* output(const py::array& array, const std::string& name, const Sizes& sizes) {
-  check_layout<float>(array, name);
+// A writeable output of the given shape, types as above.
+template <class T = float>
+float* output(const py::array& array, const std::string& name, const Sizes& sizes) {
+  check_layout<T>(array, name);
   check_sizes(array, name, sizes);
   if (!array.writeable()) refuse(name, "a writeable array", "a read-only one", "copy it");
   return static_cast<float*>(const_cast<void*>(array.data()));

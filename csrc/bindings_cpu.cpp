@@ -7,17 +7,23 @@
 #include <pybind11/stl.h>
 
 #include <array>
+#include <complex>
 #include <cstdint>
+#include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "array_checks.h"
 #include "cpu/kernels.h"
+#include "cpu/loops.h"
+#include "cpu/workspace.h"
+#include "latino/fft_plan.h"
 
 namespace latino::binding {
 namespace {
 
-constexpr int kInterfaceVersion = 2;  // latino_engine.native asks for exactly this one
+constexpr int kInterfaceVersion = 3;  // latino_engine.native asks for exactly this one
 constexpr std::int64_t kImageLimit = std::int64_t{1} << 22;
 constexpr std::int64_t kSampleLimit = std::int64_t{1} << 32;
 constexpr py::ssize_t kMaxChannels = 1024;
@@ -44,13 +50,14 @@ cpu::PerPair per_pair(const py::array& array, const std::string& name, std::int6
   return {input(array, name, {shared ? 1 : static_cast<py::ssize_t>(pairs)}), shared ? 0 : 1};
 }
 
-// (P|1, C|1, H, W) floats.
+// (P|1, C|1, H, W) floats, or complex numbers with strides in floats.
+template <class T = float>
 cpu::Broadcast broadcast(const py::array& array, const std::string& name, const Sizes& full) {
   if (array.ndim() != 4) refuse(name, "four axes", text_of(sizes_of(array)), "add leading axes");
   const bool one_pair = array.shape(0) == 1, one_channel = array.shape(1) == 1;
   const Sizes sizes{one_pair ? 1 : full[0], one_channel ? 1 : full[1], full[2], full[3]};
-  const float* data = input(array, name, sizes);
-  const std::int64_t plane = full[2] * full[3];
+  const float* data = input<T>(array, name, sizes);
+  const std::int64_t plane = full[2] * full[3] * std::int64_t{sizeof(T) / sizeof(float)};
   return {data, one_pair ? 0 : sizes[1] * plane, one_channel ? 0 : plane};
 }
 
@@ -156,20 +163,138 @@ void masked_prox(const py::array& v, const py::array& mask, const py::array& y,
   cpu::masked_prox(shape, prox, result, num_threads);
 }
 
-void masked_prox_noise(const py::array& v, const py::array& mask, const py::array& y,
-                       const py::array& gamma, const py::array& scale, std::uint64_t seed,
-                       const py::array& image_ids, const py::array& sample_ids,
-                       std::uint32_t step, const py::array& out, int num_threads) {
+using Complex = std::complex<float>;
+using OptionalArray = std::optional<py::array>;
+
+// The arguments that every inner step has, and the promise that `out` overlaps none of `constants`.
+cpu::InnerStep inner_step(const py::array& x, const OptionalArray& x_t, const py::array& x_weight,
+                          const py::array& scale, const py::array& out,
+                          const std::vector<std::pair<const py::array*, const char*>>& constants) {
+  const Sizes sizes = sizes_of(out);
+  const cpu::InnerStep step{input(x, "x", sizes), x_t ? input(*x_t, "x_t", sizes) : nullptr,
+                            per_pair(x_weight, "x_weight", sizes[0]),
+                            per_pair(scale, "scale", sizes[0]), output(out, "out", sizes)};
+  check_apart(out, "out", x, "x");
+  if (x_t) check_apart(out, "out", *x_t, "x_t");
+  check_apart(out, "out", x_weight, "x_weight", false);
+  check_apart(out, "out", scale, "scale", false);
+  for (const auto& [array, name] : constants) check_apart(out, "out", *array, name, false);
+  return step;
+}
+
+void masked_prox_noise(const py::array& x, const OptionalArray& x_t, const py::array& x_weight,
+                       const py::array& mask, const py::array& y, const py::array& gamma,
+                       const py::array& scale, std::uint64_t seed, const py::array& image_ids,
+                       const py::array& sample_ids, std::uint32_t step, const py::array& out,
+                       int num_threads) {
   const Sizes sizes = sizes_of(out);
   const cpu::Shape shape = image_shape(sizes);
   const Identity identity(seed, image_ids, sample_ids, step, sizes);
-  const cpu::MaskedProx prox = masked_prox_arguments(v, mask, y, gamma, out);
-  const cpu::PerPair scales = per_pair(scale, "scale", shape.pairs);
-  float* result = output(out, "out", sizes);
-  check_apart(out, "out", scale, "scale", false);
+  const cpu::InnerStep inner = inner_step(x, x_t, x_weight, scale, out, {{&gamma, "gamma"}});
+  check_apart(out, "out", mask, "mask");
+  check_apart(out, "out", y, "y");
+  const cpu::MaskedData data{broadcast(mask, "mask", sizes), broadcast(y, "y", sizes),
+                             per_pair(gamma, "gamma", sizes[0])};
   check_threads(num_threads);
   const py::gil_scoped_release unlocked;
-  cpu::masked_prox_noise(identity.get(), shape, prox, scales, result, num_threads);
+  cpu::masked_prox_noise(identity.get(), shape, inner, data, num_threads);
+}
+
+std::vector<std::string> targets() {
+  const cpu::Loops* tables[cpu::kMaxTargets];
+  const int count = cpu::usable_targets(tables);
+  std::vector<std::string> names;
+  for (int i = 0; i < count; ++i) names.emplace_back(tables[i]->name);
+  return names;
+}
+
+// The loops of this name; "" for the best.
+const cpu::Loops& loops_of(const std::string& target) {
+  if (target.empty()) return cpu::best_loops();
+  const cpu::Loops* tables[cpu::kMaxTargets];
+  const int count = cpu::usable_targets(tables);
+  for (int i = 0; i < count; ++i) {
+    if (target == tables[i]->name) return *tables[i];
+  }
+  refuse("target", "one of targets()", target, "leave it out for the best");
+}
+
+Sizes half_spectrum(const Sizes& sizes) {
+  return {sizes[0], sizes[1], sizes[2], sizes[3] / 2 + 1};
+}
+
+void fourier_prox_noise(const py::array& x, const OptionalArray& x_t, const py::array& x_weight,
+                        const py::array& power, const py::array& back_projected,
+                        const py::array& gamma, const py::array& scale, std::uint64_t seed,
+                        const py::array& image_ids, const py::array& sample_ids,
+                        std::uint32_t step, const py::array& out, int num_threads,
+                        const std::string& target) {
+  const Sizes sizes = sizes_of(out);
+  const cpu::Shape shape = image_shape(sizes);
+  if (!fft::is_own_side(shape.height) || !fft::is_own_side(shape.width)) {
+    refuse("out", "sides of a power of two from 16 to 2048", text_of(sizes), "use torch.fft");
+  }
+  const Identity identity(seed, image_ids, sample_ids, step, sizes);
+  const cpu::InnerStep inner = inner_step(
+      x, x_t, x_weight, scale, out,
+      {{&power, "power"}, {&back_projected, "back_projected"}, {&gamma, "gamma"}});
+  const Sizes half = half_spectrum(sizes);
+  const cpu::FourierData data{broadcast(power, "power", half),
+                              broadcast<Complex>(back_projected, "back_projected", half),
+                              per_pair(gamma, "gamma", sizes[0])};
+  check_threads(num_threads);
+  const cpu::Loops& loops = loops_of(target);
+  const py::gil_scoped_release unlocked;
+  cpu::fourier_prox_noise(identity.get(), shape, inner, data, loops, num_threads);
+}
+
+void alias_prox_noise(const py::array& x, const OptionalArray& x_t, const py::array& x_weight,
+                      const py::array& h, const py::array& folded_power,
+                      const py::array& back_projected, const py::array& gamma,
+                      const py::array& scale, int factor, std::uint64_t seed,
+                      const py::array& image_ids, const py::array& sample_ids, std::uint32_t step,
+                      const py::array& out, int num_threads, const std::string& target) {
+  const Sizes sizes = sizes_of(out);
+  const cpu::Shape shape = image_shape(sizes);
+  if (!cpu::has_own_alias_loops(shape.height, shape.width, factor)) {
+    refuse("factor", "a power of two and sides to match, see has_alias_loops",
+           std::to_string(factor) + " for " + text_of(sizes), "use torch.fft");
+  }
+  const Identity identity(seed, image_ids, sample_ids, step, sizes);
+  const cpu::InnerStep inner = inner_step(x, x_t, x_weight, scale, out,
+                                          {{&h, "h"},
+                                           {&folded_power, "folded_power"},
+                                           {&back_projected, "back_projected"},
+                                           {&gamma, "gamma"}});
+  const Sizes kept{sizes[0], sizes[1], sizes[2] / factor, sizes[3] / factor};
+  const cpu::AliasData data{broadcast<Complex>(h, "h", sizes),
+                            broadcast(folded_power, "folded_power", kept),
+                            broadcast<Complex>(back_projected, "back_projected", sizes),
+                            per_pair(gamma, "gamma", sizes[0]), factor};
+  check_threads(num_threads);
+  const cpu::Loops& loops = loops_of(target);
+  const py::gil_scoped_release unlocked;
+  cpu::alias_prox_noise(identity.get(), shape, inner, data, loops, num_threads);
+}
+
+// spectrum (P, C, H, width/2 + 1), in place.
+void fourier_combine(const py::array& spectrum, const py::array& power,
+                     const py::array& back_projected, const py::array& gamma, int num_threads) {
+  const Sizes half = sizes_of(spectrum);
+  if (half.size() != 4 || half[3] < 1) {
+    refuse("spectrum", "(P, C, H, W/2 + 1)", text_of(half), "give the half-spectrum of an image");
+  }
+  float* values = output<Complex>(spectrum, "spectrum", half);
+  const cpu::Shape shape = image_shape({half[0], half[1], half[2], 2 * (half[3] - 1)});
+  const cpu::FourierData data{broadcast(power, "power", half),
+                              broadcast<Complex>(back_projected, "back_projected", half),
+                              per_pair(gamma, "gamma", half[0])};
+  check_apart(spectrum, "spectrum", power, "power", false);
+  check_apart(spectrum, "spectrum", back_projected, "back_projected", false);
+  check_apart(spectrum, "spectrum", gamma, "gamma", false);
+  check_threads(num_threads);
+  const py::gil_scoped_release unlocked;
+  cpu::fourier_combine(shape, data, values, num_threads);
 }
 
 void running_moments(const py::array& mean, const py::array& m2, double count, const py::array& x,
@@ -207,9 +332,27 @@ PYBIND11_MODULE(_cpu, m) {
         arg("num_threads"));
   m.def("masked_prox", &masked_prox, arg("v"), arg("mask"), arg("y"), arg("gamma"), arg("out"),
         arg("num_threads"));
-  m.def("masked_prox_noise", &masked_prox_noise, arg("v"), arg("mask"), arg("y"), arg("gamma"),
-        arg("scale"), arg("seed"), arg("image_ids"), arg("sample_ids"), arg("step"), arg("out"),
-        arg("num_threads"));
+  m.def("masked_prox_noise", &masked_prox_noise, arg("x"), arg("x_t"), arg("x_weight"),
+        arg("mask"), arg("y"), arg("gamma"), arg("scale"), arg("seed"), arg("image_ids"),
+        arg("sample_ids"), arg("step"), arg("out"), arg("num_threads"));
+  m.def("fourier_prox_noise", &fourier_prox_noise, arg("x"), arg("x_t"), arg("x_weight"),
+        arg("power"), arg("back_projected"), arg("gamma"), arg("scale"), arg("seed"),
+        arg("image_ids"), arg("sample_ids"), arg("step"), arg("out"), arg("num_threads"),
+        arg("target") = "");
+  m.def("alias_prox_noise", &alias_prox_noise, arg("x"), arg("x_t"), arg("x_weight"), arg("h"),
+        arg("folded_power"), arg("back_projected"), arg("gamma"), arg("scale"), arg("factor"),
+        arg("seed"), arg("image_ids"), arg("sample_ids"), arg("step"), arg("out"),
+        arg("num_threads"), arg("target") = "");
+  m.def("fourier_combine", &fourier_combine, arg("spectrum"), arg("power"), arg("back_projected"),
+        arg("gamma"), arg("num_threads"));
+  m.def("has_fourier_loops",
+        [](std::int64_t height, std::int64_t width) {
+          return fft::is_own_side(height) && fft::is_own_side(width);
+        },
+        arg("height"), arg("width"));
+  m.def("has_alias_loops", &cpu::has_own_alias_loops, arg("height"), arg("width"), arg("factor"));
+  m.def("targets", &targets);
+  m.def("workspace_allocations", [] { return cpu::Workspace::shared().allocations(); });
   m.def("running_moments", &running_moments, arg("mean"), arg("m2"), arg("count"), arg("x"),
         arg("mean_out"), arg("m2_out"), arg("num_threads"));
 }

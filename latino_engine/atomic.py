@@ -19,6 +19,11 @@ from typing import BinaryIO, TypeAlias
 
 from latino_engine.errors import OutputNotWritable, UserError
 
+try:
+    import fcntl
+except ImportError:  # no such locks on Windows
+    fcntl = None  # type: ignore[assignment]
+
 PathLike: TypeAlias = "str | os.PathLike[str]"
 
 _FREE_SPACE = "free some space or choose another folder"
@@ -97,13 +102,15 @@ def atomic_folder(
     target = _resolve(path)
     temporary = _sibling(target, "tmp")
     with _one_sentence(argument, target, temporary):
-        _check_folder(argument, target, ours, overwrite)
+        with _alone_in(target.parent):
+            _check_folder(argument, target, ours, overwrite)
         with _parents(target):
             try:
                 os.mkdir(temporary)
                 yield temporary
-                _check_folder(argument, target, ours, overwrite)  # the work may have taken hours
-                _move_in(temporary, target)
+                with _alone_in(target.parent):
+                    _check_folder(argument, target, ours, overwrite)  # hours may have passed
+                    _move_in(temporary, target)
             except BaseException:
                 shutil.rmtree(temporary, ignore_errors=True)
                 raise
@@ -176,6 +183,21 @@ def _move_in(temporary: Path, target: Path) -> None:
         os.rename(aside, target)
         raise
     shutil.rmtree(aside, ignore_errors=True)
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Other writers of the same folder wait: two renames are no single step."""
+    if fcntl is None or not folder.is_dir():
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 @contextmanager

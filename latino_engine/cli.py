@@ -252,12 +252,17 @@ def _report_table(report: dict[str, Any]) -> Table:
         table.add_row(name, str(report[name]))
     stages = ", ".join(f"{name} {ms:.0f}" for name, ms in report["stages_ms"].items())
     table.add_row("time", f"{report['time_ms']:.0f} ms ({stages})")
-    chi2 = [value for row in report["residual_chi2"] for value in row]
-    table.add_row("residual chi2", f"{sum(chi2) / len(chi2):.2f} (exact samples: about 1)")
+    chi2 = [value for row in report["residual_chi2"] for value in row if value is not None]
+    average = sum(chi2) / len(chi2) if chi2 else None
+    table.add_row("residual chi2", f"{_figure(average)} (exact samples: about 1)")
     for name, figures in report.get("quality", {}).items():
-        table.add_row(name, f"PSNR {figures['psnr']:.2f} dB, SSIM {figures['ssim']:.3f}")
+        table.add_row(name, f"PSNR {_figure(figures['psnr'])} dB, SSIM {_figure(figures['ssim'])}")
     table.add_row("written to", report["folder"])
     return table
+
+
+def _figure(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
 
 
 @contextmanager

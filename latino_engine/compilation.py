@@ -20,7 +20,7 @@ from latino_engine.errors import (
     BackendNotAvailable,
     UserError,
     invalid,
-    invalid_type,
+    whole_number,
 )
 from latino_engine.export import export_denoiser
 from latino_engine.manifest import ENGINE_FILES, machine, versions, write_manifest
@@ -30,6 +30,7 @@ from latino_engine.priors.folder import load_prior, write_prior
 from latino_engine.priors.precision import PRECISIONS
 from latino_engine.priors.prior import Prior
 from latino_engine.runtimes import DenoiserRuntime, installed, runtime_module, version
+from latino_engine.threads import torch_threads
 
 _PROBE_SIDES = (64, 96)
 _TIMING_SIDE = 128  # where the caller names no size
@@ -41,6 +42,7 @@ def compile(
     path: str | Path,
     backend: str = "auto",
     precision: str = "fp32",
+    adapter: None = None,
     image_size: int | tuple[int, int] | None = None,
     max_batch: int = 8,
     threads: int | None = None,
@@ -59,6 +61,7 @@ def compile(
         backend: "auto", "onnxruntime" or "torch".
         precision: of the convolutions and linear layers: "fp32", "fp16" or "bf16"; normalisation
             statistics and the sums around the network stay float32.
+        adapter: None; this release reads no adapters.
         image_size: side or (height, width) at which the runtimes are timed, 128 by default; engines
             serve every size.
         max_batch: the most images that go through the network together; more are cut into chunks.
@@ -74,6 +77,9 @@ def compile(
     check_threads(threads)
     if backend != "auto":
         runtime_module(backend)
+    if adapter is not None:
+        remedy = "merge it into the weights and save those as a prior"
+        raise invalid("adapter", "None", type(adapter).__name__, remedy)
     if gpu_architectures is not None:
         raise BackendNotAvailable(
             f"gpu_architectures: expected None, got {list(gpu_architectures)}; neither onnxruntime "
@@ -83,7 +89,8 @@ def compile(
     with atomic_folder(path, ours=ENGINE_FILES) as partial:
         write_prior(prior, partial)
         key = export_denoiser(prior, precision, partial / "denoiser.onnx")
-        runtimes = _examine(prior, partial, backend, precision, size, threads)
+        with torch_threads(threads):
+            runtimes = _examine(prior, partial, backend, precision, size, threads)
         chosen = _choose(backend, runtimes)
         write_manifest(
             partial,
@@ -94,7 +101,7 @@ def compile(
                 "export_key": key,
                 "precision": precision,
                 "image_size": None if image_size is None else list(size),
-                "max_batch": max_batch,
+                "max_batch": int(max_batch),
                 "memory": _memory(prior, partial),
                 "backend": chosen,
                 "runtimes": runtimes,
@@ -113,18 +120,26 @@ def _check_options(
     if precision not in PRECISIONS:
         known = ", ".join(repr(name) for name in PRECISIONS)
         raise invalid("precision", f"one of {known}", repr(precision), "choose one of these")
-    if isinstance(max_batch, bool) or not isinstance(max_batch, int):
-        got = type(max_batch).__name__
-        raise invalid_type("max_batch", "an integer", got, "give a whole number")
-    if max_batch < 1:
+    if whole_number("max_batch", max_batch) < 1:
         raise invalid("max_batch", "at least 1", max_batch, "choose the largest chunk")
     multiple = prior.spec.size_multiple
     side = -(-_TIMING_SIDE // multiple) * multiple if image_size is None else image_size
-    height, width = (side, side) if isinstance(side, int) else side
+    try:
+        height, width = (whole_number("image_size", n) for n in _two_sides(side))
+    except (TypeError, ValueError):
+        remedy = "give whole numbers"
+        raise invalid("image_size", "one side, or (height, width)", image_size, remedy) from None
     if min(height, width) < multiple:
         remedy = f"the prior wants sides of at least {multiple}"
         raise invalid("image_size", "one side, or (height, width)", image_size, remedy)
     return (height + -height % multiple, width + -width % multiple)
+
+
+def _two_sides(size: int | tuple[int, int]) -> tuple[int, int]:
+    if isinstance(size, str):
+        raise TypeError
+    height, width = size if isinstance(size, tuple | list) else (size, size)
+    return height, width
 
 
 def _examine(

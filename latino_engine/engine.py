@@ -1,13 +1,10 @@
-"""compile, load and sample: from a prior to an engine on disk, and from a measurement to a
-posterior.
-"""
+"""load and sample: from an engine on disk and a measurement to a posterior."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -16,29 +13,27 @@ import torch
 from torch import Tensor
 
 from latino_engine import ops
-from latino_engine.errors import EngineInvalid, invalid, invalid_type
+from latino_engine.errors import EngineInvalid, invalid, invalid_type, whole_number
 from latino_engine.manifest import read_manifest
-from latino_engine.measurement import Init, Problem, make_problem
+from latino_engine.measurement import Init, make_problem
 from latino_engine.memory import available_bytes, bytes_per_image
 from latino_engine.operators import Inpainting
 from latino_engine.operators.protocol import Operator
 from latino_engine.posterior import Posterior
 from latino_engine.priors.folder import parse_spec
-from latino_engine.priors.prior import PriorSpec, pad_to_multiple
+from latino_engine.priors.prior import PriorSpec, check_image, pad_to_multiple
+from latino_engine.run import Run, StageClock
 from latino_engine.runtimes import DenoiserRuntime, runtime_module
-from latino_engine.sampler import sample_posterior
 from latino_engine.schedule import (
     INPAINTING_R,
-    OuterStep,
     Scalar,
-    Schedule,
     ScheduleBuilder,
     few_step_sigmas,
     latino_schedule,
     log_spaced,
     ud2m_schedule,
 )
-from latino_engine.stream import NoiseStream
+from latino_engine.threads import torch_threads
 
 SAMPLERS = ("auto", "latino", "ud2m")
 _MEMORY_SHARE = 0.5  # of what is free: the rest is for the caller's own images
@@ -46,24 +41,6 @@ _WORKING_IMAGES = 12  # copies of a chunk outside the network: state, prox, spec
 
 #: None, True for a bar on stderr, or a function (evaluations done, evaluations in all).
 Progress: TypeAlias = "bool | Callable[[int, int], None] | None"
-
-
-@dataclass
-class StageClock:
-    """Wall time per stage of one call, milliseconds."""
-
-    spent: dict[str, float] = field(
-        default_factory=lambda: {"prox": 0.0, "noise": 0.0, "denoise": 0.0}
-    )
-
-    @contextmanager
-    def measure(self, stage: str) -> Iterator[None]:
-        """Add the block's time to a stage."""
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.spent[stage] += 1e3 * (time.perf_counter() - start)
 
 
 class Engine:
@@ -102,6 +79,8 @@ class Engine:
 
     def denoise(self, x_noisy: Tensor, sigma: Scalar) -> Tensor:
         """x0_hat of the compiled denoiser, with the contract of `Prior.denoise`."""
+        check_image("x_noisy", x_noisy, self.spec)
+        x_noisy = x_noisy.float()
         levels = torch.as_tensor(sigma, dtype=torch.float32, device=x_noisy.device)
         levels = levels.clamp(self.spec.sigma_min, self.spec.sigma_max)
         levels = levels.expand(x_noisy.shape[0]).contiguous()
@@ -145,14 +124,14 @@ class Engine:
             ValueError, TypeError: an argument that cannot be used, in one sentence.
         """
         start = time.perf_counter()
-        _check_counts(num_samples, keep_samples)
-        ops.check_seed(seed)
+        num_samples = _check_counts(num_samples, keep_samples)
+        seed = ops.check_seed(seed)
         clock = StageClock()
-        with torch.no_grad(), _torch_threads(self.threads), _reporter(progress) as report:
+        with torch.no_grad(), torch_threads(self.threads), _reporter(progress) as report:
             problem = make_problem(y, op, self.spec, init, self.device)
             build = self._schedule_builder(problem.operator, sampler, steps, unfold)
             ids = _image_ids(image_ids, problem.y.shape[0])
-            run = _Run(self, problem, build, ids, seed, clock, report)
+            run = Run(self, problem, build, ids, seed, clock, report)
             collected = run.collect(num_samples, keep_samples)
         total = 1e3 * (time.perf_counter() - start)
         spent = clock.spent
@@ -181,9 +160,8 @@ class Engine:
         if sampler not in SAMPLERS:
             known = ", ".join(repr(name) for name in SAMPLERS)
             raise invalid("sampler", f"one of {known}", repr(sampler), "choose one of these")
-        for name, value in (("steps", steps), ("unfold", unfold)):
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
-                raise invalid_type(name, "an integer", type(value).__name__, "give a whole number")
+        steps = None if steps is None else whole_number("steps", steps)
+        unfold = None if unfold is None else whole_number("unfold", unfold)
         if sampler == "ud2m":
             sigmas = few_step_sigmas(3 if steps is None else steps, self.spec.sigma_table)
             inner = 3 if unfold is None else unfold
@@ -214,99 +192,6 @@ class Engine:
             got = f"{height} x {width}, which takes about {1e-9 * (network + working):.1f} GB"
             raise invalid("y", expected, got, "cut the image into pieces, or free some memory")
         return max(1, min(int(self.manifest["max_batch"]), int(budget // (network + working))))
-
-
-@dataclass(frozen=True, eq=False)
-class _TimedNoise:
-    stream: NoiseStream
-    clock: StageClock
-
-    def langevin(self, z: Tensor, scale: Scalar, step: int) -> Tensor:
-        with self.clock.measure("noise"):
-            return self.stream.langevin(z, scale, step)
-
-    def reverse(self, x0_hat: Tensor, x_t: Tensor, outer: OuterStep) -> Tensor:
-        with self.clock.measure("noise"):
-            return self.stream.reverse(x0_hat, x_t, outer)
-
-
-@dataclass(eq=False)
-class _Run:
-    """One call of `sample`: the pairs (sample, image) in chunks through the sampler."""
-
-    engine: Engine
-    problem: Problem
-    build: ScheduleBuilder
-    image_ids: Tensor
-    seed: int
-    clock: StageClock
-    report: Callable[[int, int], None]
-    done: int = 0
-
-    @property
-    def nfe(self) -> int:
-        return self.build(1.0).nfe
-
-    def collect(self, num_samples: int, keep_samples: bool) -> dict[str, Any]:
-        """All samples, or their running moments, and chi-square."""
-        shape = tuple(self.problem.x_init.shape)
-        batch, pairs = shape[0], num_samples * shape[0]
-        size = self.engine.chunk_size(shape[2], shape[3])
-        total = self.nfe * pairs
-        kept = torch.empty((pairs, *shape[1:]), dtype=torch.float32) if keep_samples else None
-        running = None if keep_samples else (torch.zeros(shape), torch.zeros(shape))  # mean, M2
-        chi2 = torch.empty(pairs, dtype=torch.float64)
-        first = 0
-        while first < pairs:
-            members = torch.arange(first, min(first + size, pairs))
-            try:
-                images = self.draw(members % batch, members // batch, total)
-            except (RuntimeError, MemoryError) as error:
-                if size == 1 or not _out_of_memory(error):
-                    raise
-                size = max(1, size // 2)  # the same samples, in smaller chunks
-                continue
-            chi2[members] = self.problem.residual_chi2(images, members % batch)
-            images = images.cpu()
-            if kept is not None:
-                kept[members] = images
-            elif running is not None:
-                for image, pair in zip(images, members.tolist(), strict=True):
-                    b, count = pair % batch, pair // batch + 1
-                    moments = ops.running_moments(running[0][b], running[1][b], count, image)
-                    running[0][b], running[1][b] = moments
-            first += len(members)
-        return {
-            "kept": None if kept is None else kept.reshape(num_samples, *shape),
-            "running": running,
-            "residual_chi2": chi2.reshape(num_samples, batch),
-        }
-
-    def draw(self, index: Tensor, sample_ids: Tensor, total: int) -> Tensor:
-        """One sample for each pair (image, sample id): (P, C, H, W), public units."""
-        with self.clock.measure("prox"):
-            prox = self.problem.data_step(index)
-        noise = _TimedNoise(NoiseStream(self.seed, self.image_ids[index], sample_ids), self.clock)
-
-        def data_step(v: Tensor, gamma: Scalar) -> Tensor:
-            with self.clock.measure("prox"):
-                return prox(v, gamma)
-
-        def denoise(x: Tensor, sigma: Scalar) -> Tensor:
-            with self.clock.measure("denoise"):
-                out = self.engine.denoise(x, sigma)
-            self.done += len(x)
-            self.report(self.done, total)
-            return out
-
-        schedule: Schedule = self.build(self.problem.sigma_of(index))
-        done = self.done
-        try:
-            x = sample_posterior(self.problem.x_init[index], schedule, data_step, denoise, noise)
-        except BaseException:
-            self.done = done
-            raise
-        return (x - self.engine.spec.offset) / self.engine.spec.scale
 
 
 def load(
@@ -348,44 +233,24 @@ def load(
 
 def check_threads(threads: int | None) -> None:
     """Raise the sentence for a thread count that is none."""
-    if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int)):
-        raise invalid_type("threads", "an integer", type(threads).__name__, "give a whole number")
-    if threads is not None and threads < 1:
+    if threads is not None and whole_number("threads", threads) < 1:
         raise invalid("threads", "at least 1", threads, "leave it out to use all cores")
 
 
-def _check_counts(num_samples: int, keep_samples: bool) -> None:
-    if isinstance(num_samples, bool) or not isinstance(num_samples, int | np.integer):
-        got = type(num_samples).__name__
-        raise invalid_type("num_samples", "an integer", got, "give a whole number")
+def _check_counts(num_samples: int, keep_samples: bool) -> int:
+    num_samples = whole_number("num_samples", num_samples)
     if num_samples < 1:
         raise invalid("num_samples", "at least 1", num_samples, "ask for one sample or more")
     if not isinstance(keep_samples, bool):
         got = type(keep_samples).__name__
         raise invalid_type("keep_samples", "True or False", got, "give a boolean")
+    return num_samples
 
 
 def _image_ids(image_ids: Sequence[int] | Tensor | None, batch: int) -> Tensor:
     if image_ids is None:
         return torch.arange(batch)
     return ops.check_ids("image_ids", image_ids, batch, ops.MAX_IMAGE_ID)
-
-
-def _out_of_memory(error: BaseException) -> bool:
-    text = str(error).lower()
-    return isinstance(error, MemoryError) or "allocate" in text or "out of memory" in text
-
-
-@contextmanager
-def _torch_threads(threads: int | None) -> Iterator[None]:
-    before = torch.get_num_threads()
-    if threads is not None:
-        torch.set_num_threads(threads)
-    try:
-        yield
-    finally:
-        if threads is not None:
-            torch.set_num_threads(before)
 
 
 @contextmanager

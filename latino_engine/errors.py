@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import operator
+from typing import Any
+
 
 class UserError(Exception):
     """Base of every error that a user can mend; the command line prints its one sentence."""
@@ -51,3 +54,14 @@ def invalid(argument: str, expected: str, got: object, remedy: str) -> InvalidAr
 def invalid_type(argument: str, expected: str, got: object, remedy: str) -> InvalidType:
     """The sentence ``argument: expected ..., got ...; remedy`` as an `InvalidType`."""
     return InvalidType(f"{argument}: expected {expected}, got {got}; {remedy}")
+
+
+def whole_number(argument: str, value: Any) -> int:
+    """The value as an int: Python's and numpy's integers, but no booleans and no floats."""
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        return operator.index(value)
+    except TypeError:
+        got = type(value).__name__
+        raise invalid_type(argument, "an integer", got, "give a whole number") from None

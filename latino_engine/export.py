@@ -6,12 +6,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import shutil
 import warnings
 from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from io import StringIO
-from logging import CRITICAL, disable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -114,10 +114,11 @@ def _export(denoiser: nn.Module, prior: Prior, target: Path) -> None:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """The exporter tells of its progress on every channel; a failure still raises."""
-    disable(CRITICAL)
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
     try:
         with warnings.catch_warnings(), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:
-        disable(0)
+        logging.disable(before)

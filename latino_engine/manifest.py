@@ -38,7 +38,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """Read engine.json and check it, and every file it names, byte for byte.
 
     Raises:
-        EngineInvalid: not an engine, another format version, a missing, damaged or unexpected file.
+        EngineInvalid: not an engine, another format version, a missing or damaged file.
     """
     raw = _read_bytes(folder)
     try:

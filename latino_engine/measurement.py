@@ -18,6 +18,7 @@ from latino_engine.priors.prior import PriorSpec, check_image
 from latino_engine.schedule import Scalar
 
 SMALLEST_NOISE = 1e-3  # of the public range: what noise_std = 0 is taken as
+_OPERATOR_NAMES = sorted(name for name in dir(Operator) if not name.startswith("_"))
 _LARGEST_VALUE = (
     16.0  # |y| beyond this many ranges is a picture in 0..255, not one in the public range
 )
@@ -88,8 +89,10 @@ def make_problem(
     """
     if not isinstance(operator, Operator):
         expected = "an operator such as Blur or Inpainting"
+        lacking = [name for name in _OPERATOR_NAMES if not hasattr(operator, name)]
+        more = f" without {', '.join(lacking)}" if len(lacking) < len(_OPERATOR_NAMES) else ""
         remedy = "wrap your own model in LinearOperator(A, A_adjoint, noise_std)"
-        raise invalid_type("op", expected, type(operator).__name__, remedy)
+        raise invalid_type("op", expected, type(operator).__name__ + more, remedy)
     if spec.channels == 1:
         operator = _for_grey_images(operator)
     measured = _as_tensor(y, device)
@@ -100,11 +103,24 @@ def make_problem(
         expected = f"a batch of {operator.batch_size}, one for each parameter set of the operator"
         remedy = "give the operator as many kernels, masks or noise levels as there are images"
         raise invalid("y", expected, measured.shape[0], remedy)
+    if isinstance(operator, LinearOperator):
+        _check_model(operator, measured)
     estimate = operator.initial_estimate(measured)
     check_image("y", estimate, spec)
     x_public = _start(init, measured, operator, estimate, spec)
     x_init = (spec.scale * x_public + spec.offset).contiguous()
     return Problem(operator, spec, measured, x_init, _sigma_y(operator, spec))
+
+
+def _check_model(operator: LinearOperator, y: Tensor) -> None:
+    image = operator.A_adjoint(y)
+    predicted = operator.A(torch.ones_like(image))
+    if predicted.shape != y.shape:
+        remedy = "A must return what was measured, for any number of images"
+        raise invalid("A", f"the shape of y {tuple(y.shape)}", tuple(predicted.shape), remedy)
+    if not bool(torch.isfinite(predicted).all() & torch.isfinite(image).all()):
+        got = "NaN or infinite numbers"
+        raise invalid("A, A_adjoint", "finite results for finite images", got, "correct the model")
 
 
 def _for_grey_images(operator: Operator) -> Operator:
@@ -116,7 +132,8 @@ def _for_grey_images(operator: Operator) -> Operator:
 
 def _as_tensor(y: Tensor | np.ndarray, device: str) -> Tensor:
     if isinstance(y, np.ndarray):
-        y = torch.from_numpy(np.ascontiguousarray(y))
+        # A copy in this machine's byte order: torch shares no memory that is read-only.
+        y = torch.from_numpy(np.array(y, dtype=y.dtype.newbyteorder("="), order="C"))
     if not isinstance(y, Tensor):
         expected = "a torch tensor or a numpy array"
         raise invalid_type("y", expected, type(y).__name__, "convert it by torch.as_tensor")

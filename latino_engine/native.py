@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import importlib
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -17,7 +18,9 @@ from torch._C._functorch import is_functorch_wrapped_tensor
 from torch.autograd import forward_ad
 from torch.nn import Parameter
 
-_INTERFACE_VERSION = 2
+from latino_engine import reference
+
+_INTERFACE_VERSION = 3
 _REMEDY = (
     "with a C++17 compiler on the path run "
     "`python -m pip install --force-reinstall --no-deps .` in the source folder"
@@ -49,18 +52,24 @@ def missing() -> str | None:
     return problem and f"backend 'cpu' needs {problem}; {_REMEDY}"
 
 
-def unfit(*tensors: Tensor) -> str | None:
-    """None if the extension can take these tensors, else what it was given instead."""
+def unfit(*tensors: Tensor | None, spectra: bool = False) -> str | None:
+    """None if the extension can take these tensors, else what it was given instead.
+
+    `spectra` allows complex64 beside float32.
+    """
+    dtypes = (torch.float32, torch.complex64) if spectra else (torch.float32,)
     if torch.compiler.is_compiling():
         return "a traced graph"
     if forward_ad._current_level >= 0:
         return "a forward derivative"  # the extension would drop the tangents
     for tensor in tensors:
+        if tensor is None:
+            continue
         if type(tensor) not in (Tensor, Parameter) or is_functorch_wrapped_tensor(tensor):
             return f"a {type(tensor).__name__} of torch.func or of a subclass"
         if tensor.device.type != "cpu" or tensor.layout != torch.strided:
             return f"a {tensor.layout} tensor on {tensor.device}"
-        if tensor.dtype != torch.float32:
+        if tensor.dtype not in dtypes:
             return f"{tensor.dtype}"
         if tensor.is_neg():
             return "a lazily negated view"
@@ -92,7 +101,7 @@ def _ids(ids: Tensor) -> Any:
 def _array(tensor: Tensor) -> Any:
     """A numpy array on the tensor's memory; a strided view is copied first."""
     plain = tensor.detach() if tensor.requires_grad else tensor
-    return plain.contiguous().numpy()
+    return plain.resolve_conj().contiguous().numpy()
 
 
 def gaussian_noise(
@@ -152,3 +161,164 @@ def running_moments(mean: Tensor, m2: Tensor, count: int, x: Tensor) -> tuple[Te
     results = (_array(outputs[0]), _array(outputs[1]))
     _extension().running_moments(*arrays, *results, torch.get_num_threads())
     return outputs[0], outputs[1]
+
+
+def fourier_path(height: int, width: int, factor: int | None = None) -> str:
+    """What transforms images of this size, "own loops" or "torch.fft"; factor of alias_prox."""
+    if factor is None:
+        own = _extension().has_fourier_loops(height, width)
+    else:
+        own = _extension().has_alias_loops(height, width, factor)
+    return "own loops" if own else "torch.fft"
+
+
+def fourier_prox_noise(
+    x: Tensor,
+    x_t: Tensor | None,
+    x_weight: Tensor,
+    power: Tensor,
+    back_projected: Tensor,
+    gamma: Tensor,
+    scale: Tensor,
+    *identity: Any,
+) -> Tensor:
+    """As `reference.fourier_prox_noise`; identity: seed, image_ids, sample_ids, step."""
+    run = _FOURIER_PATHS[fourier_path(x.shape[2], x.shape[3])]
+    return run(x, x_t, x_weight, power, back_projected, gamma, scale, *identity)
+
+
+def _fourier_by_own_loops(
+    x: Tensor,
+    x_t: Tensor | None,
+    x_weight: Tensor,
+    power: Tensor,
+    back_projected: Tensor,
+    gamma: Tensor,
+    scale: Tensor,
+    *identity: Any,
+) -> Tensor:
+    out = torch.empty(x.shape, dtype=torch.float32)
+    constants = (_array(power), _array(back_projected.to(torch.complex64)), _scalars(gamma))
+    rest = (_scalars(scale), *_identity(*identity), _array(out), torch.get_num_threads())
+    _extension().fourier_prox_noise(*_anchors(x, x_t, x_weight), *constants, *rest)
+    return out
+
+
+def _fourier_by_torch(
+    x: Tensor,
+    x_t: Tensor | None,
+    x_weight: Tensor,
+    power: Tensor,
+    back_projected: Tensor,
+    gamma: Tensor,
+    scale: Tensor,
+    *identity: Any,
+) -> Tensor:
+    v = x if x_t is None else torch.lerp(x_t, x, x_weight)
+    V = torch.fft.rfft2(v)  # (P, C, H, W//2+1)
+    constants = (_array(power), _array(back_projected.to(torch.complex64)), _scalars(gamma))
+    _extension().fourier_combine(_array(V), *constants, torch.get_num_threads())
+    return _add_noise(torch.fft.irfft2(V, s=x.shape[-2:]), scale, *identity)
+
+
+def alias_prox_noise(
+    x: Tensor,
+    x_t: Tensor | None,
+    x_weight: Tensor,
+    h: Tensor,
+    folded_power: Tensor,
+    back_projected: Tensor,
+    gamma: Tensor,
+    scale: Tensor,
+    factor: int,
+    *identity: Any,
+) -> Tensor:
+    """As `reference.alias_prox_noise`; identity: seed, image_ids, sample_ids, step."""
+    run = _ALIAS_PATHS[fourier_path(x.shape[2], x.shape[3], factor)]
+    spectra = (h, folded_power, back_projected)
+    return run(x, x_t, x_weight, *spectra, gamma, scale, factor, *identity)
+
+
+def _alias_by_own_loops(
+    x: Tensor,
+    x_t: Tensor | None,
+    x_weight: Tensor,
+    h: Tensor,
+    folded_power: Tensor,
+    back_projected: Tensor,
+    gamma: Tensor,
+    scale: Tensor,
+    factor: int,
+    *identity: Any,
+) -> Tensor:
+    out = torch.empty(x.shape, dtype=torch.float32)
+    complexes = [_array(spectrum.to(torch.complex64)) for spectrum in (h, back_projected)]
+    constants = (complexes[0], _array(folded_power), complexes[1], _scalars(gamma))
+    rest = (_scalars(scale), factor, *_identity(*identity), _array(out), torch.get_num_threads())
+    _extension().alias_prox_noise(*_anchors(x, x_t, x_weight), *constants, *rest)
+    return out
+
+
+def _alias_by_torch(
+    x: Tensor,
+    x_t: Tensor | None,
+    x_weight: Tensor,
+    h: Tensor,
+    folded_power: Tensor,
+    back_projected: Tensor,
+    gamma: Tensor,
+    scale: Tensor,
+    factor: int,
+    *identity: Any,
+) -> Tensor:
+    v = x if x_t is None else torch.lerp(x_t, x, x_weight)
+    z = reference.alias_prox(v, h, folded_power, back_projected, gamma, factor)
+    return _add_noise(z, scale, *identity)
+
+
+_FOURIER_PATHS: dict[str, Callable[..., Tensor]] = {
+    "own loops": _fourier_by_own_loops,
+    "torch.fft": _fourier_by_torch,
+}
+_ALIAS_PATHS: dict[str, Callable[..., Tensor]] = {
+    "own loops": _alias_by_own_loops,
+    "torch.fft": _alias_by_torch,
+}
+
+
+def masked_prox_noise(
+    x: Tensor,
+    x_t: Tensor | None,
+    x_weight: Tensor,
+    mask: Tensor,
+    y: Tensor,
+    gamma: Tensor,
+    scale: Tensor,
+    *identity: Any,
+) -> Tensor:
+    """As `reference.masked_prox_noise`, for mask and y (P|1, C|1, H, W)."""
+    out = torch.empty(x.shape, dtype=torch.float32)
+    arrays = (_array(mask), _array(y), _scalars(gamma), _scalars(scale))
+    rest = (*_identity(*identity), _array(out), torch.get_num_threads())
+    _extension().masked_prox_noise(*_anchors(x, x_t, x_weight), *arrays, *rest)
+    return out
+
+
+def _anchors(x: Tensor, x_t: Tensor | None, x_weight: Tensor) -> tuple[Any, Any, Any]:
+    return _array(x), None if x_t is None else _array(x_t), _scalars(x_weight)
+
+
+def _scalars(per_image: Tensor) -> Any:
+    return _array(per_image.reshape(-1))
+
+
+def _identity(seed: int, image_ids: Tensor, sample_ids: Tensor, step: int) -> tuple[Any, ...]:
+    return seed, _ids(image_ids), _ids(sample_ids), step
+
+
+def _add_noise(z: Tensor, scale: Tensor, *identity: Any) -> Tensor:
+    """z + scale eps in the memory of z, which nobody else has."""
+    z = z.contiguous()
+    rest = (_scalars(scale), *_identity(*identity), _array(z), torch.get_num_threads())
+    _extension().langevin_noise(_array(z), *rest)
+    return z

@@ -15,9 +15,44 @@ import torch
 from torch import Tensor
 
 from latino_engine import native, reference
-from latino_engine.errors import BackendNotAvailable, invalid, invalid_type
-from latino_engine.noise import MAX_CHANNELS
-from latino_engine.noise import MAX_IMAGE_ID as MAX_IMAGE_ID  # for callers of check_ids
+from latino_engine.errors import BackendNotAvailable, invalid
+from latino_engine.inner_steps import (
+    alias_prox_noise,
+    fourier_mask_prox_noise,
+    fourier_prox_noise,
+    masked_prox_noise,
+)
+from latino_engine.noise import MAX_IMAGE_ID
+from latino_engine.op_checks import (
+    check_identity,
+    check_ids,
+    check_real,
+    check_same,
+    check_seed,
+    on_device_of,
+    per_image,
+)
+
+__all__ = [
+    "MAX_IMAGE_ID",
+    "Backend",
+    "alias_prox",
+    "alias_prox_noise",
+    "backend_of",
+    "check_ids",
+    "check_seed",
+    "combine_anchors",
+    "fourier_mask_prox_noise",
+    "fourier_prox",
+    "fourier_prox_noise",
+    "gaussian_noise",
+    "langevin_noise",
+    "masked_prox",
+    "masked_prox_noise",
+    "per_image",
+    "reverse_step",
+    "running_moments",
+]
 
 Backend: TypeAlias = Literal["auto", "torch", "cpu"]
 _Function = TypeVar("_Function", bound=Callable[..., Any])
@@ -60,67 +95,6 @@ def _resolve(
     return table["cpu"]
 
 
-def per_image(value: float | Tensor, like: Tensor, name: str = "gamma") -> Tensor:
-    """A float or a (B,) tensor as (1|B, 1, ...), with the dtype and device of `like` (B, ...)."""
-    tensor = torch.as_tensor(value, dtype=like.dtype, device=like.device)
-    if tensor.ndim > 1 or (tensor.ndim == 1 and tensor.shape[0] not in (1, like.shape[0])):
-        raise invalid(
-            name,
-            f"a number or a tensor of shape ({like.shape[0]},)",
-            f"shape {tuple(tensor.shape)}",
-            "give one value for each image of the batch",
-        )
-    return tensor.reshape(-1, *([1] * (like.ndim - 1)))
-
-
-def check_ids(name: str, value: Tensor | Sequence[int], pairs: int, limit: int) -> Tensor:
-    """The ids as a tensor (pairs,) of integers in [0, limit); raises the sentence otherwise."""
-    ids = torch.as_tensor(value)
-    if ids.numel() == 0:
-        ids = ids.to(torch.int64)  # an empty list has no type of its own
-    if ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool:
-        raise invalid_type(name, "integers", ids.dtype, "give whole numbers")
-    if ids.shape != (pairs,):
-        raise invalid(name, f"length {pairs}", f"shape {tuple(ids.shape)}", "give one id per image")
-    if pairs and (int(ids.min()) < 0 or int(ids.max()) >= limit):
-        found = f"{int(ids.min())}..{int(ids.max())}"
-        raise invalid(name, f"values in [0, {limit})", found, "renumber the images")
-    return ids
-
-
-def check_seed(seed: int) -> int:
-    """The seed as an int; raises `InvalidArgument` outside [0, 2^64)."""
-    if isinstance(seed, bool) or not isinstance(seed, int):
-        raise invalid_type("seed", "an integer", type(seed).__name__, "give a whole number")
-    if not 0 <= seed < 2**64:
-        raise invalid("seed", "0 <= seed < 2^64", seed, "choose another seed")
-    return seed
-
-
-def _check_identity(
-    seed: int,
-    image_ids: Tensor | Sequence[int],
-    sample_ids: Tensor | Sequence[int],
-    step: int,
-    shape: Sequence[int],
-) -> tuple[int, Tensor, Tensor, int, tuple[int, int, int, int]]:
-    check_seed(seed)
-    size = tuple(int(n) for n in shape)
-    if len(size) != 4 or min(size, default=-1) < 0:
-        raise invalid("shape", "(P, C, H, W)", size, "give four sizes")
-    if size[1] > MAX_CHANNELS:
-        raise invalid("shape", f"at most {MAX_CHANNELS} channels", size[1], "split the channels")
-    if ((size[2] + 1) // 2) * ((size[3] + 1) // 2) >= 2**32:
-        raise invalid("shape", "fewer than 2^32 quads per plane", size, "split the image")
-    if isinstance(step, bool) or not isinstance(step, int):
-        raise invalid_type("step", "an integer", type(step).__name__, "give a whole number")
-    if not 0 <= step < 2**32:
-        raise invalid("step", "0 <= step < 2^32", step, "count the steps from 0")
-    images = check_ids("image_ids", image_ids, size[0], MAX_IMAGE_ID)
-    samples = check_ids("sample_ids", sample_ids, size[0], 2**32).to(images.device)
-    return seed, images, samples, step, (size[0], size[1], size[2], size[3])
-
-
 def gaussian_noise(
     seed: int,
     image_ids: Tensor | Sequence[int],
@@ -146,7 +120,7 @@ def gaussian_noise(
     Raises:
         ValueError, TypeError: an argument out of its range or a backend that cannot serve.
     """
-    seed, images, samples, step, size = _check_identity(seed, image_ids, sample_ids, step, shape)
+    seed, images, samples, step, size = check_identity(seed, image_ids, sample_ids, step, shape)
     obstacle = None if images.device.type == "cpu" else f"image_ids on {images.device}"
     run = _resolve(_GAUSSIAN_NOISE, backend, obstacle=obstacle)
     return run(seed, images, samples, step, size)
@@ -174,11 +148,11 @@ def langevin_noise(
     Raises:
         ValueError, TypeError: as `gaussian_noise`.
     """
-    _check_real("z", z)
-    identity = _check_identity(seed, image_ids, sample_ids, step, z.shape)[:4]
+    check_real("z", z)
+    identity = check_identity(seed, image_ids, sample_ids, step, z.shape)[:4]
     scales = per_image(scale, z, "scale")
     run = _resolve(_LANGEVIN_NOISE, backend, z, scales)
-    return run(z, scales, *_on(z, identity))
+    return run(z, scales, *on_device_of(z, identity))
 
 
 def reverse_step(
@@ -203,33 +177,11 @@ def reverse_step(
         zeta: share of fresh noise, in [0, 1].
         seed, image_ids, sample_ids, step, backend: as in `gaussian_noise`.
     """
-    _check_real("x0_hat", x0_hat)
-    _check_same("x_t", x_t, "x0_hat", x0_hat)
-    identity = _check_identity(seed, image_ids, sample_ids, step, x0_hat.shape)[:4]
+    check_real("x0_hat", x0_hat)
+    check_same("x_t", x_t, "x0_hat", x0_hat)
+    identity = check_identity(seed, image_ids, sample_ids, step, x0_hat.shape)[:4]
     run = _resolve(_REVERSE_STEP, backend, x0_hat, x_t)
-    return run(x0_hat, x_t, sigma_n, sigma_next, zeta, *_on(x0_hat, identity))
-
-
-def _on(z: Tensor, identity: tuple[int, Tensor, Tensor, int]) -> tuple[int, Tensor, Tensor, int]:
-    seed, images, samples, step = identity
-    return seed, images.to(z.device), samples.to(z.device), step
-
-
-def _check_real(name: str, z: Tensor) -> None:
-    if not z.is_floating_point():
-        raise invalid_type(name, "a real floating-point tensor", z.dtype, "convert it first")
-
-
-def _check_same(
-    name: str,
-    tensor: Tensor,
-    other_name: str,
-    other: Tensor,
-    remedy: str = "both are states of the same images",
-) -> None:
-    if tensor.shape != other.shape:
-        expected = f"the shape of {other_name} {tuple(other.shape)}"
-        raise invalid(name, expected, tuple(tensor.shape), remedy)
+    return run(x0_hat, x_t, sigma_n, sigma_next, zeta, *on_device_of(x0_hat, identity))
 
 
 def fourier_prox(v: Tensor, power: Tensor, back_projected: Tensor, gamma: float | Tensor) -> Tensor:
@@ -288,7 +240,7 @@ def masked_prox(
 
 def combine_anchors(x: Tensor, x_t: Tensor, x_weight: float | Tensor) -> Tensor:
     """a x + (1 - a) x_t; x, x_t (B, C, H, W), a in [0, 1] a number or (B,)."""
-    _check_same("x_t", x_t, "x", x)
+    check_same("x_t", x_t, "x", x)
     return _COMBINE_ANCHORS["torch"](x, x_t, per_image(x_weight, x, "x_weight"))
 
 
@@ -298,8 +250,8 @@ def running_moments(
     """Welford's update of (mean, sum of squared deviations) with the count-th value x, from 1."""
     if count < 1:
         raise invalid("count", "a count from 1", count, "count the value being added")
-    _check_same("mean", mean, "x", x, "start from zeros of x's shape")
-    _check_same("m2", m2, "x", x, "start from zeros of x's shape")
+    check_same("mean", mean, "x", x, "start from zeros of x's shape")
+    check_same("m2", m2, "x", x, "start from zeros of x's shape")
     return _resolve(_RUNNING_MOMENTS, backend, mean, m2, x)(mean, m2, count, x)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,12 @@ from latino_engine.image_io import write_image, write_npy
 
 #: Names that a saved posterior may hold: the first marks a folder as one.
 POSTERIOR_FILES = ("posterior.json", "*.npy", "*.png")
+
+
+def finite(value: Tensor | float) -> float | None:
+    """A number as JSON has it: None where it is infinite or not a number."""
+    number = float(value)
+    return number if math.isfinite(number) else None
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,7 +135,8 @@ class Posterior:
                 array if name == "sample" else array[0],
             )
             self._write_pictures(folder, name, stack)
-        (folder / "posterior.json").write_text(json.dumps(self.summary(), indent=1) + "\n")
+        text = json.dumps(self.summary(), indent=1, allow_nan=False)
+        (folder / "posterior.json").write_text(text + "\n")
 
     def summary(self) -> dict[str, Any]:
         """The figures as JSON types."""
@@ -138,7 +146,7 @@ class Posterior:
             "nfe": self.nfe,
             "time_ms": self.time_ms,
             "stages_ms": self.stages_ms,
-            "residual_chi2": self.residual_chi2.tolist(),
+            "residual_chi2": [[finite(v) for v in row] for row in self.residual_chi2],
         }
 
     def _write_pictures(self, folder: Path, name: str, stack: Tensor) -> None:

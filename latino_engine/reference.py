@@ -112,3 +112,90 @@ def reverse_step(
     eps = gaussian_noise(seed, image_ids, sample_ids, step, (pairs, channels, height, width))
     kept = math.sqrt(1.0 - zeta) / sigma_n
     return x0_hat + sigma_next * (kept * (x_t - x0_hat) + math.sqrt(zeta) * eps.to(x_t))
+
+
+def fourier_prox_noise(
+    x: Tensor,
+    x_t: Tensor | None,
+    x_weight: Tensor,
+    power: Tensor,
+    back_projected: Tensor,
+    gamma: Tensor,
+    scale: Tensor,
+    seed: int,
+    image_ids: Tensor,
+    sample_ids: Tensor,
+    step: int,
+) -> Tensor:
+    """fourier_prox(a x + (1 - a) x_t) + scale * eps; without x_t the anchor is x."""
+    v = x if x_t is None else combine_anchors(x, x_t, x_weight)
+    z = fourier_prox(v, power, back_projected, gamma)
+    return langevin_noise(z, scale, seed, image_ids, sample_ids, step)
+
+
+def alias_prox_noise(
+    x: Tensor,
+    x_t: Tensor | None,
+    x_weight: Tensor,
+    h: Tensor,
+    folded_power: Tensor,
+    back_projected: Tensor,
+    gamma: Tensor,
+    scale: Tensor,
+    factor: int,
+    seed: int,
+    image_ids: Tensor,
+    sample_ids: Tensor,
+    step: int,
+) -> Tensor:
+    """alias_prox(a x + (1 - a) x_t) + scale * eps; without x_t the anchor is x."""
+    v = x if x_t is None else combine_anchors(x, x_t, x_weight)
+    z = alias_prox(v, h, folded_power, back_projected, gamma, factor)
+    return langevin_noise(z, scale, seed, image_ids, sample_ids, step)
+
+
+def masked_prox_noise(
+    x: Tensor,
+    x_t: Tensor | None,
+    x_weight: Tensor,
+    mask: Tensor,
+    y: Tensor,
+    gamma: Tensor,
+    scale: Tensor,
+    seed: int,
+    image_ids: Tensor,
+    sample_ids: Tensor,
+    step: int,
+) -> Tensor:
+    """masked_prox(a x + (1 - a) x_t) + scale * eps; without x_t the anchor is x."""
+    v = x if x_t is None else combine_anchors(x, x_t, x_weight)
+    z = masked_prox(v, mask, y, gamma)
+    return langevin_noise(z, scale, seed, image_ids, sample_ids, step)
+
+
+def fourier_mask_prox_noise(
+    x: Tensor,
+    x_t: Tensor | None,
+    x_weight: Tensor,
+    mask: Tensor,
+    y: Tensor,
+    gamma: Tensor,
+    scale: Tensor,
+    seed: int,
+    image_ids: Tensor,
+    sample_ids: Tensor,
+    step: int,
+) -> Tensor:
+    """F^-1 masked_prox(F v, mask, y) + scale * eps, v = a x + (1 - a) x_t; channels are (re, im).
+
+    F = fftshift fft2(ifftshift v), orthonormal: DC of mask and y lies in the middle.
+    """
+    v = x if x_t is None else combine_anchors(x, x_t, x_weight)
+    axes = (-2, -1)
+    corner = torch.fft.ifftshift(torch.complex(v[:, :1], v[:, 1:]), dim=axes)  # (P, 1, H, W)
+    V = torch.fft.fftshift(torch.fft.fft2(corner, norm="ortho"), dim=axes)
+    X = masked_prox(V, mask, torch.complex(y[:, :1], y[:, 1:]), gamma)
+    image = torch.fft.ifft2(torch.fft.ifftshift(X, dim=axes), norm="ortho")
+    image = torch.fft.fftshift(image, dim=axes)
+    z = torch.cat((image.real, image.imag), dim=1)  # (P, 2, H, W)
+    return langevin_noise(z, scale, seed, image_ids, sample_ids, step)

@@ -14,11 +14,11 @@ from latino_engine.atomic import atomic_folder
 from latino_engine.engine import Engine, Progress
 from latino_engine.image_io import read_image, write_image, write_npy
 from latino_engine.kspace_io import read_kspace
-from latino_engine.metrics import psnr, ssim
+from latino_engine.metrics import SSIM_WINDOW, psnr, ssim
 from latino_engine.operators.protocol import Operator
 from latino_engine.operators.spec import parse_operator
 from latino_engine.pictures import restoration_picture
-from latino_engine.posterior import POSTERIOR_FILES, Posterior
+from latino_engine.posterior import POSTERIOR_FILES, Posterior, finite
 
 
 def restore(
@@ -61,19 +61,21 @@ def restore(
     height, width = picture.shape[-2:]
     op = parse_operator(operator, noise_std, (height, width), seed=seed)
     y = op.measure(picture, seed=seed) if simulate else picture
-    post = engine.sample(y, op, num_samples, seed, sampler, steps, unfold, progress=progress)
-    report = {**post.summary(), "folder": str(out)}
-    if simulate:
-        report["quality"] = quality(post, op, y, picture)
-    with atomic_folder(out, ours=POSTERIOR_FILES) as folder:
-        _write(
-            folder, post, y, picture if simulate else None, f"{operator}, {post.nfe} evaluations"
-        )
-        (folder / "posterior.json").write_text(json.dumps(report, indent=1) + "\n")
+    with atomic_folder(out, ours=POSTERIOR_FILES) as folder:  # refused before any work is done
+        post = engine.sample(y, op, num_samples, seed, sampler, steps, unfold, progress=progress)
+        report = {**post.summary(), "folder": str(out)}
+        if simulate:
+            report["quality"] = quality(post, op, y, picture)
+        truth = picture if simulate else None
+        _write(folder, post, y, truth, f"{operator}, {post.nfe} evaluations")
+        text = json.dumps(report, indent=1, allow_nan=False)
+        (folder / "posterior.json").write_text(text + "\n")
     return report
 
 
-def quality(post: Posterior, op: Operator, y: Tensor, truth: Tensor) -> dict[str, dict[str, float]]:
+def quality(
+    post: Posterior, op: Operator, y: Tensor, truth: Tensor
+) -> dict[str, dict[str, float | None]]:
     """PSNR (dB) and SSIM of each stage beside the truth; a small measurement is enlarged
     bicubically.
     """
@@ -82,10 +84,15 @@ def quality(post: Posterior, op: Operator, y: Tensor, truth: Tensor) -> dict[str
         shown = F.interpolate(y, truth.shape[-2:], mode="bicubic") if y.shape != truth.shape else y
         images = {"measured": shown, **images}
     return {
-        name: {"psnr": float(psnr(x, truth).mean()), "ssim": float(ssim(x, truth).mean())}
+        name: {"psnr": finite(psnr(x, truth).mean()), "ssim": _ssim(x, truth)}
         for name, x in images.items()
         if x.shape == truth.shape
     }
+
+
+def _ssim(x: Tensor, truth: Tensor) -> float | None:
+    """None where the image is smaller than the window."""
+    return None if min(x.shape[-2:]) < SSIM_WINDOW else finite(ssim(x, truth).mean())
 
 
 def _write(folder: Path, post: Posterior, y: Tensor, truth: Tensor | None, title: str) -> None:

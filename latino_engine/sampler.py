@@ -16,7 +16,7 @@ from torch import Tensor
 
 from latino_engine import ops
 from latino_engine.operators.protocol import DataStep
-from latino_engine.schedule import OuterStep, Scalar, Schedule
+from latino_engine.schedule import InnerStep, OuterStep, Scalar, Schedule
 
 #: (x_noisy, sigma) -> x0_hat
 Denoiser: TypeAlias = Callable[[Tensor, Scalar], Tensor]
@@ -27,6 +27,11 @@ class Noise(Protocol):
 
     def langevin(self, z: Tensor, scale: Scalar, step: int) -> Tensor:
         """z + scale * eps_step."""
+
+    def inner(
+        self, fused: Callable[..., Tensor], x: Tensor, x_t: Tensor | None, step: InnerStep
+    ) -> Tensor:
+        """What `langevin` does behind the prox, by a data step that takes the noise along."""
 
     def reverse(self, x0_hat: Tensor, x_t: Tensor, outer: OuterStep) -> Tensor:
         """x0 + sigma_next (sqrt(1 - zeta) (x_t - x0) / sigma_n + sqrt(zeta) eps_step)."""
@@ -42,12 +47,21 @@ def estimate(
 ) -> Tensor:
     """A draw from p(x_0 | y, x_t) by unfolded Langevin iterations, started at x [UD2M, Fig. 2]."""
     for step in outer.steps:
-        v = x if x_t is None else ops.combine_anchors(x, x_t, step.x_weight)
-        skip = isinstance(step.gamma, float) and step.gamma == 0.0
-        z = v if skip else data_step(v, step.gamma)
-        noisy = noise.langevin(z, step.c * step.sigma_delta, step.noise_step)
-        x = denoise(noisy, step.sigma_delta)
+        x = denoise(_propose(x, x_t, step, data_step, noise), step.sigma_delta)
     return x
+
+
+def _propose(
+    x: Tensor, x_t: Tensor | None, step: InnerStep, data_step: DataStep, noise: Noise
+) -> Tensor:
+    """z + c sigma_delta eps, z = prox(v, y, gamma), v = both anchors as one."""
+    skip = isinstance(step.gamma, float) and step.gamma == 0.0
+    fused = getattr(data_step, "with_noise", None)
+    if fused is not None and not skip:
+        return noise.inner(fused, x, x_t, step)
+    v = x if x_t is None else ops.combine_anchors(x, x_t, step.x_weight)
+    z = v if skip else data_step(v, step.gamma)
+    return noise.langevin(z, step.c * step.sigma_delta, step.noise_step)
 
 
 def sample_posterior(

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import Tensor
 
 from latino_engine import ops
-from latino_engine.schedule import OuterStep, Scalar
+from latino_engine.schedule import InnerStep, OuterStep, Scalar
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,6 +27,14 @@ class NoiseStream:
     def langevin(self, z: Tensor, scale: Scalar, step: int) -> Tensor:
         """z + scale * eps_step; z (P, C, H, W), scale a number or (P,)."""
         return ops.langevin_noise(z, scale, self.seed, self.image_ids, self.sample_ids, step)
+
+    def inner(
+        self, fused: Callable[..., Tensor], x: Tensor, x_t: Tensor | None, step: InnerStep
+    ) -> Tensor:
+        """A data step that takes the noise along: `FusedStep.with_noise`."""
+        scalars = (step.x_weight, step.gamma, step.c * step.sigma_delta)
+        identity = (self.seed, self.image_ids, self.sample_ids, step.noise_step)
+        return fused(x, x_t, *scalars, *identity)
 
     def reverse(self, x0_hat: Tensor, x_t: Tensor, outer: OuterStep) -> Tensor:
         """The reverse step of `outer` from x_t, towards x0_hat [UD2M, Alg. 1]."""

@@ -395,3 +395,18 @@ def test_failed_swap_puts_the_old_folder_back(
     assert len(calls) == 3
     assert (target / "engine.json").read_text() == "old"
     assert names(tmp_path) == ["a.engine"]
+
+
+def test_writers_of_the_same_folder_do_not_hinder_each_other(tmp_path):
+    """Four processes, each 60 times: no failure, nothing left behind, the last one stands whole."""
+    code = f"""
+from latino_engine.atomic import atomic_folder
+for n in range(60):
+    with atomic_folder({str(tmp_path / "x.engine")!r}, ours=("engine.json", "data")) as folder:
+        (folder / "engine.json").write_text("{{}}")
+        (folder / "data").write_text(str(n))
+"""
+    workers = [subprocess.Popen([sys.executable, "-c", code]) for _ in range(4)]
+    assert [worker.wait() for worker in workers] == [0, 0, 0, 0]
+    assert [p.name for p in tmp_path.iterdir()] == ["x.engine"]
+    assert (tmp_path / "x.engine" / "data").read_text() == "59"

@@ -9,6 +9,7 @@
 
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && defined(__GLIBC__) && \
     !defined(LATINO_SINGLE_TARGET)
+#define LATINO_HAS_CLONES 1
 #define LATINO_CLONES __attribute__((target_clones("default", "avx2", "avx512f")))
 #else
 #define LATINO_CLONES

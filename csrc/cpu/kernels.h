@@ -27,6 +27,12 @@ struct NoiseIdentity {
   std::uint32_t step;
 };
 
+inline Words counter_of(const NoiseIdentity& identity, std::int64_t pair, std::int64_t channel) {
+  constexpr std::uint32_t kChannels = 1024;
+  return {0, static_cast<std::uint32_t>(channel) + kChannels * identity.image_ids[pair],
+          identity.sample_ids[pair], identity.step};
+}
+
 // One float for each pair (stride 1) or one for all (stride 0).
 struct PerPair {
   const float* data;
@@ -66,9 +72,53 @@ struct MaskedProx {
 
 void masked_prox(const Shape& shape, const MaskedProx& prox, float* out, int num_threads);
 
-// The data step and the noise after it in one pass: out = prox + scale eps.
-void masked_prox_noise(const NoiseIdentity& identity, const Shape& shape, const MaskedProx& prox,
-                       PerPair scale, float* out, int num_threads);
+// What every inner step has: the anchor x_weight x + (1 - x_weight) x_t, or x where x_t is null, and
+// scale eps behind the data step. `out` may be x or x_t.
+struct InnerStep {
+  const float *x, *x_t;
+  PerPair x_weight, scale;
+  float* out;
+};
+
+// A circular convolution: |h|^2 and conj(h) Y, (P|1, C|1, H, W/2 + 1), the complex one with strides
+// in floats. H and W are own sides of latino/fft_plan.h.
+struct FourierData {
+  Broadcast power, back_projected;
+  PerPair gamma;
+};
+
+struct Loops;  // loops.h
+
+void fourier_prox_noise(const NoiseIdentity& identity, const Shape& shape, const InnerStep& step,
+                        const FourierData& data, const Loops& loops, int num_threads);
+
+// Convolution, then every factor-th pixel: h and conj(h) tile(Y), complex (P|1, C|1, H, W), and
+// fold(|h|^2), (P|1, C|1, H/s, W/s). H and W are own sides, s is a power of two from 2 to
+// min(H, W/16).
+struct AliasData {
+  Broadcast h, folded_power, back_projected;
+  PerPair gamma;
+  int factor;
+};
+
+bool has_own_alias_loops(std::int64_t height, std::int64_t width, std::int64_t factor);
+
+void alias_prox_noise(const NoiseIdentity& identity, const Shape& shape, const InnerStep& step,
+                      const AliasData& data, const Loops& loops, int num_threads);
+
+// The pixels' data step of an inner step.
+struct MaskedData {
+  Broadcast mask, y;
+  PerPair gamma;
+};
+
+void masked_prox_noise(const NoiseIdentity& identity, const Shape& shape, const InnerStep& step,
+                       const MaskedData& data, int num_threads);
+
+// For sides that are not our own: spectrum (P, C, H, W/2 + 1) complex, in place,
+// V <- (gamma back_projected + V) / (gamma power + 1).
+void fourier_combine(const Shape& shape, const FourierData& data, float* spectrum,
+                     int num_threads);
 
 // Welford over `size` entries; mean_out and m2_out may be mean and m2.
 struct MomentArrays {

@@ -4,8 +4,11 @@
 #include <cstring>
 
 #include "cpu/kernels.h"
+#include "cpu/loops.h"
 #include "cpu/parallel.h"
 #include "cpu/rows.h"
+#include "cpu/spectral_step.h"
+#include "latino/fft_plan.h"
 #include "latino/philox.h"
 #include "latino/pointwise.h"
 
@@ -19,12 +22,6 @@ namespace {
 struct Place {
   std::int64_t pair, channel, plane, offset;
 };
-
-Words counter_of(const NoiseIdentity& identity, std::int64_t pair, std::int64_t channel) {
-  constexpr std::uint32_t kChannels = 1024;
-  return {0, static_cast<std::uint32_t>(channel) + kChannels * identity.image_ids[pair],
-          identity.sample_ids[pair], identity.step};
-}
 
 // Hands out the tile's quads [begin, begin + count) of a plane as rows: a run of consecutive quads
 // within one pair of rows is four runs of pixels, two of them missing at an odd border.
@@ -55,6 +52,7 @@ void for_each_run(const NoiseIdentity& identity, const Shape& shape, int num_thr
   const std::int64_t quads = shape.quads_per_plane();
   const std::int64_t tiles = (quads + kTileQuads - 1) / kTileQuads;
   const int threads = threads_for(shape.num_elements(), kNoiseGrain, num_threads);
+  const Loops& loops = best_loops();
   parallel_for(shape.num_planes() * tiles, threads, [&](std::int64_t unit) {
     const std::int64_t plane = unit / tiles, begin = unit % tiles * kTileQuads;
     const std::int64_t pair = plane / shape.channels, channel = plane % shape.channels;
@@ -62,7 +60,7 @@ void for_each_run(const NoiseIdentity& identity, const Shape& shape, int num_thr
     Words first = counter_of(identity, pair, channel);
     first.x = static_cast<std::uint32_t>(begin);
     Tile tile;
-    fill_tile(first, identity.key, count, tile);
+    loops.fill_tile(first, identity.key, count, tile);
     scatter_rows(tile, shape, begin, count, {pair, channel, plane, 0}, sink);
   });
 }
@@ -112,17 +110,42 @@ void reverse_step(const NoiseIdentity& identity, const Shape& shape, const float
                });
 }
 
-void masked_prox_noise(const NoiseIdentity& identity, const Shape& shape, const MaskedProx& prox,
-                       PerPair scale, float* out, int num_threads) {
+void masked_prox_noise(const NoiseIdentity& identity, const Shape& shape, const InnerStep& step,
+                       const MaskedData& data, int num_threads) {
   const std::int64_t size = shape.plane_size();
   for_each_run(identity, shape, num_threads,
-               [=](const Place& place, const float* eps, std::int64_t count) {
+               [&](const Place& place, const float* eps, std::int64_t count) {
                  const std::int64_t at = place.plane * size + place.offset;
-                 const float* mask = prox.mask.plane(place.pair, place.channel) + place.offset;
-                 const float* y = prox.y.plane(place.pair, place.channel) + place.offset;
-                 masked_prox_noise_row(prox.v + at, mask, y, prox.gamma.of(place.pair),
-                                       scale.of(place.pair), eps, count, out + at);
+                 const float* v = step.x + at;
+                 float anchors[kTileQuads];
+                 if (step.x_t != nullptr) {
+                   const float weight = step.x_weight.of(place.pair);
+                   combine_row(v, step.x_t + at, weight, count, anchors);
+                   v = anchors;
+                 }
+                 const float* mask = data.mask.plane(place.pair, place.channel) + place.offset;
+                 const float* y = data.y.plane(place.pair, place.channel) + place.offset;
+                 masked_prox_noise_row(v, mask, y, data.gamma.of(place.pair),
+                                       step.scale.of(place.pair), eps, count, step.out + at);
                });
+}
+
+void fourier_prox_noise(const NoiseIdentity& identity, const Shape& shape, const InnerStep& step,
+                        const FourierData& data, const Loops& loops, int num_threads) {
+  const FourierMiddle middle(shape, data, loops);
+  SpectralStep<FourierMiddle>(identity, shape, step, middle, loops).run(num_threads);
+}
+
+bool has_own_alias_loops(std::int64_t height, std::int64_t width, std::int64_t factor) {
+  const bool own = fft::is_own_side(height) && fft::is_own_side(width);
+  const bool power_of_two = factor >= 2 && (factor & (factor - 1)) == 0;
+  return own && power_of_two && factor <= height && 16 * factor <= width;
+}
+
+void alias_prox_noise(const NoiseIdentity& identity, const Shape& shape, const InnerStep& step,
+                      const AliasData& data, const Loops& loops, int num_threads) {
+  const AliasMiddle middle(shape, data, loops);
+  SpectralStep<AliasMiddle>(identity, shape, step, middle, loops).run(num_threads);
 }
 
 }  // namespace latino::cpu

@@ -48,6 +48,19 @@ void masked_prox(const Shape& shape, const MaskedProx& prox, float* out, int num
       });
 }
 
+void fourier_combine(const Shape& shape, const FourierData& data, float* spectrum,
+                     int num_threads) {
+  const Shape half{shape.pairs, shape.channels, shape.height, shape.width / 2 + 1};
+  for_each_plane_block(
+      half, num_threads, [&](std::int64_t plane, std::int64_t begin, std::int64_t end) {
+        const std::int64_t pair = plane / half.channels, channel = plane % half.channels;
+        fourier_combine_row(data.power.plane(pair, channel) + begin,
+                            data.back_projected.plane(pair, channel) + 2 * begin,
+                            data.gamma.of(pair), end - begin,
+                            spectrum + 2 * (plane * half.plane_size() + begin));
+      });
+}
+
 void running_moments(std::int64_t size, float count, const MomentArrays& arrays, int num_threads) {
   for_each_block(size, num_threads, [&](std::int64_t begin, std::int64_t end) {
     running_moments_row(arrays, count, begin, end);

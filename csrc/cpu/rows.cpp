@@ -1,26 +1,85 @@
 #include "cpu/rows.h"
 
 #include <cstdint>
+#include <cstring>
+#include <utility>
 
 #include "cpu/clones.h"
+#include "cpu/loops.h"
+#include "latino/fft_plan.h"
 #include "latino/normal.h"
 #include "latino/philox.h"
 #include "latino/pointwise.h"
 
+#if defined(__SSE2__)
+#include <immintrin.h>
+#endif
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // g++'s own intrinsics: GCC bug 105593
+#endif
+
+#define LATINO_TARGET plain
+#define LATINO_LANES 4
+#include "cpu/target_loops.h"
+#undef LATINO_TARGET
+#undef LATINO_LANES
+
+// Not LATINO_CLONES: g++ takes vectors apart before it makes clones. The width is a macro of our own
+// because g++ does not define __AVX2__ behind the pragma.
+#if defined(LATINO_HAS_CLONES)
+#pragma GCC push_options
+#pragma GCC target("avx2")
+#define LATINO_TARGET avx2
+#define LATINO_LANES 8
+#include "cpu/target_loops.h"
+#undef LATINO_TARGET
+#undef LATINO_LANES
+#pragma GCC pop_options
+
+#pragma GCC push_options
+#pragma GCC target("avx512f,avx512vl,avx512bw,avx512dq")
+#define LATINO_TARGET avx512
+#define LATINO_LANES 16
+#include "cpu/target_loops.h"
+#undef LATINO_TARGET
+#undef LATINO_LANES
+#pragma GCC pop_options
+#endif
+
 namespace latino::cpu {
 
-LATINO_CLONES void fill_tile(Words first, PhiloxKey key, int count, Tile& tile) {
-  for (int i = 0; i < count; ++i) {
-    const Words counter{first.x + static_cast<std::uint32_t>(i), first.y, first.z, first.w};
-    const Normals normals = quad_normals(philox4x32(counter, key));
-    tile.lane[0][i] = normals.lane0;
-    tile.lane[1][i] = normals.lane1;
-    tile.lane[2][i] = normals.lane2;
-    tile.lane[3][i] = normals.lane3;
+int usable_targets(const Loops* (&tables)[kMaxTargets]) {
+  int count = 0;
+#if defined(LATINO_HAS_CLONES)
+  __builtin_cpu_init();
+  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
+      __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq")) {
+    tables[count++] = &avx512::kLoops;
   }
+  if (__builtin_cpu_supports("avx2")) tables[count++] = &avx2::kLoops;
+#endif
+  tables[count++] = &plain::kLoops;
+  return count;
 }
 
 // ivdep below: entry i of `out` depends on no other entry, even where `out` is an input.
+
+LATINO_CLONES void combine_row(const float* x, const float* x_t, float weight, std::int64_t count,
+                               float* out) {
+  const float other = 1.0f - weight;
+#pragma GCC ivdep
+  for (std::int64_t i = 0; i < count; ++i) out[i] = weight * x[i] + other * x_t[i];
+}
+
+LATINO_CLONES void fourier_combine_row(const float* power, const float* back_projected,
+                                       float gamma, std::int64_t count, float* spectrum) {
+#pragma GCC ivdep
+  for (std::int64_t i = 0; i < count; ++i) {
+    const float weight = 1.0f / (gamma * power[i] + 1.0f);
+    spectrum[2 * i] = (gamma * back_projected[2 * i] + spectrum[2 * i]) * weight;
+    spectrum[2 * i + 1] = (gamma * back_projected[2 * i + 1] + spectrum[2 * i + 1]) * weight;
+  }
+}
 
 LATINO_CLONES void langevin_row(const float* z, float scale, const float* eps, std::int64_t count,
                                 float* out) {

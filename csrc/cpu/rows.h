@@ -1,4 +1,5 @@
-// The innermost loops, each compiled for several instruction sets in rows.cpp.
+// The pointwise loops, each compiled for several instruction sets in rows.cpp; see loops.h for the
+// heavy ones.
 //
 // `out` may be an input itself; any other overlap is not allowed.
 #pragma once
@@ -6,19 +7,11 @@
 #include <cstdint>
 
 #include "cpu/kernels.h"
-#include "latino/philox.h"
 #include "latino/pointwise.h"
 
 namespace latino::cpu {
 
-constexpr int kTileQuads = 512;  // a tile of normals is 8 KiB: it stays in the L1 cache
-
-struct Tile {
-  alignas(64) float lane[4][kTileQuads];
-};
-
-// The normals of `count` consecutive quads from the quad first.x on.
-void fill_tile(Words first, PhiloxKey key, int count, Tile& tile);
+void combine_row(const float* x, const float* x_t, float weight, std::int64_t count, float* out);
 
 void langevin_row(const float* z, float scale, const float* eps, std::int64_t count, float* out);
 
@@ -30,6 +23,10 @@ void masked_prox_row(const float* v, const float* mask, const float* y, float ga
 
 void masked_prox_noise_row(const float* v, const float* mask, const float* y, float gamma,
                            float scale, const float* eps, std::int64_t count, float* out);
+
+// Interleaved complex numbers: V <- (gamma back_projected + V) / (gamma power + 1).
+void fourier_combine_row(const float* power, const float* back_projected, float gamma,
+                         std::int64_t count, float* spectrum);
 
 void running_moments_row(const MomentArrays& arrays, float number, std::int64_t begin,
                          std::int64_t end);

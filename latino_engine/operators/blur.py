@@ -11,8 +11,6 @@ from latino_engine import ops
 from latino_engine.operators.checks import (
     ArrayLike,
     as_noise_std,
-    check_anchor,
-    check_gamma,
     check_image,
     check_index,
     common_batch,
@@ -21,6 +19,7 @@ from latino_engine.operators.checks import (
     show_noise_std,
     starting_gamma,
 )
+from latino_engine.operators.fused_step import FusedStep
 from latino_engine.operators.point_spread import gaussian_kernel, motion_kernel, uniform_kernel
 from latino_engine.operators.protocol import DataStep
 from latino_engine.operators.simulation import add_measurement_noise
@@ -101,14 +100,14 @@ class Blur:
         """The prox for one y, conj(h) Y computed once."""
         h, power = self._spectra("y", y)
         back_projected = h.conj() * torch.fft.rfft2(y)
-        expected, dtype = tuple(y.shape), y.dtype
-
-        def step(v: Tensor, gamma: float | Tensor) -> Tensor:
-            check_anchor(v, expected, dtype)
-            check_gamma(gamma)
-            return ops.fourier_prox(v, power, back_projected, gamma)
-
-        return step
+        return FusedStep(
+            tuple(y.shape),
+            y.dtype,
+            prox=lambda v, gamma: ops.fourier_prox(v, power, back_projected, gamma),
+            inner=lambda x, x_t, x_weight, *rest: ops.fourier_prox_noise(
+                x, x_t, x_weight, power, back_projected, *rest
+            ),
+        )
 
     def initial_estimate(self, y: Tensor) -> Tensor:
         """One prox from y itself, gamma = (0.1 / sigma_y)^2."""

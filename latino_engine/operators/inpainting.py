@@ -12,8 +12,6 @@ from latino_engine.operators.checks import (
     ArrayLike,
     as_mask,
     as_noise_std,
-    check_anchor,
-    check_gamma,
     check_image,
     check_index,
     check_size,
@@ -23,6 +21,7 @@ from latino_engine.operators.checks import (
     show_noise_std,
 )
 from latino_engine.operators.fill import fill_from_neighbours
+from latino_engine.operators.fused_step import FusedStep
 from latino_engine.operators.protocol import DataStep
 from latino_engine.operators.simulation import add_measurement_noise
 from latino_engine.operators.size_table import SizeTable
@@ -81,16 +80,7 @@ class Inpainting:
 
     def data_step(self, y: Tensor) -> DataStep:
         """The prox for one y."""
-        seen = self._kept("y", y)
-        mask = self._mask(y)
-        expected, dtype = tuple(y.shape), y.dtype
-
-        def step(v: Tensor, gamma: float | Tensor) -> Tensor:
-            check_anchor(v, expected, dtype)
-            check_gamma(gamma)
-            return ops.masked_prox(v, mask, seen, gamma)
-
-        return step
+        return _masked_step(self._mask(y), self._kept("y", y))
 
     def initial_estimate(self, y: Tensor) -> Tensor:
         """y where it is observed, elsewhere filled from its neighbours; mid-grey if nothing is."""
@@ -169,14 +159,8 @@ class Denoising:
     def data_step(self, y: Tensor) -> DataStep:
         """The prox for one y."""
         check_image("y", y, self.batch_size)
-        everything = torch.ones((), dtype=y.dtype, device=y.device)
-
-        def step(v: Tensor, gamma: float | Tensor) -> Tensor:
-            check_anchor(v, tuple(y.shape), y.dtype)
-            check_gamma(gamma)
-            return ops.masked_prox(v, everything, y, gamma)
-
-        return step
+        everything = torch.ones((1, 1, *y.shape[2:]), dtype=y.dtype, device=y.device)
+        return _masked_step(everything, y)
 
     def initial_estimate(self, y: Tensor) -> Tensor:
         """y itself."""
@@ -201,3 +185,14 @@ class Denoising:
             return self
         index = check_index(index, self.batch_size)
         return Denoising(pick_noise_std(self.noise_std, index))
+
+
+def _masked_step(mask: Tensor, y: Tensor) -> FusedStep:
+    return FusedStep(
+        tuple(y.shape),
+        y.dtype,
+        prox=lambda v, gamma: ops.masked_prox(v, mask, y, gamma),
+        inner=lambda x, x_t, x_weight, *rest: ops.masked_prox_noise(
+            x, x_t, x_weight, mask, y, *rest
+        ),
+    )

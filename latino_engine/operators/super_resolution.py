@@ -12,8 +12,6 @@ from latino_engine.errors import invalid, invalid_type
 from latino_engine.operators.checks import (
     ArrayLike,
     as_noise_std,
-    check_anchor,
-    check_gamma,
     check_image,
     check_index,
     common_batch,
@@ -22,6 +20,7 @@ from latino_engine.operators.checks import (
     show_noise_std,
     starting_gamma,
 )
+from latino_engine.operators.fused_step import FusedStep
 from latino_engine.operators.point_spread import bicubic_profile, gaussian_kernel, keys_cubic
 from latino_engine.operators.protocol import DataStep
 from latino_engine.operators.simulation import add_measurement_noise
@@ -114,14 +113,15 @@ class SuperResolution:
         back_projected = self._back_projected(y)
         size = self._full_size(y)
         h, folded_power = self._spectra(y, size)
-        expected, dtype = (*y.shape[:2], *size), y.dtype
-
-        def step(v: Tensor, gamma: float | Tensor) -> Tensor:
-            check_anchor(v, expected, dtype)
-            check_gamma(gamma)
-            return ops.alias_prox(v, h, folded_power, back_projected, gamma, self.factor)
-
-        return step
+        spectra, factor = (h, folded_power, back_projected), self.factor
+        return FusedStep(
+            (*y.shape[:2], *size),
+            y.dtype,
+            prox=lambda v, gamma: ops.alias_prox(v, *spectra, gamma, factor),
+            inner=lambda x, x_t, x_weight, gamma, scale, *identity: ops.alias_prox_noise(
+                x, x_t, x_weight, *spectra, gamma, scale, factor, *identity
+            ),
+        )
 
     def initial_estimate(self, y: Tensor) -> Tensor:
         """Bicubic interpolation at the kernel's centroid, then one prox, gamma = (0.1 / sigma_y)^2.

@@ -1,0 +1,253 @@
+"""A whole inner step without the network in one operation: anchors, data step and noise.
+
+Part of `latino_engine.ops`: shape checks and one dict {backend: function} each.
+`backend="auto"` takes the CUDA or the CPU extension where it is built and can take the tensors,
+else torch; a backend that is named is used or refused in one sentence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from types import ModuleType
+from typing import Literal, TypeAlias
+
+from torch import Tensor
+
+from latino_engine import cuda_native, native, reference
+from latino_engine.errors import BackendNotAvailable, invalid
+from latino_engine.op_checks import (
+    check_identity,
+    check_real,
+    check_same,
+    on_device_of,
+    per_image,
+)
+
+FusedBackend: TypeAlias = Literal["auto", "torch", "cpu", "cuda"]
+
+_FOURIER_PROX_NOISE: dict[str, Callable[..., Tensor]] = {
+    "torch": reference.fourier_prox_noise,
+    "cpu": native.fourier_prox_noise,
+    "cuda": cuda_native.fourier_prox_noise,
+}
+_ALIAS_PROX_NOISE: dict[str, Callable[..., Tensor]] = {
+    "torch": reference.alias_prox_noise,
+    "cpu": native.alias_prox_noise,
+    "cuda": cuda_native.alias_prox_noise,
+}
+_MASKED_PROX_NOISE: dict[str, Callable[..., Tensor]] = {
+    "torch": reference.masked_prox_noise,
+    "cpu": native.masked_prox_noise,
+    "cuda": cuda_native.masked_prox_noise,
+}
+_FOURIER_MASK_PROX_NOISE: dict[str, Callable[..., Tensor]] = {
+    "torch": reference.fourier_mask_prox_noise,
+    "cuda": cuda_native.fourier_mask_prox_noise,
+}
+
+
+def _resolve(
+    table: dict[str, Callable[..., Tensor]], backend: str, *tensors: Tensor | None
+) -> Callable[..., Tensor]:
+    if backend not in ("auto", *table):
+        choices = "one of " + ", ".join(repr(name) for name in ("auto", *table))
+        raise invalid("backend", choices, repr(backend), "choose one of these")
+    if backend == "torch":
+        return table["torch"]
+    named = [name for name in _EXTENSIONS if name in table and backend in ("auto", name)]
+    for name in named:
+        module, expected = _EXTENSIONS[name]
+        missing = module.missing()
+        if missing is not None and backend == name:
+            raise BackendNotAvailable(missing)
+        obstacle = missing or _obstacle(name, *tensors)
+        if obstacle is None:
+            return table[name]
+        if backend == name:
+            raise invalid("backend", expected, obstacle, "use backend='torch'")
+    return table["torch"]
+
+
+_EXTENSIONS: dict[str, tuple[ModuleType, str]] = {
+    "cuda": (cuda_native, "float32 tensors on one GPU, without gradients, for 'cuda'"),
+    "cpu": (native, "float32 tensors on the CPU, without gradients, for 'cpu'"),
+}
+
+
+def _obstacle(name: str, *tensors: Tensor | None) -> str | None:
+    if name == "cpu":
+        return native.unfit(*tensors, spectra=True)
+    return cuda_native.unfit(*tensors)
+
+
+def _check_state(x: Tensor, x_t: Tensor | None) -> None:
+    check_real("x", x)
+    if x.ndim != 4 or x.numel() == 0:
+        raise invalid("x", "(P, C, H, W), not empty", tuple(x.shape), "add a batch axis")
+    if x_t is not None:
+        check_same("x_t", x_t, "x", x)
+
+
+def _check_planes(name: str, tensor: Tensor, x: Tensor, channels: int, size: Sequence[int]) -> None:
+    """(P|1, C|1, *size)."""
+    lead = ((1, x.shape[0]), (1, channels))
+    right = tensor.ndim == 4 and tuple(tensor.shape[2:]) == tuple(size)
+    if not right or any(n not in ns for n, ns in zip(tensor.shape[:2], lead, strict=True)):
+        expected = f"({x.shape[0]}|1, {channels}|1, {size[0]}, {size[1]})"
+        raise invalid(name, expected, tuple(tensor.shape), "match the image x")
+
+
+def fourier_prox_noise(
+    x: Tensor,
+    x_t: Tensor | None,
+    x_weight: float | Tensor,
+    power: Tensor,
+    back_projected: Tensor,
+    gamma: float | Tensor,
+    scale: float | Tensor,
+    seed: int,
+    image_ids: Tensor | Sequence[int],
+    sample_ids: Tensor | Sequence[int],
+    step: int,
+    *,
+    backend: FusedBackend = "auto",
+) -> Tensor:
+    """fourier_prox(a x + (1 - a) x_t) + scale * eps: the inner step of a circular convolution.
+
+    Args:
+        x: (P, C, H, W), real.
+        x_t: the state, of x's shape, or None where x alone is the anchor.
+        x_weight: a in [0, 1], a number or (P,).
+        power, back_projected: |h|^2 and conj(h) Y, (P|1, C|1, H, W//2+1), as in `fourier_prox`.
+        gamma: >= 0, a number or (P,).
+        scale: of the noise, a number or (P,).
+        seed, image_ids, sample_ids, step: as in `gaussian_noise`.
+        backend: "auto", "torch", "cpu" or "cuda". "cpu" has its own transforms for sides of a
+            power of two from 16 to 2048, "cuda", in three launches, from 64 to 2048; other sizes
+            take torch.fft with pointwise kernels.
+
+    Raises:
+        ValueError, TypeError: an argument that cannot be used or a backend that cannot serve.
+    """
+    _check_state(x, x_t)
+    half = (x.shape[2], x.shape[3] // 2 + 1)
+    _check_planes("power", power, x, x.shape[1], half)
+    _check_planes("back_projected", back_projected, x, x.shape[1], half)
+    identity = check_identity(seed, image_ids, sample_ids, step, x.shape)[:4]
+    scalars = (per_image(gamma, x), per_image(scale, x, "scale"))
+    weight = per_image(x_weight, x, "x_weight")
+    tensors = (x, x_t, power, back_projected, weight, *scalars)
+    run = _resolve(_FOURIER_PROX_NOISE, backend, *tensors)
+    return run(x, x_t, weight, power, back_projected, *scalars, *on_device_of(x, identity))
+
+
+def alias_prox_noise(
+    x: Tensor,
+    x_t: Tensor | None,
+    x_weight: float | Tensor,
+    h: Tensor,
+    folded_power: Tensor,
+    back_projected: Tensor,
+    gamma: float | Tensor,
+    scale: float | Tensor,
+    factor: int,
+    seed: int,
+    image_ids: Tensor | Sequence[int],
+    sample_ids: Tensor | Sequence[int],
+    step: int,
+    *,
+    backend: FusedBackend = "auto",
+) -> Tensor:
+    """alias_prox(a x + (1 - a) x_t) + scale * eps: the inner step of super-resolution.
+
+    Args:
+        x, x_t, x_weight, gamma, scale, seed, image_ids, sample_ids, step, backend: as in
+            `fourier_prox_noise`; own kernels for factors 2, 4 and 8, on the
+            CPU for any power of two up to W/16.
+        h, folded_power, back_projected: as in `alias_prox`; h is the spectrum of a real kernel.
+        factor: divides both sides.
+    """
+    _check_state(x, x_t)
+    size = (x.shape[2], x.shape[3])
+    if factor < 1 or size[0] % factor or size[1] % factor:
+        raise invalid("x", f"sides divisible by {factor}", tuple(x.shape), "crop the image")
+    _check_planes("h", h, x, x.shape[1], size)
+    _check_planes("back_projected", back_projected, x, x.shape[1], size)
+    kept = (size[0] // factor, size[1] // factor)
+    _check_planes("folded_power", folded_power, x, x.shape[1], kept)
+    identity = check_identity(seed, image_ids, sample_ids, step, x.shape)[:4]
+    scalars = (per_image(gamma, x), per_image(scale, x, "scale"))
+    weight = per_image(x_weight, x, "x_weight")
+    constants = (h, folded_power, back_projected)
+    run = _resolve(_ALIAS_PROX_NOISE, backend, x, x_t, *constants, weight, *scalars)
+    return run(x, x_t, weight, *constants, *scalars, factor, *on_device_of(x, identity))
+
+
+def masked_prox_noise(
+    x: Tensor,
+    x_t: Tensor | None,
+    x_weight: float | Tensor,
+    mask: Tensor,
+    y: Tensor,
+    gamma: float | Tensor,
+    scale: float | Tensor,
+    seed: int,
+    image_ids: Tensor | Sequence[int],
+    sample_ids: Tensor | Sequence[int],
+    step: int,
+    *,
+    backend: FusedBackend = "auto",
+) -> Tensor:
+    """masked_prox(a x + (1 - a) x_t) + scale * eps: the inner step of inpainting and denoising.
+
+    Args:
+        x, x_t, x_weight, gamma, scale, seed, image_ids, sample_ids, step, backend: as in
+            `fourier_prox_noise`; one launch for any size.
+        mask, y: (P|1, C|1, H, W), m in {0, 1}, y finite.
+    """
+    _check_state(x, x_t)
+    _check_planes("mask", mask, x, x.shape[1], x.shape[2:])
+    _check_planes("y", y, x, x.shape[1], x.shape[2:])
+    identity = check_identity(seed, image_ids, sample_ids, step, x.shape)[:4]
+    scalars = (per_image(gamma, x), per_image(scale, x, "scale"))
+    weight = per_image(x_weight, x, "x_weight")
+    run = _resolve(_MASKED_PROX_NOISE, backend, x, x_t, mask, y, weight, *scalars)
+    return run(x, x_t, weight, mask, y, *scalars, *on_device_of(x, identity))
+
+
+def fourier_mask_prox_noise(
+    x: Tensor,
+    x_t: Tensor | None,
+    x_weight: float | Tensor,
+    mask: Tensor,
+    y: Tensor,
+    gamma: float | Tensor,
+    scale: float | Tensor,
+    seed: int,
+    image_ids: Tensor | Sequence[int],
+    sample_ids: Tensor | Sequence[int],
+    step: int,
+    *,
+    backend: FusedBackend = "auto",
+) -> Tensor:
+    """F^-1 masked_prox(F v, mask, y) + scale * eps, v = a x + (1 - a) x_t: single-coil MRI.
+
+    Args:
+        x, x_t: complex images as channels (re, im), (P, 2, H, W).
+        mask: (P|1, 1, H, W) over k-space, DC in the middle, m in {0, 1}.
+        y: (P|1, 2, H, W), k-space as (re, im), DC in the middle, orthonormal, finite.
+        x_weight, gamma, scale, seed, image_ids, sample_ids, step, backend: as in
+            `fourier_prox_noise`.
+    """
+    _check_state(x, x_t)
+    if x.shape[1] != 2:
+        raise invalid("x", "2 channels (re, im)", x.shape[1], "store both parts")
+    _check_planes("mask", mask, x, 1, x.shape[2:])
+    _check_planes("y", y, x, 2, x.shape[2:])
+    if y.shape[1] != 2:
+        raise invalid("y", "2 channels (re, im)", y.shape[1], "store both parts")
+    identity = check_identity(seed, image_ids, sample_ids, step, x.shape)[:4]
+    scalars = (per_image(gamma, x), per_image(scale, x, "scale"))
+    weight = per_image(x_weight, x, "x_weight")
+    run = _resolve(_FOURIER_MASK_PROX_NOISE, backend, x, x_t, mask, y, weight, *scalars)
+    return run(x, x_t, weight, mask, y, *scalars, *on_device_of(x, identity))

@@ -1,0 +1,99 @@
+"""What the fused operations demand of their arguments, shared by their tables of backends."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from latino_engine.errors import invalid, invalid_type, whole_number
+from latino_engine.noise import MAX_CHANNELS, MAX_IMAGE_ID
+
+
+def per_image(value: float | Tensor, like: Tensor, name: str = "gamma") -> Tensor:
+    """A float or a (B,) tensor as (1|B, 1, ...), with the dtype and device of `like` (B, ...)."""
+    tensor = torch.as_tensor(value, dtype=like.dtype, device=like.device)
+    if tensor.ndim > 1 or (tensor.ndim == 1 and tensor.shape[0] not in (1, like.shape[0])):
+        raise invalid(
+            name,
+            f"a number or a tensor of shape ({like.shape[0]},)",
+            f"shape {tuple(tensor.shape)}",
+            "give one value for each image of the batch",
+        )
+    return tensor.reshape(-1, *([1] * (like.ndim - 1)))
+
+
+def check_ids(name: str, value: Tensor | Sequence[int], pairs: int, limit: int) -> Tensor:
+    """The ids as a tensor (pairs,) of integers in [0, limit); raises the sentence otherwise."""
+    ids = torch.as_tensor(value)
+    if ids.numel() == 0:
+        ids = ids.to(torch.int64)  # an empty list has no type of its own
+    if ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool:
+        raise invalid_type(name, "integers", ids.dtype, "give whole numbers")
+    if ids.shape != (pairs,):
+        raise invalid(name, f"length {pairs}", f"shape {tuple(ids.shape)}", "give one id per image")
+    if pairs and (int(ids.min()) < 0 or int(ids.max()) >= limit):
+        found = f"{int(ids.min())}..{int(ids.max())}"
+        raise invalid(name, f"values in [0, {limit})", found, "renumber the images")
+    return ids
+
+
+def check_seed(seed: int) -> int:
+    """The seed as an int; raises `InvalidArgument` outside [0, 2^64)."""
+    seed = whole_number("seed", seed)
+    if not 0 <= seed < 2**64:
+        raise invalid("seed", "0 <= seed < 2^64", seed, "choose another seed")
+    return seed
+
+
+def check_identity(
+    seed: int,
+    image_ids: Tensor | Sequence[int],
+    sample_ids: Tensor | Sequence[int],
+    step: int,
+    shape: Sequence[int],
+) -> tuple[int, Tensor, Tensor, int, tuple[int, int, int, int]]:
+    """(seed, image ids, sample ids, step, shape), each in its range."""
+    seed = check_seed(seed)
+    size = tuple(int(n) for n in shape)
+    if len(size) != 4 or min(size, default=-1) < 0:
+        raise invalid("shape", "(P, C, H, W)", size, "give four sizes")
+    if size[1] > MAX_CHANNELS:
+        raise invalid("shape", f"at most {MAX_CHANNELS} channels", size[1], "split the channels")
+    if ((size[2] + 1) // 2) * ((size[3] + 1) // 2) >= 2**32:
+        raise invalid("shape", "fewer than 2^32 quads per plane", size, "split the image")
+    if isinstance(step, bool) or not isinstance(step, int):
+        raise invalid_type("step", "an integer", type(step).__name__, "give a whole number")
+    if not 0 <= step < 2**32:
+        raise invalid("step", "0 <= step < 2^32", step, "count the steps from 0")
+    images = check_ids("image_ids", image_ids, size[0], MAX_IMAGE_ID)
+    samples = check_ids("sample_ids", sample_ids, size[0], 2**32).to(images.device)
+    return seed, images, samples, step, (size[0], size[1], size[2], size[3])
+
+
+def on_device_of(
+    z: Tensor, identity: tuple[int, Tensor, Tensor, int]
+) -> tuple[int, Tensor, Tensor, int]:
+    """The identity with its ids on the device of z."""
+    seed, images, samples, step = identity
+    return seed, images.to(z.device), samples.to(z.device), step
+
+
+def check_real(name: str, z: Tensor) -> None:
+    """Raises unless z is real and of floating point."""
+    if not z.is_floating_point():
+        raise invalid_type(name, "a real floating-point tensor", z.dtype, "convert it first")
+
+
+def check_same(
+    name: str,
+    tensor: Tensor,
+    other_name: str,
+    other: Tensor,
+    remedy: str = "both are states of the same images",
+) -> None:
+    """Raises unless the two shapes are equal."""
+    if tensor.shape != other.shape:
+        expected = f"the shape of {other_name} {tuple(other.shape)}"
+        raise invalid(name, expected, tuple(tensor.shape), remedy)

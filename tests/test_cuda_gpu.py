@@ -1,0 +1,52 @@
+"""The tests of test_cuda_kernels.py on a GPU: `pytest -m gpu`.
+
+For races and stray accesses run tests/cuda_shim/sanitize.sh beside it.
+"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from test_cuda_kernels import *  # noqa: F403  (the tests)
+
+from latino_engine import cuda_extension, cuda_launches
+from latino_engine.step_table import StepTable
+
+pytestmark = pytest.mark.gpu
+
+if cuda_extension.missing() is not None:
+    pytest.skip(str(cuda_extension.missing()), allow_module_level=True)
+
+
+@pytest.fixture
+def device() -> str:
+    """The device of tensors."""
+    return "cuda"
+
+
+def test_a_captured_graph_serves_every_step(device: str) -> None:
+    """One capture of one step, replayed: each replay takes the next row of the table."""
+    x, x_t = torch.randn(2, 2, 3, 256, 128, device=device).unbind(0)
+    power = torch.rand(1, 1, 256, 65, device=device)
+    columns, noise_steps = torch.rand(3, 4, 2, device=device), [5, 6, 9, 2**32 - 1]
+    who = (3, torch.arange(2, device=device), torch.arange(2, device=device))
+
+    def run(steps: StepTable, out: torch.Tensor) -> None:
+        cuda_launches.run_fourier_prox_noise(x, x_t, power, power + 0j, steps, who, out=out)
+
+    steps, out = StepTable.of(list(columns), noise_steps), torch.empty_like(x)
+    expected = []
+    for _ in noise_steps:
+        run(steps, out)
+        expected.append(out.clone())
+    steps.rewind()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        run(steps, out)
+    for wanted in expected:
+        graph.replay()
+        assert torch.equal(out, wanted)
+    steps.check()
+    graph.replay()
+    with pytest.raises(IndexError):
+        steps.check()
