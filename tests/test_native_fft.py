@@ -196,7 +196,7 @@ def test_other_aliases(size: tuple[int, int, int]) -> None:
 
 
 @pytest.mark.parametrize("anchored", [True, False], ids=["anchored", "alone"])
-@pytest.mark.parametrize("size", [(32, 64), (5, 7), (1, 1)], ids=str)
+@pytest.mark.parametrize("size", [(129, 257), (32, 64), (5, 7), (1, 1)], ids=str)
 def test_masks(size: tuple[int, int], anchored: bool) -> None:
     shape = (3, 2, *size)
     x, x_t, y = torch.randn(3, *shape).unbind()
