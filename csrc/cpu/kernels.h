@@ -72,8 +72,8 @@ struct MaskedProx {
 
 void masked_prox(const Shape& shape, const MaskedProx& prox, float* out, int num_threads);
 
-// What every inner step has: the anchor x_weight x + (1 - x_weight) x_t, or x where x_t is null, and
-// scale eps behind the data step. `out` may be x or x_t.
+// What every inner step has: the anchor x_weight x + (1 - x_weight) x_t, or x where x_t is null,
+// and scale eps behind the data step. `out` may be x or x_t.
 struct InnerStep {
   const float *x, *x_t;
   PerPair x_weight, scale;

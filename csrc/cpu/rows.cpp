@@ -24,8 +24,8 @@
 #undef LATINO_TARGET
 #undef LATINO_LANES
 
-// Not LATINO_CLONES: g++ takes vectors apart before it makes clones. The width is a macro of our own
-// because g++ does not define __AVX2__ behind the pragma.
+// Not LATINO_CLONES: g++ takes vectors apart before it makes clones. The width is a macro of our
+// own because g++ does not define __AVX2__ behind the pragma.
 #if defined(LATINO_HAS_CLONES)
 #pragma GCC push_options
 #pragma GCC target("avx2")
