@@ -151,17 +151,7 @@ cpu = Pybind11Extension(
     ],
     include_dirs=["csrc", "csrc/include"],
     cxx_std=17,
-    depends=[
-        "csrc/array_checks.h",
-        "csrc/cpu/clones.h",
-        "csrc/cpu/kernels.h",
-        "csrc/cpu/parallel.h",
-        "csrc/cpu/rows.h",
-        "csrc/include/latino/host_device.h",
-        "csrc/include/latino/normal.h",
-        "csrc/include/latino/philox.h",
-        "csrc/include/latino/pointwise.h",
-    ],
+    depends=[*map(str, Path("csrc").glob("**/*.h"))],
     optional=True,
 )
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from latino_engine import ops
 from latino_engine.errors import AccuracyError
 from latino_engine.priors.prior import Prior
-from latino_engine.schedule import few_step_sigmas, latino_schedule, log_spaced, ud2m_schedule
+from latino_engine.schedule import few_step_sigmas, ud2m_schedule
 
 #: Largest relative error ||out - ref|| / ||ref|| of one denoiser call that an engine may have.
 #: Measured on the shipped prior: fp32 5e-7; fp16 and bf16 in the notes of tests/tolerances.py.
@@ -26,21 +26,12 @@ def probe_sigmas(prior: Prior) -> list[float]:
     range.
     """
     spec = prior.spec
-    first, last = latino_range(prior)
-    found = set(log_spaced(first, last, int(spec.sampler.get("steps", 8))))
-    found |= set(latino_schedule(1.0, sorted(found, reverse=True)).denoiser_sigmas())
+    found = set(spec.latino_sigmas())
     for noise_std in _PROBE_NOISE:
         grid = few_step_sigmas(3, spec.sigma_table)
         found |= set(ud2m_schedule(spec.scale * noise_std, grid, 1).denoiser_sigmas())
     found |= {spec.sigma_min, spec.sigma_max}
     return sorted({min(max(s, spec.sigma_min), spec.sigma_max) for s in found})
-
-
-def latino_range(prior: Prior) -> tuple[float, float]:
-    """First and last noise level of zero-shot LATINO for this prior, internal units."""
-    defaults, scale = prior.spec.sampler, prior.spec.scale
-    first, last = defaults.get("sigma_max", 0.3), defaults.get("sigma_min", 0.02)
-    return scale * first, scale * last
 
 
 def probe_images(channels: int, height: int, width: int) -> Tensor:

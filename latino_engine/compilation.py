@@ -105,7 +105,7 @@ def compile(
                 "memory": _memory(prior, partial),
                 "backend": chosen,
                 "runtimes": runtimes,
-                "sampler": {"name": "latino", "nfe": int(prior.spec.sampler.get("steps", 8))},
+                "sampler": {"name": "latino", "nfe": prior.spec.latino_steps},
                 "gpu_architectures": [],
                 "versions": versions(),
                 "machine": machine(),

@@ -30,7 +30,6 @@ from latino_engine.schedule import (
     ScheduleBuilder,
     few_step_sigmas,
     latino_schedule,
-    log_spaced,
     ud2m_schedule,
 )
 from latino_engine.threads import torch_threads
@@ -170,10 +169,7 @@ class Engine:
         if unfold is not None:
             remedy = "leave it out, or use sampler='ud2m'"
             raise invalid("unfold", "None for the sampler 'latino'", unfold, remedy)
-        defaults = self.spec.sampler
-        first = self.spec.scale * defaults.get("sigma_max", 0.3)
-        last = self.spec.scale * defaults.get("sigma_min", 0.02)
-        levels = log_spaced(first, last, int(defaults.get("steps", 8)) if steps is None else steps)
+        levels = self.spec.latino_sigmas(steps)
         return lambda sigma_y: latino_schedule(sigma_y, levels)
 
     def chunk_size(self, height: int, width: int) -> int:

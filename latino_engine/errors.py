@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from pathlib import Path
 from typing import Any
 
 
@@ -54,6 +55,11 @@ def invalid(argument: str, expected: str, got: object, remedy: str) -> InvalidAr
 def invalid_type(argument: str, expected: str, got: object, remedy: str) -> InvalidType:
     """The sentence ``argument: expected ..., got ...; remedy`` as an `InvalidType`."""
     return InvalidType(f"{argument}: expected {expected}, got {got}; {remedy}")
+
+
+def unreadable(path: Path, expected: str, got: object, remedy: str) -> ImageUnreadable:
+    """The sentence ``path: expected ..., got ...; remedy`` as an `ImageUnreadable`."""
+    return ImageUnreadable(f"{path}: expected {expected}, got {got}; {remedy}")
 
 
 def whole_number(argument: str, value: Any) -> int:

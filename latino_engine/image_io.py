@@ -23,7 +23,7 @@ from PIL import Image
 from torch import Tensor
 
 from latino_engine.atomic import PathLike, atomic_file
-from latino_engine.errors import ImageUnreadable, UserError, invalid, invalid_type
+from latino_engine.errors import UserError, invalid, invalid_type, unreadable
 
 # tifffile logs what is odd in a file; where nobody listens, Python would print that on stderr.
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
@@ -82,7 +82,7 @@ def read_mask(path: PathLike) -> Tensor:
     values = np.unique(plane)
     if values[-1] <= 0 or not np.isin(values, (0, values[-1])).all():
         found = f"{values.size} values from {values[0]:.4g} to {values[-1]:.4g}"
-        raise _unreadable(
+        raise unreadable(
             file,
             "a mask of two values, 0 (missing) and one above it (observed)",
             found,
@@ -102,7 +102,7 @@ def read_kernel(path: PathLike) -> Tensor:
     total = float(kernel.sum())
     if total <= 1e-6 * float(np.abs(kernel).sum()):
         remedy = "give a kernel that preserves brightness"
-        raise _unreadable(file, "a kernel with a positive sum", f"the sum {total:.4g}", remedy)
+        raise unreadable(file, "a kernel with a positive sum", f"the sum {total:.4g}", remedy)
     return torch.from_numpy(kernel / total)
 
 
@@ -168,17 +168,13 @@ def _quantise(image: Tensor | Array, bits: int) -> Array:
     return np.ascontiguousarray(scaled.transpose(1, 2, 0), dtype=f"u{bits // 8}")
 
 
-def _unreadable(path: Path, expected: str, got: object, remedy: str) -> ImageUnreadable:
-    return ImageUnreadable(f"{path}: expected {expected}, got {got}; {remedy}")
-
-
 def _read_array(path: Path) -> Array:
     """(C, H, W), C = 1 or 3: bool, any integers or finite floats, as stored."""
     data = _read_bytes(path)
     reader = next((_READERS[magic] for magic in _READERS if data.startswith(magic)), None)
     if reader is None:
         found = f"a file that begins with {data[:6]!r}"
-        raise _unreadable(path, "PNG, JPEG, TIFF or npy data", found, "convert it to PNG")
+        raise unreadable(path, "PNG, JPEG, TIFF or npy data", found, "convert it to PNG")
     try:
         pixels = reader(path, data)
     except UserError:
@@ -188,29 +184,29 @@ def _read_array(path: Path) -> Array:
         reason = re.sub(r"\s*<[^<>]* at 0x\w+>", "", reason)  # Pillow prints its buffer's address
         found = f"data that cannot be decoded ({reason})"
         remedy = "copy or export the file again"
-        raise _unreadable(path, "an undamaged image", found, remedy) from error
+        raise unreadable(path, "an undamaged image", found, remedy) from error
     if pixels.dtype.kind == "f" and not np.isfinite(pixels).all():
         remedy = "replace them, and describe missing pixels by a mask"
-        raise _unreadable(path, "finite values", "NaN or infinity", remedy)
+        raise unreadable(path, "finite values", "NaN or infinity", remedy)
     return np.ascontiguousarray(pixels)
 
 
 def _read_bytes(path: Path) -> bytes:
     if path.suffix.lower() not in EXTENSIONS:
         found = f"the extension {path.suffix!r}" if path.suffix else "a name without extension"
-        raise _unreadable(path, f"one of {', '.join(EXTENSIONS)}", found, "convert it to PNG")
+        raise unreadable(path, f"one of {', '.join(EXTENSIONS)}", found, "convert it to PNG")
     try:
         data = path.read_bytes()
     except FileNotFoundError as error:
-        raise _unreadable(path, "an image file", "no such file", "check the path") from error
+        raise unreadable(path, "an image file", "no such file", "check the path") from error
     except IsADirectoryError as error:
-        raise _unreadable(path, "an image file", "a folder", "name a file in it") from error
+        raise unreadable(path, "an image file", "a folder", "name a file in it") from error
     except OSError as error:
         reason = (error.strerror or "an error").lower()
         remedy = "check the path and its permissions"
-        raise _unreadable(path, "a readable file", reason, remedy) from error
+        raise unreadable(path, "a readable file", reason, remedy) from error
     if not data:
-        raise _unreadable(path, "an image", "an empty file", "copy or export the file again")
+        raise unreadable(path, "an image", "an empty file", "copy or export the file again")
     return data
 
 
@@ -219,7 +215,7 @@ def _read_plane(path: Path) -> Array:
     pixels = _read_array(path)
     if (pixels != pixels[:1]).any():
         remedy = "save one channel, in grey"
-        raise _unreadable(path, "one channel or equal channels", "a colour image", remedy)
+        raise unreadable(path, "one channel or equal channels", "a colour image", remedy)
     plane: Array = pixels[0]
     return plane
 
@@ -231,19 +227,19 @@ def _to_unit_range(path: Path, pixels: Array) -> NDArray[np.float32]:
         return (pixels / np.float64(np.iinfo(pixels.dtype).max)).astype(np.float32)
     if pixels.dtype.kind != "f":
         remedy = "save it as one of these"
-        raise _unreadable(path, "uint8, uint16 or floats in [0, 1]", pixels.dtype, remedy)
+        raise unreadable(path, "uint8, uint16 or floats in [0, 1]", pixels.dtype, remedy)
     values = pixels.astype(np.float64)
     outside = np.minimum(np.abs(values - np.clip(values, 0.0, 1.0)), 1e9)  # its square is finite
     if np.sqrt(np.mean(outside**2)) > MAX_RMS_OUTSIDE:
         found = f"values from {values.min():.4g} to {values.max():.4g}"
-        raise _unreadable(path, "floats in [0, 1]", found, "scale them to that range")
+        raise unreadable(path, "floats in [0, 1]", found, "scale them to that range")
     return values.astype(np.float32)
 
 
 def _check_size(path: Path, height: int, width: int) -> None:
     if height * width > MAX_PIXELS:
         found = f"{height} x {width}"
-        raise _unreadable(path, f"at most {MAX_PIXELS} pixels", found, "crop or downscale it")
+        raise unreadable(path, f"at most {MAX_PIXELS} pixels", found, "crop or downscale it")
 
 
 def _upright(pixels: Array, orientation: object) -> Array:
@@ -258,9 +254,9 @@ def _read_png(path: Path, data: bytes) -> Array:
     _check_size(path, height, width)
     image = Image.open(io.BytesIO(data), formats=("PNG",))
     if colour in (4, 6) or "transparency" in image.info:
-        raise _unreadable(path, "an opaque image", "one with alpha", _ALPHA_REMEDY)
+        raise unreadable(path, "an opaque image", "one with alpha", _ALPHA_REMEDY)
     if getattr(image, "n_frames", 1) > 1:
-        raise _unreadable(path, "one image", "an animation", "save the frame that you want")
+        raise unreadable(path, "one image", "an animation", "save the frame that you want")
     if (depth, colour) == (16, 2):  # Pillow would cut it to 8 bits
         _, _, rows, _ = png.Reader(bytes=data).read()
         pixels = np.stack([np.asarray(row, dtype=np.uint16) for row in rows])
@@ -284,7 +280,7 @@ def _pillow_pixels(path: Path, image: Image.Image) -> Array:
     if image.mode == "I":  # 16-bit grey PNG in older versions of Pillow
         return np.asarray(image).astype(np.uint16)
     if image.mode not in ("1", "L", "RGB", "I;16", "I;16B", "I;16L"):
-        raise _unreadable(path, "a grey or RGB image", f"{image.mode} pixels", _CONVERT_REMEDY)
+        raise unreadable(path, "a grey or RGB image", f"{image.mode} pixels", _CONVERT_REMEDY)
     return np.asarray(image)
 
 
@@ -294,7 +290,7 @@ def _read_tiff(path: Path, data: bytes) -> Array:
         pages = [page for page in pages if not page.is_reduced]  # thumbnails do not count
         if len(pages) != 1:
             remedy = "save the page that you want in a file of its own"
-            raise _unreadable(path, "one page", f"{len(pages)} pages", remedy)
+            raise unreadable(path, "one page", f"{len(pages)} pages", remedy)
         page = pages[0]
         _check_tiff(path, page)
         try:
@@ -314,20 +310,20 @@ def _read_tiff(path: Path, data: bytes) -> Array:
 def _check_tiff(path: Path, page: tifffile.TiffPage) -> None:
     _check_size(path, page.imagelength, page.imagewidth)
     if any(kind in (1, 2) for kind in page.extrasamples):
-        raise _unreadable(path, "an opaque image", "one with alpha", _ALPHA_REMEDY)
+        raise unreadable(path, "an opaque image", "one with alpha", _ALPHA_REMEDY)
     kind = getattr(page.photometric, "name", str(page.photometric))
     is_jpeg = page.compression == tifffile.COMPRESSION.JPEG  # its YCbCr decodes to RGB
     if kind not in ("MINISBLACK", "MINISWHITE", "RGB") and not (is_jpeg and kind == "YCBCR"):
         name = "CMYK" if kind == "SEPARATED" else kind
-        raise _unreadable(path, "a grey or RGB image", f"{name} pixels", _CONVERT_REMEDY)
+        raise unreadable(path, "a grey or RGB image", f"{name} pixels", _CONVERT_REMEDY)
     if page.samplesperpixel not in (1, 3) or page.imagedepth != 1:
         found = f"{page.samplesperpixel} channels and depth {page.imagedepth}"
-        raise _unreadable(path, "1 or 3 channels", found, _CONVERT_REMEDY)
+        raise unreadable(path, "1 or 3 channels", found, _CONVERT_REMEDY)
     if not page.dataoffsets or 0 in page.databytecounts:  # tifffile would fill in zeros
         raise ValueError("pixels are missing")
     if page.dtype is None or page.bitspersample not in (1, 8, 16, 32, 64):
         found = f"{page.bitspersample} bits"
-        raise _unreadable(path, "8 or 16 bits per channel", found, _CONVERT_REMEDY)
+        raise unreadable(path, "8 or 16 bits per channel", found, _CONVERT_REMEDY)
 
 
 def _read_compressed_tiff(path: Path, data: bytes, page: tifffile.TiffPage) -> Array:
@@ -336,7 +332,7 @@ def _read_compressed_tiff(path: Path, data: bytes, page: tifffile.TiffPage) -> A
     if is_16bit_colour or page.bitspersample > 16:
         found = f"{page.bitspersample} bits in {getattr(page.compression, 'name', 'unknown')}"
         remedy = "save it without compression, or with deflate"
-        raise _unreadable(path, "a compression that can be decoded here", found, remedy)
+        raise unreadable(path, "a compression that can be decoded here", found, remedy)
     image = Image.open(io.BytesIO(data), formats=("TIFF",))
     return _upright(_pillow_pixels(path, image), None)  # Pillow turns a TIFF upright itself
 
@@ -348,9 +344,9 @@ def _read_npy(path: Path, data: bytes) -> Array:
         if "allow_pickle" not in str(error):
             raise
         remedy = "save numbers, e.g. `np.save(path, image.astype(np.float32))`"
-        raise _unreadable(path, "an array of numbers", "pickled objects", remedy) from error
+        raise unreadable(path, "an array of numbers", "pickled objects", remedy) from error
     if array.dtype.kind not in "buif":
-        raise _unreadable(path, "real numbers", array.dtype, "save it as float32")
+        raise unreadable(path, "real numbers", array.dtype, "save it as float32")
     shape = array.shape
     if array.ndim == 4 and shape[0] == 1:
         array = array[0]
@@ -360,7 +356,7 @@ def _read_npy(path: Path, data: bytes) -> Array:
         array = array.transpose(2, 0, 1)
     if array.ndim != 3 or array.shape[0] not in (1, 3) or array.size == 0:
         expected = "shape (H, W), (H, W, C), (C, H, W) or (1, C, H, W) with C = 1 or 3"
-        raise _unreadable(path, expected, shape, "save one image with one of these shapes")
+        raise unreadable(path, expected, shape, "save one image with one of these shapes")
     _check_size(path, *array.shape[1:])
     result: Array = array
     return result

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
-from typing import TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from latino_engine.errors import ImageUnreadable
-
-PathLike: TypeAlias = "str | os.PathLike[str]"
+from latino_engine.atomic import PathLike
+from latino_engine.errors import unreadable
 
 
 def read_kspace(path: PathLike) -> Tensor:
@@ -27,22 +24,18 @@ def read_kspace(path: PathLike) -> Tensor:
     expected = "an npy file with k-space, (H, W) complex or (2, H, W) real"
     remedy = "save it by np.save"
     if file.suffix.lower() != ".npy":
-        raise _unreadable(file, expected, f"the extension {file.suffix!r}", remedy)
+        raise unreadable(file, expected, f"the extension {file.suffix!r}", remedy)
     try:
         array = np.load(file, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         reason = (
             "no such file" if isinstance(error, FileNotFoundError) else "one that cannot be read"
         )
-        raise _unreadable(file, expected, reason, remedy) from error
+        raise unreadable(file, expected, reason, remedy) from error
     if array.ndim == 2 and array.dtype.kind == "c":
         array = np.stack([array.real, array.imag])
     if array.ndim == 4 and array.shape[0] == 1:
         array = array[0]
     if array.ndim != 3 or array.shape[0] != 2 or array.dtype.kind != "f" or array.size == 0:
-        raise _unreadable(file, expected, f"{array.dtype} of shape {array.shape}", remedy)
+        raise unreadable(file, expected, f"{array.dtype} of shape {array.shape}", remedy)
     return torch.from_numpy(array.astype(np.float32))[None]
-
-
-def _unreadable(path: Path, expected: str, got: str, remedy: str) -> ImageUnreadable:
-    return ImageUnreadable(f"{path}: expected {expected}, got {got}; {remedy}")

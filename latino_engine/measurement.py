@@ -13,11 +13,11 @@ from torch import Tensor
 
 from latino_engine.errors import InvalidArgument, InvalidType, invalid, invalid_type
 from latino_engine.operators import JPEG, MRI, LinearOperator
+from latino_engine.operators.checks import SMALLEST_NOISE_STD
 from latino_engine.operators.protocol import DataStep, Operator
 from latino_engine.priors.prior import PriorSpec, check_image
 from latino_engine.schedule import Scalar
 
-SMALLEST_NOISE = 1e-3  # of the public range: what noise_std = 0 is taken as
 _OPERATOR_NAMES = sorted(name for name in dir(Operator) if not name.startswith("_"))
 _LARGEST_VALUE = (
     16.0  # |y| beyond this many ranges is a picture in 0..255, not one in the public range
@@ -199,7 +199,7 @@ def _start(init: Init, y: Tensor, operator: Operator, estimate: Tensor, spec: Pr
 
 
 def _sigma_y(operator: Operator, spec: PriorSpec) -> Scalar:
-    smallest = SMALLEST_NOISE * (spec.data_range[1] - spec.data_range[0])
+    smallest = SMALLEST_NOISE_STD * (spec.data_range[1] - spec.data_range[0])
     level = operator.noise_std
     if isinstance(level, Tensor):
         level = level.detach().to("cpu", torch.float64)

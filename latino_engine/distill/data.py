@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from latino_engine.errors import ImageUnreadable
+from latino_engine.errors import ImageUnreadable, unreadable
 from latino_engine.image_io import EXTENSIONS, read_image
 
 Bytes = NDArray[np.uint8]
@@ -174,20 +174,20 @@ def _read_npy(path: Path) -> Bytes:
     try:
         array = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
-        raise _unreadable(path, expected, "one that cannot be read", "save it again") from error
+        raise unreadable(path, expected, "one that cannot be read", "save it again") from error
     if array.ndim == 3:
         array = array[:, None]
     elif array.ndim == 4 and array.shape[1] > 4 >= array.shape[3]:
         array = array.transpose(0, 3, 1, 2)
     if array.ndim != 4 or array.size == 0:
-        raise _unreadable(path, expected, f"shape {array.shape}", "reshape the array")
+        raise unreadable(path, expected, f"shape {array.shape}", "reshape the array")
     if array.dtype == np.uint8:
         return np.ascontiguousarray(array)
     if array.dtype.kind != "f" or not np.isfinite(array).all():
-        raise _unreadable(path, "uint8 or finite floats", array.dtype, "convert the array")
+        raise unreadable(path, "uint8 or finite floats", array.dtype, "convert the array")
     if float(array.min()) < -0.01 or float(array.max()) > 1.01:
         found = f"values from {array.min():.4g} to {array.max():.4g}"
-        raise _unreadable(path, "floats in [0, 1]", found, "scale them to that range")
+        raise unreadable(path, "floats in [0, 1]", found, "scale them to that range")
     pixels: Bytes = np.rint(np.clip(array, 0.0, 1.0) * 255.0).astype(np.uint8)
     return pixels
 
@@ -202,16 +202,12 @@ def _read_idx(path: Path) -> Bytes:
         sizes = struct.unpack(f">{axes}I", data[4 : 4 + 4 * axes])
     except (OSError, EOFError, struct.error) as error:
         found = "one that cannot be read"
-        raise _unreadable(path, expected, found, "copy the file again") from error
+        raise unreadable(path, expected, found, "copy the file again") from error
     if zero != 0 or kind != _IDX_BYTES or axes != _IDX_IMAGES or 0 in sizes:
         found = f"type {kind:#x} with {axes} axes"
-        raise _unreadable(path, expected, found, "name the file of images, not of labels")
+        raise unreadable(path, expected, found, "name the file of images, not of labels")
     pixels = np.frombuffer(data, np.uint8, offset=4 + 4 * axes)
     if pixels.size != int(np.prod(sizes)):
         found = f"{pixels.size} of {int(np.prod(sizes))} bytes"
-        raise _unreadable(path, "a whole file", found, "copy the file again")
+        raise unreadable(path, "a whole file", found, "copy the file again")
     return pixels.reshape(sizes[0], 1, sizes[1], sizes[2])
-
-
-def _unreadable(path: Path, expected: str, got: object, remedy: str) -> ImageUnreadable:
-    return ImageUnreadable(f"{path}: expected {expected}, got {got}; {remedy}")

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from latino_engine.errors import invalid, invalid_type
+from latino_engine.schedule import log_spaced
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,17 @@ class PriorSpec:
     def offset(self) -> float:
         """b of internal = a public + b."""
         return -1.0 - self.scale * self.data_range[0]
+
+    @property
+    def latino_steps(self) -> int:
+        """Network evaluations of zero-shot LATINO where the caller names no number."""
+        return int(self.sampler.get("steps", 8))
+
+    def latino_sigmas(self, steps: int | None = None) -> list[float]:
+        """Noise levels of zero-shot LATINO, internal units, the largest first."""
+        first = self.scale * self.sampler.get("sigma_max", 0.3)
+        last = self.scale * self.sampler.get("sigma_min", 0.02)
+        return log_spaced(first, last, self.latino_steps if steps is None else steps)
 
     def to_json(self) -> dict[str, Any]:
         """The fields as JSON types."""
