@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from latino_engine.version import __version__
 
 if TYPE_CHECKING:
+    from latino_engine.adapters import Adapter, load_adapter, save_adapter
     from latino_engine.compilation import compile
     from latino_engine.engine import Engine, load
     from latino_engine.operators import (
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = [
     "JPEG",
     "MRI",
+    "Adapter",
     "Blur",
     "Denoising",
     "Engine",
@@ -39,11 +41,16 @@ __all__ = [
     "__version__",
     "compile",
     "load",
+    "load_adapter",
     "load_prior",
+    "save_adapter",
     "save_prior",
 ]
 
 _HOME = {
+    "Adapter": "adapters",
+    "load_adapter": "adapters",
+    "save_adapter": "adapters",
     "Blur": "operators",
     "Denoising": "operators",
     "Inpainting": "operators",

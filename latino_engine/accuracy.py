@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from latino_engine import ops
+from latino_engine.adapters import LearnedSchedule
 from latino_engine.errors import AccuracyError
 from latino_engine.priors.prior import Prior
 from latino_engine.schedule import few_step_sigmas, ud2m_schedule
@@ -21,15 +22,18 @@ _PROBE_SEED = 20_250_702
 _PROBE_NOISE = (0.01, 0.05)  # public noise levels whose UD2M steps are probed
 
 
-def probe_sigmas(prior: Prior) -> list[float]:
-    """Noise levels at which the default schedules call this prior's denoiser, and the ends of its
-    range.
+def probe_sigmas(prior: Prior, learned: LearnedSchedule | None = None) -> list[float]:
+    """Noise levels at which the default schedules, and a learned one, call this prior's denoiser,
+    and the ends of its range.
     """
     spec = prior.spec
     found = set(spec.latino_sigmas())
     for noise_std in _PROBE_NOISE:
         grid = few_step_sigmas(3, spec.sigma_table)
         found |= set(ud2m_schedule(spec.scale * noise_std, grid, 1).denoiser_sigmas())
+        if learned is not None:
+            for tables in learned.steps.values():
+                found |= set(learned.schedule(spec.scale * noise_std, tables).denoiser_sigmas())
     found |= {spec.sigma_min, spec.sigma_max}
     return sorted({min(max(s, spec.sigma_min), spec.sigma_max) for s in found})
 
@@ -42,6 +46,13 @@ def probe_images(channels: int, height: int, width: int) -> Tensor:
     return (4.0 * smooth).clamp(-1.0, 1.0)
 
 
+def probe_sample(prior: Prior, sigma: float, height: int, width: int) -> tuple[Tensor, Tensor]:
+    """The probe images with noise of level sigma, (2, C, H, W), and their noise levels, (2,)."""
+    clean = probe_images(prior.channels, height, width)
+    eps = ops.gaussian_noise(_PROBE_SEED, [0, 1], [0, 0], 1, tuple(clean.shape))
+    return clean + sigma * eps, torch.full((2,), sigma, dtype=torch.float32)
+
+
 def relative_errors(
     runtime: Callable[[Tensor, Tensor], Tensor],
     prior: Prior,
@@ -50,12 +61,9 @@ def relative_errors(
     width: int,
 ) -> dict[str, float]:
     """||out - ref|| / ||ref|| per noise level, out from the runtime, ref from float32 torch."""
-    clean = probe_images(prior.channels, height, width)
-    eps = ops.gaussian_noise(_PROBE_SEED, [0, 1], [0, 0], 1, tuple(clean.shape))
     errors = {}
     for sigma in sigmas:
-        levels = torch.full((2,), sigma, dtype=torch.float32)
-        noisy = clean + sigma * eps
+        noisy, levels = probe_sample(prior, sigma, height, width)
         with torch.no_grad():
             expected = prior.denoiser(noisy, levels).double()
         found = runtime(noisy, levels).cpu().double()

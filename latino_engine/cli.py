@@ -62,6 +62,9 @@ def compile_command(
     prior: Annotated[str, typer.Argument(help="Shipped name (photo-small) or a prior's folder.")],
     out: Annotated[Path, typer.Option("--output", "-o", help="Folder to write, e.g. a.engine.")],
     backend: Backend = None,
+    adapter: Annotated[
+        str | None, typer.Option(help="Shipped name or a folder that distill wrote.")
+    ] = None,
     precision: Annotated[str, typer.Option(help="fp32, fp16 or bf16.")] = "fp32",
     image_size: Annotated[
         str | None, typer.Option(help="256 or 256x320: where the runtimes are timed.")
@@ -79,6 +82,7 @@ def compile_command(
             out,
             backend=backend or "auto",
             precision=precision,
+            adapter=adapter,
             image_size=None if image_size is None else _parse_size(image_size),
             max_batch=max_batch,
             threads=threads,
@@ -226,6 +230,8 @@ def _engine_table(folder: Path, fields: dict[str, Any]) -> Table:
     table.add_row(
         "prior", f"{prior['name']}, {prior['channels']} channels, {fields['prior_sha256'][:12]}"
     )
+    if fields.get("adapter"):
+        table.add_row("adapter", f"{fields['adapter']['name']}, {fields['sampler']['nfe']} NFE")
     table.add_row("precision", fields["precision"])
     table.add_row("sampler", f"{fields['sampler']['name']}, {fields['sampler']['nfe']} evaluations")
     for name, record in fields["runtimes"].items():

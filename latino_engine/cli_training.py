@@ -1,4 +1,4 @@
-"""The commands that train and judge: train-prior and evaluate."""
+"""The commands that train and judge: train-prior, distill and evaluate."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from latino_engine.cli_options import (
 def register(app: typer.Typer) -> None:
     """Add the commands of this file to the program."""
     app.command("train-prior")(train_prior)
+    app.command("distill")(distill)
     app.command("evaluate")(evaluate)
 
 
@@ -95,6 +96,106 @@ def _parse_widths(text: str) -> tuple[int, ...]:
     if not all(part.strip().isdigit() and int(part) > 0 for part in parts):
         raise invalid("widths", "channel counts such as 32,64,128", repr(text), "write it so")
     return tuple(int(part) for part in parts)
+
+
+def distill(
+    prior: Annotated[str, typer.Argument(help="Shipped name or a prior's folder.")],
+    source: Annotated[
+        Path, typer.Argument(help="True images: folder, idx file (.gz too) or npy file.")
+    ],
+    out: Annotated[
+        Path, typer.Option("--output", "-o", help="Folder of the run; resumed if there.")
+    ],
+    operator: Annotated[
+        list[str],
+        typer.Option(help="Drawn at random, repeatable: blur:std=0.8..3, sr:factor=2|4, ..."),
+    ],
+    noise_std: Annotated[
+        str, typer.Option(help="Noise level or range, e.g. 0.01..0.05, image range 0 to 1.")
+    ] = "0.05",
+    size: Annotated[int, typer.Option(help="Side of the squares cut from the images.")] = 64,
+    minutes: Annotated[float | None, typer.Option(help="Length in minutes of training.")] = None,
+    training_steps: Annotated[int | None, typer.Option(help="Length in optimizer steps.")] = None,
+    name: Annotated[
+        str | None, typer.Option(help="Of the adapter; the folder's name by default.")
+    ] = None,
+    pad: Annotated[int, typer.Option(help="Black pixels around the images of an array file.")] = 0,
+    flip: Annotated[bool, typer.Option(help="Mirror squares left to right at random.")] = False,
+    steps: Annotated[int, typer.Option(help="Outer steps N.")] = 3,
+    unfold: Annotated[int, typer.Option(help="Inner iterations K; N K evaluations.")] = 3,
+    objective: Annotated[str, typer.Option(help="energy or paper.")] = "energy",
+    targets: Annotated[str, typer.Option(help="attention, all-conv or full.")] = "attention",
+    rank: Annotated[int, typer.Option(help="Of the low-rank changes.")] = 5,
+    alpha: Annotated[float, typer.Option(help="Their scale times the rank.")] = 5.0,
+    init: Annotated[str, typer.Option(help="regularised or measurement.")] = "regularised",
+    batch: Annotated[int, typer.Option(help="Measurements per step.")] = 16,
+    num_samples: Annotated[int, typer.Option(help="energy: draws per measurement.")] = 2,
+    adversarial: Annotated[float, typer.Option(help="paper: weight of the term.")] = 0.1,
+    noise_mse: Annotated[float, typer.Option(help="paper: weight of the term.")] = 1.0,
+    noise_mse_cutoff: Annotated[float, typer.Option(help="paper: largest 1/sigma^2.")] = 10.0,
+    perceptual: Annotated[float, typer.Option(help="paper: weight of the term.")] = 0.1,
+    perceptual_network: Annotated[str, typer.Option(help="auto, lpips, pyramid.")] = "auto",
+    gradient_penalty: Annotated[float, typer.Option(help="paper: of the discriminator.")] = 1.0,
+    learning_rate: Annotated[float, typer.Option(help="At its highest.")] = 5e-4,
+    step_size_rate: Annotated[float, typer.Option(help="Of log r, log d, log lambda.")] = 1e-2,
+    ema: Annotated[float, typer.Option(help="Decay of the moving average.")] = 0.99,
+    checkpointing: Annotated[
+        bool, typer.Option("--checkpointing", help="Less memory, a third more time.")
+    ] = False,
+    checkpoint_minutes: Annotated[float, typer.Option(help="How often to write.")] = 2.0,
+    half: Annotated[bool, typer.Option(help="Store the weights as float16.")] = False,
+    seed: Seed = 0,
+    device: Annotated[str | None, typer.Option(help="cpu or cuda.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Distil a few-step sampler: an adapter of a prior, with learned step sizes; resumable."""
+    from latino_engine.distill import distillation
+    from latino_engine.progress import training_bar
+
+    options = distillation.Distillation(
+        source=str(source),
+        name=name or out.name,
+        operators=tuple(operator),
+        noise_std=noise_std,
+        size=size,
+        pad=pad,
+        flip=flip,
+        steps=steps,
+        unfold=unfold,
+        objective=objective,
+        targets=targets,
+        rank=rank,
+        alpha=alpha,
+        init=init,
+        minutes=minutes,
+        training_steps=training_steps,
+        batch=batch,
+        num_samples=num_samples,
+        adversarial=adversarial,
+        noise_mse=noise_mse,
+        noise_mse_cutoff=noise_mse_cutoff,
+        perceptual=perceptual,
+        perceptual_network=perceptual_network,
+        gradient_penalty=gradient_penalty,
+        learning_rate=learning_rate,
+        step_size_rate=step_size_rate,
+        ema=ema,
+        checkpointing=checkpointing,
+        checkpoint_minutes=checkpoint_minutes,
+        half=half,
+        seed=seed,
+    )
+    try:
+        with training_bar("distilling") as report:
+            adapter = distillation.distill(prior, options, out, device=device, report=report)
+    except KeyboardInterrupt:
+        print(f"stopped; written to {out}: the same command goes on from there", file=sys.stderr)
+        raise typer.Exit(INTERRUPTED_AND_SAVED) from None
+    if as_json:
+        facts = {"schedule": adapter.schedule.to_json(), "sha256": adapter.content_hash()}
+        print(json.dumps({**facts, "folder": str(out)}, indent=1))
+    else:
+        print(f"{adapter!r} written to {out}")
 
 
 def evaluate(

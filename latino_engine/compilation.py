@@ -13,13 +13,16 @@ from typing import Any
 import torch
 
 from latino_engine.accuracy import BOUNDS, check_accuracy, probe_sigmas, relative_errors
+from latino_engine.adapters import Adapter, load_adapter
 from latino_engine.atomic import atomic_folder
+from latino_engine.compilation_gpu import build_for_gpus
 from latino_engine.engine import Engine, check_threads, load
 from latino_engine.errors import (
     AccuracyError,
     BackendNotAvailable,
     UserError,
     invalid,
+    invalid_type,
     whole_number,
 )
 from latino_engine.export import export_denoiser
@@ -29,7 +32,14 @@ from latino_engine.priors.folder import FORMAT_VERSION as PRIOR_FORMAT
 from latino_engine.priors.folder import load_prior, write_prior
 from latino_engine.priors.precision import PRECISIONS
 from latino_engine.priors.prior import Prior
-from latino_engine.runtimes import DenoiserRuntime, installed, runtime_module, version
+from latino_engine.runtimes import (
+    AHEAD_OF_TIME,
+    DenoiserRuntime,
+    installed,
+    runtime_module,
+    version,
+)
+from latino_engine.runtimes.tensorrt_package import local_gpu, resolve_architectures
 from latino_engine.threads import torch_threads
 
 _PROBE_SIDES = (64, 96)
@@ -42,7 +52,7 @@ def compile(
     path: str | Path,
     backend: str = "auto",
     precision: str = "fp32",
-    adapter: None = None,
+    adapter: Adapter | str | Path | None = None,
     image_size: int | tuple[int, int] | None = None,
     max_batch: int = 8,
     threads: int | None = None,
@@ -58,15 +68,17 @@ def compile(
     Args:
         prior: a `Prior`, a shipped name or a prior's folder.
         path: the folder to write, by custom named *.engine.
-        backend: "auto", "onnxruntime" or "torch".
+        backend: "auto", "onnxruntime", "torch" or "tensorrt".
         precision: of the convolutions and linear layers: "fp32", "fp16" or "bf16"; normalisation
             statistics and the sums around the network stay float32.
-        adapter: None; this release reads no adapters.
+        adapter: an `Adapter`, a shipped name or an adapter's folder: its changes are merged into
+            the weights, and its schedule becomes the engine's `sampler="auto"`.
         image_size: side or (height, width) at which the runtimes are timed, 128 by default; engines
             serve every size.
         max_batch: the most images that go through the network together; more are cut into chunks.
         threads: as in `load`.
-        gpu_architectures: only for runtimes that build for a GPU ahead of time.
+        gpu_architectures: for "tensorrt": the GPUs to build plans for, such as ["sm_89",
+            "sm_120"], by default the one of this machine. Building needs no GPU.
 
     Raises:
         ValueError, TypeError: an argument that cannot be used, a runtime above its error bound.
@@ -77,27 +89,32 @@ def compile(
     check_threads(threads)
     if backend != "auto":
         runtime_module(backend)
-    if adapter is not None:
-        remedy = "merge it into the weights and save those as a prior"
-        raise invalid("adapter", "None", type(adapter).__name__, remedy)
-    if gpu_architectures is not None:
-        raise BackendNotAvailable(
-            f"gpu_architectures: expected None, got {list(gpu_architectures)}; neither onnxruntime "
-            "nor "
-            "torch builds for a GPU ahead of time"
-        )
+    adapter = load_adapter(adapter) if isinstance(adapter, str | Path) else adapter
+    if not (adapter is None or isinstance(adapter, Adapter)):
+        expected = "an adapter, its name or its folder"
+        raise invalid_type("adapter", expected, type(adapter).__name__, "use load_adapter")
+    packages = _gpu_packages(backend, gpu_architectures)
+    identity = prior.content_hash()
+    prior = prior if adapter is None else adapter.merge(prior)
     with atomic_folder(path, ours=ENGINE_FILES) as partial:
         write_prior(prior, partial)
         key = export_denoiser(prior, precision, partial / "denoiser.onnx")
         with torch_threads(threads):
-            runtimes = _examine(prior, partial, backend, precision, size, threads)
+            sigmas = probe_sigmas(prior, None if adapter is None else adapter.schedule)
+            runtimes = _examine(prior, sigmas, partial, backend, precision, size, threads)
+            if packages:
+                tuned = None if image_size is None else size
+                runtimes["tensorrt"] = build_for_gpus(
+                    prior, partial, precision, sigmas, packages, tuned, max_batch
+                )
         chosen = _choose(backend, runtimes)
         write_manifest(
             partial,
             {
                 "prior": {"format": PRIOR_FORMAT, **prior.spec.to_json()},
-                "prior_sha256": prior.content_hash(),
-                "adapter_sha256": None,
+                "prior_sha256": identity,
+                "adapter_sha256": None if adapter is None else adapter.content_hash(),
+                "adapter": None if adapter is None else _about(adapter),
                 "export_key": key,
                 "precision": precision,
                 "image_size": None if image_size is None else list(size),
@@ -105,13 +122,40 @@ def compile(
                 "memory": _memory(prior, partial),
                 "backend": chosen,
                 "runtimes": runtimes,
-                "sampler": {"name": "latino", "nfe": prior.spec.latino_steps},
-                "gpu_architectures": [],
+                "sampler": _default_sampler(prior, adapter),
+                "gpu_architectures": list(packages),
                 "versions": versions(),
                 "machine": machine(),
             },
         )
     return load(path, threads=threads)
+
+
+def _gpu_packages(backend: str, architectures: Sequence[str] | None) -> dict[str, str]:
+    """Architecture -> the TensorRT package that builds for it; empty for other backends."""
+    if backend in AHEAD_OF_TIME:
+        return resolve_architectures(architectures, local_gpu())
+    if architectures is not None:
+        raise BackendNotAvailable(
+            f"gpu_architectures: expected None, got {list(architectures)}; neither onnxruntime nor "
+            "torch builds for a GPU ahead of time, use backend='tensorrt'"
+        )
+    return {}
+
+
+def _about(adapter: Adapter) -> dict[str, Any]:
+    """What an engine must know to run the adapter's own schedule."""
+    return {
+        "name": adapter.name,
+        "init": adapter.init,
+        "schedule": adapter.schedule.to_json(),
+    }
+
+
+def _default_sampler(prior: Prior, adapter: Adapter | None) -> dict[str, Any]:
+    if adapter is None:
+        return {"name": "latino", "nfe": prior.spec.latino_steps}
+    return {"name": "adapter", "nfe": adapter.schedule.nfe}
 
 
 def _check_options(
@@ -144,6 +188,7 @@ def _two_sides(size: int | tuple[int, int]) -> tuple[int, int]:
 
 def _examine(
     prior: Prior,
+    sigmas: Sequence[float],
     folder: Path,
     backend: str,
     precision: str,
@@ -151,11 +196,10 @@ def _examine(
     threads: int | None,
 ) -> dict[str, dict[str, Any]]:
     """Measured error and time of every runtime; a named one must pass, others may be refused."""
-    sigmas = probe_sigmas(prior)
     multiple = prior.spec.size_multiple
     height, width = (side + -side % multiple for side in _PROBE_SIDES)
     found: dict[str, dict[str, Any]] = {}
-    for name in installed():
+    for name in (name for name in installed() if name not in AHEAD_OF_TIME):
         record: dict[str, Any] = {"version": version(name), "bound": BOUNDS[precision]}
         found[name] = record
         try:

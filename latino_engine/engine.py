@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from latino_engine import ops
+from latino_engine.adapters import LearnedSchedule, parse_schedule
 from latino_engine.errors import EngineInvalid, invalid, invalid_type, whole_number
 from latino_engine.manifest import read_manifest
 from latino_engine.measurement import Init, make_problem
@@ -58,6 +59,9 @@ class Engine:
         self.backend = backend
         self.threads = threads
         self.spec: PriorSpec = parse_spec(manifest["prior"])
+        about = manifest.get("adapter")
+        self.schedule = None if about is None else parse_schedule(about["schedule"])
+        self._init: str = "regularised" if about is None else about["init"]
         self._runtime = runtime
 
     @property
@@ -71,9 +75,12 @@ class Engine:
         return self._runtime.device
 
     def __repr__(self) -> str:
+        adapter = self.manifest.get("adapter")
+        adapted = "" if adapter is None else f"adapter={adapter['name']!r}, "
         return (
-            f"Engine({self.spec.name!r}, backend={self.backend!r}, precision={self.precision!r}, "
-            f"device={self.device!r}, ops={ops.backend_of(self.device)!r})"
+            f"Engine({self.spec.name!r}, {adapted}backend={self.backend!r}, "
+            f"precision={self.precision!r}, device={self.device!r}, "
+            f"ops={ops.backend_of(self.device)!r})"
         )
 
     def denoise(self, x_noisy: Tensor, sigma: Scalar) -> Tensor:
@@ -109,7 +116,8 @@ class Engine:
             num_samples: S >= 1.
             seed: 0 <= seed < 2^64. A sample depends on (seed, image id, sample index) alone, not on
                 the batch, the chunk or num_samples.
-            sampler: "auto" (zero-shot LATINO), "latino" or "ud2m".
+            sampler: "auto" (the adapter's own schedule where the engine has one, else zero-shot
+                LATINO), "latino" or "ud2m".
             steps: LATINO: network evaluations, 8 by default; UD2M: outer steps N, 3 by default.
             unfold: UD2M: inner iterations K, 3 by default.
             init: None for the operator's own estimate, "measurement", an image (B, C, H, W) in
@@ -127,6 +135,8 @@ class Engine:
         seed = ops.check_seed(seed)
         clock = StageClock()
         with torch.no_grad(), torch_threads(self.threads), _reporter(progress) as report:
+            learned = self.schedule if sampler == "auto" else None
+            init = self._start(init) if learned is not None else init
             problem = make_problem(y, op, self.spec, init, self.device)
             build = self._schedule_builder(problem.operator, sampler, steps, unfold)
             ids = _image_ids(image_ids, problem.y.shape[0])
@@ -140,7 +150,7 @@ class Engine:
             "operator": repr(op),
             "backend": self.backend,
             "precision": self.precision,
-            "sampler": "latino" if sampler == "auto" else sampler,
+            "sampler": sampler if sampler != "auto" else "latino" if learned is None else "adapter",
             "seed": seed,
         }
         stages = {**spent, "other": total - sum(spent.values())}
@@ -153,6 +163,14 @@ class Engine:
             **collected,
         )
 
+    def _start(self, init: Init) -> Init:
+        """The start that the adapter was trained with, where the caller names none."""
+        if init is None and self._init == "network":
+            expected = "the restoration network that was trained along with the adapter"
+            remedy = "give it as init, a function (y, op) -> image"
+            raise invalid("init", expected, None, remedy)
+        return "measurement" if init is None and self._init == "measurement" else init
+
     def _schedule_builder(
         self, op: Operator, sampler: str, steps: int | None, unfold: int | None
     ) -> ScheduleBuilder:
@@ -161,6 +179,9 @@ class Engine:
             raise invalid("sampler", f"one of {known}", repr(sampler), "choose one of these")
         steps = None if steps is None else whole_number("steps", steps)
         unfold = None if unfold is None else whole_number("unfold", unfold)
+        if sampler == "auto" and self.schedule is not None:
+            _check_learned(self.schedule, steps, unfold)
+            return self.schedule.builder(op)
         if sampler == "ud2m":
             sigmas = few_step_sigmas(3 if steps is None else steps, self.spec.sigma_table)
             inner = 3 if unfold is None else unfold
@@ -231,6 +252,14 @@ def check_threads(threads: int | None) -> None:
     """Raise the sentence for a thread count that is none."""
     if threads is not None and whole_number("threads", threads) < 1:
         raise invalid("threads", "at least 1", threads, "leave it out to use all cores")
+
+
+def _check_learned(schedule: LearnedSchedule, steps: int | None, unfold: int | None) -> None:
+    learned = {"steps": len(schedule.sigmas), "unfold": schedule.unfold}
+    for name, value in (("steps", steps), ("unfold", unfold)):
+        if value not in (None, learned[name]):
+            expected = f"None or {learned[name]}, as the adapter was trained"
+            raise invalid(name, expected, value, "leave it out, or use sampler='ud2m'")
 
 
 def _check_counts(num_samples: int, keep_samples: bool) -> int:

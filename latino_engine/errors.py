@@ -31,6 +31,10 @@ class PriorInvalid(UserError, ValueError):
     """A checkpoint that cannot be read as a prior."""
 
 
+class AdapterInvalid(UserError, ValueError):
+    """An adapter that cannot be read, or belongs to another prior."""
+
+
 class AccuracyError(UserError, ValueError):
     """A runtime whose output is further from float32 torch than its bound."""
 

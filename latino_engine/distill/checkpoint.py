@@ -22,15 +22,16 @@ _FORMAT = 1
 def write_checkpoint(
     path: Path,
     modules: dict[str, nn.Module],
-    optimizer: torch.optim.Optimizer,
+    optimizers: dict[str, torch.optim.Optimizer],
     facts: dict[str, Any],
 ) -> None:
-    """Write modules, optimizer state and facts (JSON types) to `path`."""
+    """Write modules, optimizer states and facts (JSON types) to `path`."""
     tensors: dict[str, Tensor] = {}
     for name, module in modules.items():
         tensors |= {f"{name}.{key}": value for key, value in module.state_dict().items()}
-    for index, state in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{index}.{key}": torch.as_tensor(v) for key, v in state.items()}
+    for name, optimizer in optimizers.items():
+        for index, state in optimizer.state_dict()["state"].items():
+            tensors |= {f"{name}.{index}.{key}": torch.as_tensor(v) for key, v in state.items()}
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     header = json.dumps({"format": _FORMAT, **facts})
     with atomic_file(path) as file:
@@ -63,9 +64,9 @@ def read_facts(path: Path) -> dict[str, Any]:
 
 
 def read_tensors(
-    path: Path, modules: dict[str, nn.Module], optimizer: torch.optim.Optimizer
+    path: Path, modules: dict[str, nn.Module], optimizers: dict[str, torch.optim.Optimizer]
 ) -> None:
-    """Put modules and optimizer back where the checkpoint left them."""
+    """Put modules and optimizers back where the checkpoint left them; no two share a name."""
     with safe_open(path, "pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     for name, module in modules.items():
@@ -73,9 +74,10 @@ def read_tensors(
         module.load_state_dict(
             {key.removeprefix(prefix): v for key, v in tensors.items() if key.startswith(prefix)}
         )
-    state: dict[int, dict[str, Tensor]] = {}
-    for name, tensor in tensors.items():
-        if name.startswith("optimizer."):
-            _, index, key = name.split(".")
-            state.setdefault(int(index), {})[key] = tensor
-    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+    for name, optimizer in optimizers.items():
+        state: dict[int, dict[str, Tensor]] = {}
+        for key, tensor in tensors.items():
+            if key.startswith(f"{name}."):
+                _, index, entry = key.split(".")
+                state.setdefault(int(index), {})[entry] = tensor
+        optimizer.load_state_dict({**optimizer.state_dict(), "state": state})

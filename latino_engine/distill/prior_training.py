@@ -192,7 +192,7 @@ class _Run:
                 f"out: expected the options of the run in {self.folder.name!r}, got another "
                 f"{', '.join(changed)}; use the same options, or another folder"
             )
-        read_tensors(path, self._modules(), self.optimizer)
+        read_tensors(path, self._modules(), {"optimizer": self.optimizer})
         self.state = _State(int(facts["step"]), float(facts["seconds"]), list(facts["losses"]))
 
     def _check_folder(self) -> None:
@@ -292,7 +292,8 @@ class _Run:
             "options": asdict(self.options),
         }
         self.folder.mkdir(parents=True, exist_ok=True)
-        write_checkpoint(self.folder / CHECKPOINT, self._modules(), self.optimizer, facts)
+        optimizers: dict[str, torch.optim.Optimizer] = {"optimizer": self.optimizer}
+        write_checkpoint(self.folder / CHECKPOINT, self._modules(), optimizers, facts)
         prior = self.prior()
         write_prior(prior, self.folder, half=self.options.half)
         with atomic_file(self.folder / "training.json") as file:

@@ -40,13 +40,14 @@ CENTRE_SHARE = 0.32  # of the measured k-space columns: 8 % of all at 4x, 4 % at
 
 
 def parse_operator(
-    text: str, noise_std: float, image_shape: tuple[int, int], seed: int = 0
+    text: str, noise_std: float | Tensor, image_shape: tuple[int, int], seed: int = 0
 ) -> Operator:
     """The operator that `text` describes, in the grammar of this module.
 
     Args:
         text: `name:key=value,key=value`, e.g. `sr:factor=4`.
-        noise_std: standard deviation of the noise, public units; not used by `jpeg`.
+        noise_std: standard deviation of the noise, public units, a number or (B,); not used by
+            `jpeg`.
         image_shape: (H, W) of the image that is restored, which masks must fit.
         seed: for what is random and names no seed of its own.
 
@@ -69,7 +70,7 @@ class _Request:
     name: str
     example: str
     values: dict[str, str]
-    noise_std: float
+    noise_std: float | Tensor
     image_shape: tuple[int, int]
     default_seed: int
 

@@ -1,0 +1,394 @@
+"""Distil a few-step posterior sampler: train an adapter inside the unfolded sampler."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from latino_engine.adapters import Adapter, load_adapter, write_adapter
+from latino_engine.atomic import atomic_file
+from latino_engine.distill.checkpoint import read_facts, read_tensors, write_checkpoint
+from latino_engine.distill.data import ImageSource, draw_batch, open_images
+from latino_engine.distill.objectives import EnergyObjective, Objective
+from latino_engine.distill.operator_draws import parse_draws
+from latino_engine.distill.paper_objective import PaperObjective
+from latino_engine.distill.processes import Processes
+from latino_engine.distill.unfolded import TrainingBatch, Unfolded
+from latino_engine.errors import InvalidArgument, OutputNotWritable, TrainingStopped, invalid
+from latino_engine.measurement import make_problem
+from latino_engine.priors.folder import load_prior
+from latino_engine.priors.prior import Prior
+from latino_engine.schedule import DEFAULT_ZETA, few_step_sigmas
+
+CHECKPOINT = "training.safetensors"
+OBJECTIVES = ("energy", "paper")
+_FREE = ("minutes", "training_steps", "checkpoint_minutes", "half")  # may change on resuming
+
+#: (steps done, fraction done in 0..1, loss, images per second)
+Report = Callable[[int, float, float, float], None]
+
+
+@dataclass(frozen=True)
+class Distillation:
+    """Every choice of a run; `adapter.json` holds the same fields.
+
+    Attributes:
+        source: folder, idx or npy file of true images.
+        name: of the adapter.
+        operators: forward models to draw from, as in `operator_draws`.
+        noise_std: noise level, or a range "low..high", public units.
+        size: side of the squares that are cut from the images.
+        pad: black pixels added around the images of an array file.
+        flip: mirror squares left to right at random.
+        steps: N, outer steps.
+        unfold: K, inner iterations of each.
+        objective: "energy" or "paper".
+        targets, rank, alpha: which weights are trained, as in `lora.adapt`.
+        init: how the chain starts: "regularised", "measurement", or "network".
+        minutes, training_steps: how long, in wall time or optimizer steps; exactly one is given.
+        batch: measurements per step, over all processes.
+        num_samples: S per measurement, of the energy score.
+        patches: sides of its patches in pixels.
+        adversarial, noise_mse, perceptual, gradient_penalty: weights of the paper's terms.
+        noise_mse_cutoff: the largest 1 / sigma_n^2 by which the squared error is weighted.
+        perceptual_network: "auto", "lpips" or "pyramid".
+        learning_rate: of the network's weights at its highest; linear warm-up, cosine to 0.
+        step_size_rate: of the logarithms of r, d and lambda.
+        discriminator_rate: of the discriminator.
+        init_rate: of the restoration network, as a share of `learning_rate`.
+        warmup: steps of the warm-up.
+        ema: decay of the moving average, reached gradually.
+        c, zeta: of the schedule.
+        checkpointing: recompute the network's activations instead of keeping them.
+        seed: of operators, images and noise.
+        checkpoint_minutes: how often the run is written down.
+        half: store the weights as float16.
+    """
+
+    source: str
+    name: str
+    operators: tuple[str, ...]
+    noise_std: str = "0.05"
+    size: int = 64
+    pad: int = 0
+    flip: bool = False
+    steps: int = 3
+    unfold: int = 3
+    objective: str = "energy"
+    targets: str = "attention"
+    rank: int = 5
+    alpha: float = 5.0
+    init: str = "regularised"
+    minutes: float | None = None
+    training_steps: int | None = None
+    batch: int = 16
+    num_samples: int = 2
+    patches: tuple[int, ...] = (1, 4, 8)
+    adversarial: float = 0.1
+    noise_mse: float = 1.0
+    perceptual: float = 0.1
+    gradient_penalty: float = 1.0
+    noise_mse_cutoff: float = 10.0
+    perceptual_network: str = "auto"
+    learning_rate: float = 5e-4
+    step_size_rate: float = 1e-2
+    discriminator_rate: float = 2e-4
+    init_rate: float = 0.1
+    warmup: int = 20
+    ema: float = 0.99
+    c: float = 1.0
+    zeta: float = DEFAULT_ZETA
+    checkpointing: bool = False
+    seed: int = 0
+    checkpoint_minutes: float = 2.0
+    half: bool = False
+
+
+@dataclass
+class _State:
+    step: int = 0
+    seconds: float = 0.0  # of training, over all sittings
+    losses: list[float] = field(default_factory=list)
+
+
+def distill(
+    prior: Prior | str | Path,
+    options: Distillation,
+    out: str | Path,
+    *,
+    init_network: nn.Module | None = None,
+    device: str | None = None,
+    report: Report | None = None,
+) -> Adapter:
+    """Train an adapter, or go on with the run that stands in `out`.
+
+    The sampler that is trained is `sampler.sample_posterior`, the one of inference. Several
+    processes, started by `accelerate launch`, share each batch.
+
+    Args:
+        prior: a `Prior`, a shipped name or a prior's folder.
+        options: of the run; a run that is resumed must have the same, but for its length.
+        out: the run's folder. It always holds the adapter as far as it got (`adapter.json`,
+            `adapter.safetensors`, the moving average), the checkpoint and `loss.csv`.
+        init_network: with init="network": (y, op) -> public image, trained along and written to
+            init.safetensors.
+        device: "cpu" or "cuda"; a GPU is taken where there is one.
+        report: called after every step.
+
+    Returns:
+        The adapter with the averaged weights.
+
+    Raises:
+        ValueError, TypeError: an option that cannot be used, in one sentence.
+        TrainingStopped: the loss became NaN or infinite; the last good average is kept.
+        KeyboardInterrupt: after the checkpoint was written.
+
+    Source: [UD2M] arXiv:2507.02686, sections 3 and 4.
+    """
+    prior = prior if isinstance(prior, Prior) else load_prior(prior)
+    _check(options, init_network)
+    run = _Run(prior, options, Path(out), init_network, device)
+    run.resume()
+    try:
+        run.train(report or (lambda *_: None))
+    finally:
+        if run.processes.is_main:
+            run.write()
+    run.processes.wait()
+    return load_adapter(out)
+
+
+def _check(options: Distillation, init_network: nn.Module | None) -> None:
+    if (options.minutes is None) == (options.training_steps is None):
+        got = "both" if options.minutes is not None else "neither"
+        expected = "one of minutes and training_steps"
+        raise invalid("minutes", expected, got, "say how long to train")
+    if options.objective not in OBJECTIVES:
+        expected = f"one of {', '.join(OBJECTIVES)}"
+        raise invalid("objective", expected, repr(options.objective), "choose one of these")
+    if options.init not in ("regularised", "measurement", "network"):
+        expected = "'regularised', 'measurement' or 'network'"
+        raise invalid("init", expected, repr(options.init), "choose one of these")
+    if (options.init == "network") != (init_network is not None):
+        expected = "init='network' and init_network together"
+        got = "one of them" if init_network is None else f"init={options.init!r}"
+        raise invalid("init_network", expected, got, "give both, or neither")
+    counts = {"batch": 1, "num_samples": 2, "steps": 1, "unfold": 1, "warmup": 1, "size": 1}
+    for name, least in counts.items():
+        if getattr(options, name) < least:
+            got = getattr(options, name)
+            raise invalid(name, f"at least {least}", got, "choose a larger number")
+    length = options.minutes if options.minutes is not None else options.training_steps
+    assert length is not None
+    positive = {"minutes or training_steps": length, "learning_rate": options.learning_rate}
+    for name, value in positive.items():
+        if not 0 < value < math.inf:
+            raise invalid(name, "a number above 0", value, "choose a larger number")
+
+
+class _Run:
+    def __init__(
+        self,
+        prior: Prior,
+        options: Distillation,
+        folder: Path,
+        init_network: nn.Module | None,
+        device: str | None,
+    ) -> None:
+        self.prior, self.options, self.folder = prior, options, folder
+        self.draws = parse_draws(options.operators, options.noise_std)
+        kinds = self.draws.kinds(options.size)
+        self.source: ImageSource = open_images(options.source, options.size, options.pad)
+        self._check_images()
+        self.processes = Processes(device, options.batch)
+        self.state = _State()
+        self.model = Unfolded(
+            prior,
+            few_step_sigmas(options.steps, prior.spec.sigma_table),
+            options.unfold,
+            kinds,
+            targets=options.targets,
+            rank=options.rank,
+            alpha=options.alpha,
+            seed=options.seed,
+            c=options.c,
+            zeta=options.zeta,
+            checkpointing=options.checkpointing,
+            init_network=init_network,
+        ).to(self.processes.device)
+        self.average = copy.deepcopy(self.model).requires_grad_(False)
+        rate = options.learning_rate
+        groups = self.model.groups(rate, options.step_size_rate, options.init_rate * rate)
+        self.optimizer = torch.optim.AdamW(groups, lr=rate, weight_decay=0.0)
+        self.objective = self._objective()
+        self.trained = [p for p in self.model.parameters() if p.requires_grad]
+        self.written = time.monotonic()
+
+    def _check_images(self) -> None:
+        channels, multiple = self.prior.channels, self.prior.spec.size_multiple
+        if self.source.channels != channels:
+            expected = f"images of {channels} channels, as the prior {self.prior.name!r} has"
+            remedy = "use another prior or other images"
+            raise invalid("source", expected, self.source.channels, remedy)
+        if self.options.size % multiple:
+            raise invalid(
+                "size", f"a multiple of {multiple}", self.options.size, "choose another crop"
+            )
+
+    def _objective(self) -> Objective:
+        o = self.options
+        if o.objective == "energy":
+            return EnergyObjective(o.num_samples, o.patches)
+        device, average = self.processes.device, self.processes.average_gradients
+        return PaperObjective(o, self.prior.channels, device, average)
+
+    def _modules(self) -> dict[str, nn.Module]:
+        return {"model": self.model, "average": self.average, **self.objective.modules()}
+
+    def _optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        return {"optimizer": self.optimizer, **self.objective.optimizers()}
+
+    def resume(self) -> None:
+        """Go on where the checkpoint of the folder stands, if there is one."""
+        path = self.folder / CHECKPOINT
+        if not path.exists():
+            if self.folder.is_file() or (self.folder.is_dir() and any(self.folder.iterdir())):
+                raise OutputNotWritable(
+                    f"out: expected a new folder, an empty one or that of a run ({CHECKPOINT}), "
+                    f"got {str(self.folder)!r}, which is something else; choose another folder"
+                )
+            return
+        facts = read_facts(path)
+        mine = json.loads(json.dumps({**asdict(self.options), "prior": self.prior.content_hash()}))
+        theirs = facts["options"]
+        changed = [k for k, v in mine.items() if k not in _FREE and theirs.get(k) != v]
+        if changed:
+            raise InvalidArgument(
+                f"out: expected the options of the run in {self.folder.name!r}, got another "
+                f"{', '.join(changed)}; use the same options, or another folder"
+            )
+        read_tensors(path, self._modules(), self._optimizers())
+        self.state = _State(int(facts["step"]), float(facts["seconds"]), list(facts["losses"]))
+
+    def fraction(self) -> float:
+        """How much of the run is done, 0..1."""
+        if self.options.training_steps is not None:
+            return min(1.0, self.state.step / self.options.training_steps)
+        assert self.options.minutes is not None
+        return min(1.0, self.state.seconds / (60.0 * self.options.minutes))
+
+    def train(self, report: Report) -> None:
+        """Steps until the run's length is reached; the next batch is prepared meanwhile."""
+        with ThreadPoolExecutor(1) as pool:
+            coming = pool.submit(self._images, self.state.step)
+            while self.fraction() < 1.0:
+                start = time.perf_counter()
+                x = coming.result()
+                coming = pool.submit(self._images, self.state.step + 1)
+                loss = self._step(self._batch(x))
+                spent = self.processes.agree(time.perf_counter() - start)
+                self.state.step += 1
+                self.state.seconds += spent
+                self.state.losses.append(loss)
+                report(self.state.step, self.fraction(), loss, self.options.batch / spent)
+                due = time.monotonic() - self.written > 60.0 * self.options.checkpoint_minutes
+                if due and self.processes.is_main:
+                    self.write()
+
+    def _images(self, step: int) -> Tensor:
+        o = self.options
+        return draw_batch(self.source, o.batch, o.size, o.flip, o.seed, step)
+
+    def _batch(self, x: Tensor) -> TrainingBatch:
+        """The measurements of the whole batch, and of them the share of this process."""
+        o, step, spec = self.options, self.state.step, self.prior.spec
+        seed = (o.seed * 1_000_003 + step) % 2**63
+        operator = self.draws.draw(o.batch, o.size, o.seed, step)
+        x = x.to(self.processes.device)
+        public = (x - spec.offset) / spec.scale
+        y = operator.measure(public, seed=seed)
+        mine = self.processes.share()
+        part = operator if operator.batch_size is None else operator.take(mine)
+        init = "measurement" if o.init == "measurement" else None
+        problem = make_problem(y[mine], part, spec, init, str(self.processes.device))
+        return TrainingBatch(x[mine], problem, mine, seed, step)
+
+    def _step(self, batch: TrainingBatch) -> float:
+        o, step = self.options, self.state.step
+        loss = self.objective.loss(self.model, batch)
+        self.optimizer.zero_grad(set_to_none=True)
+        torch.autograd.backward(loss)
+        self.processes.average_gradients(self.trained)
+        value = self.processes.mean(loss.detach())
+        norm = torch.nn.utils.clip_grad_norm_(self.trained, 1.0)
+        if not (math.isfinite(value) and bool(torch.isfinite(norm))):
+            raise TrainingStopped(
+                f"loss: expected a finite number with finite gradients, got {value} at step "
+                f"{step}; the last good average is kept: lower the learning rate, or look at the "
+                "images"
+            )
+        warm = min(1.0, (step + 1) / o.warmup)
+        share = warm * 0.5 * (1.0 + math.cos(math.pi * self.fraction()))
+        for group in self.optimizer.param_groups:
+            group["lr"] = share * group["peak"]
+        self.optimizer.step()
+        self.objective.update(batch)
+        decay = min(o.ema, 1.0 - 1.0 / (step + 2))
+        with torch.no_grad():
+            pairs = zip(self.average.parameters(), self.model.parameters(), strict=True)
+            for mean, new in pairs:
+                if new.requires_grad:
+                    mean.lerp_(new, 1.0 - decay)
+        return value
+
+    def adapter(self) -> Adapter:
+        """The adapter with the averaged weights."""
+        o, average = self.options, self.average
+        for mean, new in zip(average.parameters(), self.model.parameters(), strict=True):
+            mean.requires_grad_(new.requires_grad)  # marks what belongs to the adapter
+        return Adapter(
+            name=o.name,
+            prior_name=self.prior.name,
+            prior_sha256=self.prior.content_hash(),
+            schedule=average.learned_schedule(),
+            weights=average.adapter_weights(),
+            scale=1.0 if o.targets == "full" else o.alpha / o.rank,
+            init=o.init,
+            training={**asdict(o), "source": Path(o.source).name, "steps_done": self.state.step},
+        )
+
+    def write(self) -> None:
+        """Checkpoint, adapter and loss curve: each file whole or as it was."""
+        facts = {
+            "step": self.state.step,
+            "seconds": self.state.seconds,
+            "losses": self.state.losses,
+            "options": {**asdict(self.options), "prior": self.prior.content_hash()},
+        }
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_checkpoint(self.folder / CHECKPOINT, self._modules(), self._optimizers(), facts)
+        write_adapter(self.adapter(), self.folder, half=self.options.half)
+        if self.average.init_network is not None:
+            write_module(self.folder / "init.safetensors", self.average.init_network)
+        with atomic_file(self.folder / "loss.csv") as file:
+            lines = [f"{n},{loss:.6g}" for n, loss in enumerate(self.state.losses, start=1)]
+            file.write("\n".join(["step,loss", *lines, ""]).encode())
+        self.written = time.monotonic()
+
+
+def write_module(path: Path, module: nn.Module) -> None:
+    """The weights of a module as safetensors, whole or as it was."""
+    from safetensors.torch import save
+
+    weights = {k: v.detach().cpu().contiguous() for k, v in module.state_dict().items()}
+    with atomic_file(path) as file:
+        file.write(save(weights))

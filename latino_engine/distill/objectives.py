@@ -1,0 +1,106 @@
+"""What the unfolded sampler is trained for: the energy score, or the terms of the paper."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from latino_engine.distill.unfolded import TrainingBatch, Unfolded
+
+_SMALL = 1e-6  # inside the square root, so that its slope stays finite at 0
+
+
+class Objective(Protocol):
+    """A loss of the sampler, and what must be trained beside it."""
+
+    def loss(self, model: Unfolded, batch: TrainingBatch) -> Tensor:
+        """The number to lower, with gradients to the model."""
+
+    def update(self, batch: TrainingBatch) -> None:
+        """Train what the loss needs (a discriminator), after the model's step."""
+
+    def modules(self) -> dict[str, torch.nn.Module]:
+        """What a checkpoint must hold besides the model."""
+
+    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        """Their optimizers."""
+
+
+@dataclass(frozen=True)
+class EnergyObjective:
+    """The energy score of whole samples and of their patches.
+
+    Attributes:
+        num_samples: S >= 2 per measurement.
+        patches: sides of the patches, in pixels; each scale and the whole image count alike.
+    """
+
+    num_samples: int = 2
+    patches: tuple[int, ...] = (1, 4, 8)
+
+    def loss(self, model: Unfolded, batch: TrainingBatch) -> Tensor:
+        """`energy_loss` of S samples for each measurement of the batch."""
+        count = len(batch.x)
+        index = torch.arange(count).repeat(self.num_samples)
+        sample_ids = torch.arange(self.num_samples).repeat_interleave(count)
+        drawn = model(batch.problem, index, sample_ids, batch.stream(index, sample_ids))
+        return energy_loss(drawn.reshape(self.num_samples, *batch.x.shape), batch.x, self.patches)
+
+    def update(self, batch: TrainingBatch) -> None:
+        """Nothing: the score needs no second network."""
+
+    def modules(self) -> dict[str, torch.nn.Module]:
+        """None."""
+        return {}
+
+    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        """None."""
+        return {}
+
+
+def energy_loss(samples: Tensor, x: Tensor, patches: Sequence[int]) -> Tensor:
+    """Energy scores of images and patches, each divided by the root of its number of entries.
+
+    For one image: mean_s ||x_s - x|| - 1/2 mean_{s != t} ||x_s - x_t||, a proper score: its
+    expectation is lowest when the samples follow p(x | y). Patches overlap by half.
+
+    Args:
+        samples: (S, B, C, H, W), S >= 2.
+        x: (B, C, H, W), the truth.
+        patches: sides in pixels; those larger than the image are left out.
+
+    Source: Gneiting & Raftery (2007), section 4.3; De Bortoli et al. (2025), arXiv:2502.02483.
+    """
+    total = _energy(samples.flatten(2), x.flatten(1))
+    used = [side for side in patches if side <= min(x.shape[-2:])]
+    for side in used:
+        total = total + _energy(_patches(samples, side), _patches(x[None], side)[0])
+    return total / (1 + len(used))
+
+
+def _energy(samples: Tensor, x: Tensor) -> Tensor:
+    """samples (S, ..., D), x (..., D) -> a number, in root-mean-square units."""
+    count, size = samples.shape[0], samples.shape[-1]
+    to_truth = _distance(samples, x[None]).mean()
+    first, second = torch.triu_indices(count, count, offset=1).unbind()
+    apart = _distance(samples[first], samples[second]).mean()
+    score: Tensor = (to_truth - 0.5 * apart) / size**0.5
+    return score
+
+
+def _distance(a: Tensor, b: Tensor) -> Tensor:
+    return torch.sqrt((a - b).square().sum(dim=-1) + _SMALL)
+
+
+def _patches(images: Tensor, side: int) -> Tensor:
+    """(S, B, C, H, W) -> (S, B, patches, C side side)."""
+    count, batch = images.shape[:2]
+    if side == 1:
+        return images.flatten(3).transpose(2, 3)
+    cut = F.unfold(images.flatten(0, 1), side, stride=max(1, side // 2))
+    return cut.transpose(1, 2).reshape(count, batch, -1, cut.shape[1])

@@ -1,0 +1,139 @@
+"""Forward models drawn at random for training: the operator grammar with ranges and choices.
+
+    blur:std=0.8..3           a number drawn evenly from the range at every draw
+    sr:factor=2|4             one of the choices
+    inpaint:random=0.2..0.8   another mask for every image
+    inpaint:box               a box of 1/4 to 1/2 of the side, anywhere, another for every image
+    inpaint:box=16            as the command line: centred, always the same
+
+Everything else is as in `latino_engine.operators.spec`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from latino_engine.errors import invalid
+from latino_engine.operators.inpainting import Inpainting
+from latino_engine.operators.protocol import Operator
+from latino_engine.operators.spec import parse_operator
+
+_ANY_BOX = "inpaint:box"
+_BOX_SHARE = (0.25, 0.5)  # of the side
+_WHOLE_KEYS = ("factor", "size", "quality", "box", "seed")
+
+
+@dataclass(frozen=True)
+class OperatorDraws:
+    """What to draw from.
+
+    Attributes:
+        operators: descriptions, one of which is drawn for a batch, all equally likely.
+        noise_std: (low, high) of the noise level, public units, drawn for every image.
+    """
+
+    operators: tuple[str, ...]
+    noise_std: tuple[float, float]
+
+    def draw(self, batch: int, size: int, seed: int, step: int) -> Operator:
+        """The operator of batch number `step`; a function of (seed, step) alone.
+
+        Args:
+            batch: images that share the kind and its parameters; noise levels and random masks
+                are drawn for each.
+            size: side of the images.
+            seed, step: what the draw depends on.
+
+        Raises:
+            InvalidArgument: a description that cannot be read.
+        """
+        random = np.random.Generator(np.random.Philox(key=seed, counter=[0, 0, 1, step]))
+        text = self.operators[int(random.integers(len(self.operators)))]
+        levels = random.uniform(*self.noise_std, size=batch)
+        fixed = self.noise_std[0] == self.noise_std[1]
+        noise_std = self.noise_std[0] if fixed else torch.from_numpy(levels)
+        return draw_operator(text, noise_std, batch, size, random)
+
+    def kinds(self, size: int) -> tuple[str, ...]:
+        """The operator classes that can be drawn, each once; checks every description."""
+        random = np.random.default_rng(0)
+        drawn = [draw_operator(t, self.noise_std[0], 1, size, random) for t in self.operators]
+        return tuple(dict.fromkeys(type(operator).__name__ for operator in drawn))
+
+
+def parse_draws(operators: Sequence[str], noise_std: str) -> OperatorDraws:
+    """Descriptions and a noise level or range ("0.05", "0.01..0.1") as `OperatorDraws`.
+
+    Raises:
+        InvalidArgument: no description, or a range that is none.
+    """
+    if not operators:
+        remedy = "give --operator, once for each kind"
+        raise invalid("operator", "at least one forward model", "none", remedy)
+    low, dots, high = noise_std.partition("..")
+    try:
+        ends = (float(low), float(high if dots else low))
+    except ValueError:
+        ends = (-1.0, -1.0)
+    if not 0.0 < ends[0] <= ends[1] < float("inf"):
+        expected = "a number above 0, or a range such as 0.01..0.1"
+        raise invalid("noise_std", expected, repr(noise_std), "write it so")
+    return OperatorDraws(tuple(text.strip() for text in operators), ends)
+
+
+def draw_operator(
+    text: str, noise_std: float | Tensor, batch: int, size: int, random: np.random.Generator
+) -> Operator:
+    """One operator from a description with ranges and choices.
+
+    Raises:
+        InvalidArgument: a description that cannot be read.
+    """
+    if text == _ANY_BOX:
+        return Inpainting(_boxes(batch, size, random), noise_std)
+    name, _, rest = text.partition(":")
+    items = [_draw_value(name, item, random) for item in rest.split(",") if item]
+    # Masks differ from image to image: each has a seed of its own.
+    seeds = random.integers(2**31, size=batch).tolist()
+    concrete = f"{name}:{','.join(items)}" if items else name
+    if name == "inpaint" and any(item.startswith("random=") for item in items):
+        masks = [parse_operator(concrete, 0.0, (size, size), seed=seed) for seed in seeds]
+        stacked = torch.cat([m.mask for m in masks if isinstance(m, Inpainting)])
+        return Inpainting(stacked, noise_std)
+    return parse_operator(concrete, noise_std, (size, size), seed=seeds[0])
+
+
+def _draw_value(name: str, item: str, random: np.random.Generator) -> str:
+    key, equals, value = item.partition("=")
+    if "|" in value:
+        choices = value.split("|")
+        return f"{key}={choices[int(random.integers(len(choices)))]}"
+    low, dots, high = value.partition("..")
+    if not dots:
+        return item
+    try:
+        first, last = float(low), float(high)
+    except ValueError:
+        first, last = 1.0, 0.0
+    if not equals or not first <= last:
+        expected = "a range low..high of two numbers"
+        raise invalid(f"operator {name}, {key}", expected, repr(value), f"write {key}=0.8..3")
+    if key.strip() in _WHOLE_KEYS:
+        return f"{key}={int(random.integers(int(first), int(last) + 1))}"
+    return f"{key}={random.uniform(first, last):.6g}"
+
+
+def _boxes(batch: int, size: int, random: np.random.Generator) -> Tensor:
+    masks = torch.ones(batch, 1, size, size)
+    low, high = (max(1, round(share * size)) for share in _BOX_SHARE)
+    for mask in masks:
+        height, width = (int(n) for n in random.integers(low, high + 1, size=2))
+        top = int(random.integers(size - height + 1))
+        left = int(random.integers(size - width + 1))
+        mask[:, top : top + height, left : left + width] = 0.0
+    return masks
