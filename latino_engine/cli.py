@@ -70,6 +70,9 @@ def compile_command(
         str | None, typer.Option(help="256 or 256x320: where the runtimes are timed.")
     ] = None,
     max_batch: Annotated[int, typer.Option(help="Most images in the network together.")] = 8,
+    gpu: Annotated[
+        list[str] | None, typer.Option(help="With --backend tensorrt: sm_89; may be repeated.")
+    ] = None,
     threads: Threads = None,
     as_json: Json = False,
 ) -> None:
@@ -86,6 +89,7 @@ def compile_command(
             image_size=None if image_size is None else _parse_size(image_size),
             max_batch=max_batch,
             threads=threads,
+            gpu_architectures=gpu or None,
         )
     if as_json:
         print(json.dumps(engine.manifest, indent=1))
@@ -245,6 +249,12 @@ def _engine_table(folder: Path, fields: dict[str, Any]) -> Table:
 def _runtime_text(record: dict[str, Any]) -> str:
     if "refused" in record:
         return f"{record['version']}: {record['refused']}"
+    if "plans" in record:
+        gpus = ", ".join(sorted(facts["architecture"] for facts in record["plans"].values()))
+        return (
+            f"{record['version']}: plans for {gpus}, relative error {record['relative_error']:.1e} "
+            f"(bound {record['bound']:.0e}; {record['measured_on']})"
+        )
     size = " x ".join(str(n) for n in record["timed_at"])
     return (
         f"{record['version']}: relative error {record['relative_error']:.1e} "

@@ -134,8 +134,8 @@ def test_a_manifest_that_names_a_file_elsewhere(folder):
         (
             {"backend": "tensor"},
             ValueError,
-            "backend: expected one of 'auto', 'onnxruntime', 'torch', got 'tensor'; choose one of "
-            "these",
+            "backend: expected one of 'auto', 'onnxruntime', 'torch', 'tensorrt', got 'tensor'; choose "
+            "one of these",
         ),
         (
             {"device": "gpu"},
@@ -190,10 +190,11 @@ def test_a_backend_that_is_not_installed(original, monkeypatch, tmp_path, name, 
     assert not list(tmp_path.iterdir())
 
 
-def test_a_release_without_a_runtime_says_so(original, monkeypatch):
+def test_an_engine_without_plans_says_so(original, monkeypatch):
     monkeypatch.setattr(runtimes, "_present", lambda package: True)
-    assert "for which this release builds no engine" in refusal(
-        original, BackendNotAvailable, backend="tensorrt"
+    assert refusal(original, backend="tensorrt") == (
+        "backend: expected one that the engine 'tiny.engine' serves, got 'tensorrt'; it was not "
+        "compiled for it"
     )
 
 
@@ -212,14 +213,13 @@ def test_a_release_without_a_runtime_says_so(original, monkeypatch):
         ),
         (
             {"backend": "trt"},
-            "backend: expected one of 'auto', 'onnxruntime', 'torch', got 'trt'; choose one of "
-            "these",
+            "backend: expected one of 'auto', 'onnxruntime', 'torch', 'tensorrt', got 'trt'; choose "
+            "one of these",
         ),
         (
             {"gpu_architectures": ["sm_89"]},
             "gpu_architectures: expected None, got ['sm_89']; neither onnxruntime nor torch builds "
-            "for a GPU "
-            "ahead of time",
+            "for a GPU ahead of time, use backend='tensorrt'",
         ),
         (
             {"precision": "bf16", "backend": "onnxruntime"},

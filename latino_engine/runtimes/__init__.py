@@ -10,12 +10,23 @@ from typing import cast
 from latino_engine.errors import BackendNotAvailable, invalid
 from latino_engine.runtimes.protocol import DenoiserRuntime, RuntimeModule
 
-__all__ = ["DenoiserRuntime", "RuntimeModule", "installed", "runtime_module", "version"]
+__all__ = [
+    "AHEAD_OF_TIME",
+    "DenoiserRuntime",
+    "RuntimeModule",
+    "installed",
+    "runtime_module",
+    "version",
+]
 
 _MODULES = {
     "onnxruntime": "latino_engine.runtimes.onnxruntime",
     "torch": "latino_engine.runtimes.torch",
+    "tensorrt": "latino_engine.runtimes.tensorrt",
 }
+#: Runtimes that run only what was built for them: `compile` takes them by name, never by "auto".
+AHEAD_OF_TIME = ("tensorrt",)
+_EITHER = {"tensorrt_rtx": ("tensorrt_rtx", "tensorrt")}  # packages with one Python interface
 _INSTALL = {
     "onnxruntime": ("onnxruntime", "pip install onnxruntime"),
     "torch": ("torch", "pip install torch"),
@@ -44,19 +55,14 @@ def runtime_module(backend: str) -> RuntimeModule:
             f"{package} is "
             f"missing; install it with: {command}"
         )
-    if backend not in _MODULES:
-        known = " or ".join(repr(name) for name in _MODULES)
-        raise BackendNotAvailable(
-            f"backend: expected {known}, got {backend!r}, for which this release builds no engine; "
-            f"use {known}"
-        )
     return cast(RuntimeModule, importlib.import_module(_MODULES[backend]))
 
 
 def version(backend: str) -> str:
     """Version of the runtime's package."""
-    return metadata.version(_INSTALL[backend][0])
+    package = _INSTALL[backend][0]
+    return metadata.version(next(n for n in _EITHER.get(package, (package,)) if _present(n)))
 
 
 def _present(package: str) -> bool:
-    return importlib.util.find_spec(package) is not None
+    return any(importlib.util.find_spec(name) for name in _EITHER.get(package, (package,)))
