@@ -1,10 +1,13 @@
 # make demo | make test | make lint: each sets up what it needs in .venv, then does its job.
+# make peers | make test-peers: the same for .venv-peers, which holds deepinv beside this package.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+PEERS := .venv-peers
+PEERS_STAMP := $(PEERS)/.installed
 
-.PHONY: demo test lint format clean
+.PHONY: demo test lint format clean peers test-peers
 
 NATIVE := $(shell find csrc -name "*.cpp" -o -name "*.h")
 
@@ -19,6 +22,20 @@ demo: $(STAMP)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest
+
+# deepinv needs torchvision, and torchvision this very torch. LATINO_CUDA=0: both environments
+# share the compiled modules in latino_engine/, and this one needs no CUDA.
+$(PEERS_STAMP): pyproject.toml setup.py $(NATIVE)
+	test -x $(PEERS)/bin/python || $(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check \
+		torch==2.14.1 torchvision==0.29.1 deepinv==0.5.0 pytest pytest-timeout
+	LATINO_CUDA=0 $(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check --editable .
+	touch $(PEERS_STAMP)
+
+peers: $(PEERS_STAMP)
+
+test-peers: $(PEERS_STAMP)
+	$(PEERS)/bin/python -m pytest -m peers tests/peers
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

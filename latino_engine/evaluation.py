@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from latino_engine.distill.data import ImageSource, open_images
 from latino_engine.engine import Engine
 from latino_engine.errors import invalid
 from latino_engine.metrics import psnr, ssim
+from latino_engine.operators.protocol import Operator
 from latino_engine.operators.spec import parse_operator
 
 EVALUATION_FILES = ("evaluation.json", "evaluation.md", "calibration.png")
@@ -85,7 +86,8 @@ def evaluate(
         raise invalid("num_samples", "at least 2", options.num_samples, "scores compare samples")
     if options.limit < 1:
         raise invalid("limit", "at least 1", options.limit, "say how many images")
-    truth = _centres(open_images(options.source, options.size, options.pad), options)
+    source = open_images(options.source, options.size, options.pad)
+    truth = central_squares(source, range(min(len(source), options.limit)), options.size)
     op = parse_operator(
         options.operator, options.noise_std, (options.size, options.size), seed=options.seed
     )
@@ -93,13 +95,7 @@ def evaluate(
     for first in range(0, len(truth), _BATCH):
         x = truth[first : first + _BATCH]
         ids = list(range(first, first + len(x)))
-        # Each image has its own measurement noise: measured in the order of the whole set.
-        y = torch.cat(
-            [
-                op.measure(image[None], seed=options.seed + n)
-                for n, image in zip(ids, x, strict=True)
-            ]
-        )
+        y = measure_each(op, x, ids, options.seed)
         post = engine.sample(
             y,
             op,
@@ -196,15 +192,23 @@ def calibration_picture(path: Path, curve: dict[str, float | None]) -> None:
         file.write(drawn.getvalue())
 
 
-def _centres(source: ImageSource, options: Evaluation) -> Tensor:
+def central_squares(source: ImageSource, indices: Iterable[int], size: int) -> Tensor:
+    """The central squares of these images: (B, C, size, size) float32 in [0, 1]."""
     squares = []
-    for index in range(min(len(source), options.limit)):
+    for index in indices:
         pixels = source.image(index)
-        top = (pixels.shape[1] - options.size) // 2
-        left = (pixels.shape[2] - options.size) // 2
-        square = pixels[:, top : top + options.size, left : left + options.size]
+        top, left = (pixels.shape[1] - size) // 2, (pixels.shape[2] - size) // 2
+        square = pixels[:, top : top + size, left : left + size]
         squares.append(torch.from_numpy(square.copy()).float() / 255.0)
     return torch.stack(squares)
+
+
+def measure_each(op: Operator, x: Tensor, ids: Iterable[int], seed: int) -> Tensor:
+    """Measurements (B, ...) of the images x: image `id` has the noise of seed + id.
+
+    The noise of an image is then the same in whatever batch it is measured.
+    """
+    return torch.cat([op.measure(x[n : n + 1], seed=seed + i) for n, i in enumerate(ids)])
 
 
 def _or_null(value: float) -> float | None:

@@ -1,0 +1,217 @@
+"""Score a peer on the prior, the measurements and the scores of `latino-engine evaluate`.
+
+    python -m benchmarks.peers.run PRIOR SOURCE --operator sr:factor=4 --noise-std 0.05 \\
+        --size 32 --pad 2 --limit 512 --num-samples 8 --method diffpir --steps 100 -o out.json
+
+The evaluated images are the first ones of SOURCE, with the measurements that `evaluate` makes of
+them; the method's parameters are the best of `grid.GRIDS` on the last ones. `make peers` sets up
+the environment that this needs.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from torch import Tensor
+
+from benchmarks.peers import grid
+from benchmarks.peers.denoiser import PriorDenoiser
+from benchmarks.peers.samplers import METHODS, Parameters, sample
+from latino_engine.atomic import atomic_file
+from latino_engine.distill.data import ImageSource, open_images
+from latino_engine.errors import UserError, invalid
+from latino_engine.evaluation import Evaluation, central_squares, markdown, measure_each, score
+from latino_engine.measurement import make_problem
+from latino_engine.operators.spec import parse_operator
+from latino_engine.priors import Prior, load_prior
+from latino_engine.progress import progress_bar
+
+Report = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class PeerRun:
+    """What to run.
+
+    Attributes:
+        method: "diffpir", "ddrm" or "dps".
+        steps: network evaluations per sample.
+        grid_limit: validation images, the last ones of the source.
+        grid_samples: samples of each, >= 2.
+        batch: images at a time.
+    """
+
+    method: str
+    steps: int
+    grid_limit: int = 16
+    grid_samples: int = 4
+    batch: int = 128
+
+
+def evaluate_peer(
+    prior: Prior,
+    options: Evaluation,
+    peer: PeerRun,
+    report: Report | None = None,
+) -> dict[str, Any]:
+    """Choose the parameters on validation images, sample the evaluated ones, score them.
+
+    Args:
+        prior: the prior.
+        options: images, operator, noise and number of samples, as for `evaluate`; its sampler,
+            steps and unfold are not used.
+        peer: the method.
+        report: function (grid points tried, grid points in all).
+
+    Returns:
+        The fields of evaluation.json, and: method, steps, seconds, parameters, grid, versions.
+
+    Raises:
+        ValueError, TypeError: what cannot be used, in one sentence.
+    """
+    _check(options, peer)
+    source = open_images(options.source, options.size, options.pad)
+    evaluated, validation = _split(source, options.limit, peer.grid_limit)
+    size = (options.size, options.size)
+    op = parse_operator(options.operator, options.noise_std, size, seed=options.seed)
+    denoiser = PriorDenoiser(prior)
+    img_size = (prior.channels, *size)
+
+    def draw(ids: range, num_samples: int, parameters: Parameters) -> tuple[Tensor, Tensor, int]:
+        truth = central_squares(source, ids, options.size)
+        y = measure_each(op, truth, ids, options.seed)
+        drawn, nfe = sample(
+            peer.method,
+            denoiser,
+            op,
+            y,
+            img_size,
+            peer.steps,
+            parameters,
+            num_samples,
+            options.seed,
+            peer.batch,
+        )
+        return drawn, y, nfe
+
+    parameters, tried = grid.choose(
+        lambda candidate: draw(validation, peer.grid_samples, candidate)[0],
+        central_squares(source, validation, options.size),
+        grid.GRIDS[peer.method],
+        report,
+    )
+    start = time.perf_counter()
+    drawn, y, nfe = draw(evaluated, options.num_samples, parameters)
+    seconds = time.perf_counter() - start
+    truth = central_squares(source, evaluated, options.size)
+    problem = make_problem(y, op, prior.spec, None, "cpu")
+    everything = torch.arange(len(truth))
+    chi2 = [float(problem.residual_chi2(x, everything).mean()) for x in drawn]
+    return {
+        "prior": prior.name,
+        "prior_sha256": prior.content_hash(),
+        "method": peer.method,
+        "steps": peer.steps,
+        "operator": options.operator,
+        "noise_std": options.noise_std,
+        "num_images": len(truth),
+        "num_samples": options.num_samples,
+        "seed": options.seed,
+        "nfe": nfe,
+        "seconds": seconds,
+        "ms_per_sample": 1e3 * seconds / (len(truth) * options.num_samples),
+        "parameters": dict(parameters),
+        "grid": {
+            "num_images": len(validation),
+            "num_samples": peer.grid_samples,
+            "tried": tried,
+        },
+        "versions": {name: version(name) for name in ("deepinv", "torch", "latino-engine")},
+        "residual_chi2": sum(chi2) / len(chi2),
+        **score(drawn, truth),
+    }
+
+
+def _check(options: Evaluation, peer: PeerRun) -> None:
+    if peer.method not in METHODS:
+        expected = f"one of {', '.join(METHODS)}"
+        raise invalid("method", expected, repr(peer.method), "choose one of them")
+    for name, count in (("num_samples", options.num_samples), ("grid_samples", peer.grid_samples)):
+        if count < 2:
+            raise invalid(name, "at least 2", count, "scores compare samples")
+    for name, count in (("limit", options.limit), ("grid_limit", peer.grid_limit)):
+        if count < 1:
+            raise invalid(name, "at least 1", count, "say how many images")
+    if peer.batch < 1:
+        raise invalid("batch", "at least 1", peer.batch, "say how many images at a time")
+
+
+def _split(source: ImageSource, limit: int, grid_limit: int) -> tuple[range, range]:
+    """The first `limit` images, and the last `grid_limit` ones, none of them in both."""
+    count = len(source)
+    if count < limit + grid_limit:
+        expected = f"at most {max(count - grid_limit, 0)} of the {count} images of the source"
+        remedy = "the last ones choose the parameters (--grid-limit)"
+        raise invalid("limit", expected, limit, remedy)
+    return range(limit), range(count - grid_limit, count)
+
+
+def command(
+    prior: Annotated[str, typer.Argument(help="Shipped name or folder of a prior.")],
+    source: Annotated[Path, typer.Argument(help="True images: folder, idx or npy file.")],
+    operator: Annotated[str, typer.Option(help="For example sr:factor=4, blur:std=2.")],
+    method: Annotated[str, typer.Option(help="diffpir, ddrm or dps.")],
+    out: Annotated[Path, typer.Option("--output", "-o", help="JSON file to write.")],
+    steps: Annotated[int, typer.Option(help="Network evaluations per sample.")] = 100,
+    noise_std: Annotated[float, typer.Option(help="Noise level, image range 0 to 1.")] = 0.05,
+    size: Annotated[int, typer.Option(help="Side of the central square of every image.")] = 64,
+    pad: Annotated[int, typer.Option(help="Black pixels around the images of an array file.")] = 0,
+    limit: Annotated[int, typer.Option(help="So many images, the first ones.")] = 64,
+    num_samples: Annotated[int, typer.Option(help="Draws per image.")] = 16,
+    grid_limit: Annotated[int, typer.Option(help="Images that choose the parameters.")] = 16,
+    grid_samples: Annotated[int, typer.Option(help="Draws of each of these.")] = 4,
+    batch: Annotated[int, typer.Option(help="Images at a time.")] = 128,
+    seed: Annotated[int, typer.Option(help="Of the measurements and of the samples.")] = 0,
+    threads: Annotated[int | None, typer.Option(help="Threads of torch.")] = None,
+) -> None:
+    """Score DiffPIR, DDRM or DPS of deepinv on a prior of this package."""
+    if threads is not None:
+        torch.set_num_threads(threads)
+    options = Evaluation(
+        source=str(source),
+        operator=operator,
+        noise_std=noise_std,
+        size=size,
+        pad=pad,
+        limit=limit,
+        num_samples=num_samples,
+        seed=seed,
+    )
+    peer = PeerRun(method, steps, grid_limit, grid_samples, batch)
+    with progress_bar("choosing parameters") as update:
+        found = evaluate_peer(load_prior(prior), options, peer, update)
+    with atomic_file(out, argument="output") as file:
+        file.write((json.dumps(found, indent=1) + "\n").encode())
+    print(f"{method} {json.dumps(found['parameters'])}\n{markdown(found)}", end="")
+
+
+def main() -> None:
+    """Run the command; a user's mistake is one line on stderr and status 2."""
+    try:
+        typer.run(command)
+    except UserError as error:
+        print(f"benchmarks.peers.run: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()
