@@ -9,7 +9,7 @@ from torch import Tensor
 from latino_engine.operators.spectra import kernel_full_spectrum
 
 
-class ConvolutionPhysics(DecomposablePhysics):
+class ConvolutionPhysics(DecomposablePhysics):  # type: ignore[misc]
     """y = (h * x)[::s, ::s] = U diag(mask) V^T x, U and V real and orthonormal; s = 1 is a blur.
 
     deepinv's `Downsampling` has no decomposition, which DDRM needs. Split x into its s^2 phases
@@ -122,7 +122,8 @@ def _phase_spectra(kernel: Tensor, s: int, size: tuple[int, int]) -> Tensor:
         for down in range(s)
         for right in range(s)
     ]
-    return torch.fft.fft2(torch.stack(rows, dim=2))
+    spectra: Tensor = torch.fft.fft2(torch.stack(rows, dim=2))
+    return spectra
 
 
 def _fft(x: Tensor) -> Tensor:

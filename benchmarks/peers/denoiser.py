@@ -10,7 +10,7 @@ from latino_engine.errors import invalid
 from latino_engine.priors import Prior
 
 
-class PriorDenoiser(Denoiser):
+class PriorDenoiser(Denoiser):  # type: ignore[misc]
     """x0_hat = forward(x, sigma) in deepinv's range: images in [0, 1], sigma in the same units.
 
     An image x becomes 2 x - 1 and sigma becomes 2 sigma, which is what `Prior.denoise` takes. Noise
@@ -33,7 +33,7 @@ class PriorDenoiser(Denoiser):
         self.prior = prior
         self.evaluations = 0
 
-    def forward(self, x: Tensor, sigma: float | Tensor) -> Tensor:  # type: ignore[override]
+    def forward(self, x: Tensor, sigma: float | Tensor) -> Tensor:
         """Denoise.
 
         Args:

@@ -81,41 +81,16 @@ def evaluate_peer(
     _check(options, peer)
     source = open_images(options.source, options.size, options.pad)
     evaluated, validation = _split(source, options.limit, peer.grid_limit)
-    size = (options.size, options.size)
-    op = parse_operator(options.operator, options.noise_std, size, seed=options.seed)
-    denoiser = PriorDenoiser(prior)
-    img_size = (prior.channels, *size)
-
-    def draw(ids: range, num_samples: int, parameters: Parameters) -> tuple[Tensor, Tensor, int]:
-        truth = central_squares(source, ids, options.size)
-        y = measure_each(op, truth, ids, options.seed)
-        drawn, nfe = sample(
-            peer.method,
-            denoiser,
-            op,
-            y,
-            img_size,
-            peer.steps,
-            parameters,
-            num_samples,
-            options.seed,
-            peer.batch,
-        )
-        return drawn, y, nfe
-
+    setting = _Setting(prior, options, peer, source)
     parameters, tried = grid.choose(
-        lambda candidate: draw(validation, peer.grid_samples, candidate)[0],
-        central_squares(source, validation, options.size),
+        lambda candidate: setting.draw(validation, peer.grid_samples, candidate)[0],
+        setting.truth(validation),
         grid.GRIDS[peer.method],
         report,
     )
     start = time.perf_counter()
-    drawn, y, nfe = draw(evaluated, options.num_samples, parameters)
+    drawn, nfe = setting.draw(evaluated, options.num_samples, parameters)
     seconds = time.perf_counter() - start
-    truth = central_squares(source, evaluated, options.size)
-    problem = make_problem(y, op, prior.spec, None, "cpu")
-    everything = torch.arange(len(truth))
-    chi2 = [float(problem.residual_chi2(x, everything).mean()) for x in drawn]
     return {
         "prior": prior.name,
         "prior_sha256": prior.content_hash(),
@@ -123,22 +98,59 @@ def evaluate_peer(
         "steps": peer.steps,
         "operator": options.operator,
         "noise_std": options.noise_std,
-        "num_images": len(truth),
+        "num_images": len(evaluated),
         "num_samples": options.num_samples,
         "seed": options.seed,
         "nfe": nfe,
         "seconds": seconds,
-        "ms_per_sample": 1e3 * seconds / (len(truth) * options.num_samples),
+        "ms_per_sample": 1e3 * seconds / (len(evaluated) * options.num_samples),
         "parameters": dict(parameters),
-        "grid": {
-            "num_images": len(validation),
-            "num_samples": peer.grid_samples,
-            "tried": tried,
-        },
+        "grid": {"num_images": len(validation), "num_samples": peer.grid_samples, "tried": tried},
         "versions": {name: version(name) for name in ("deepinv", "torch", "latino-engine")},
-        "residual_chi2": sum(chi2) / len(chi2),
-        **score(drawn, truth),
+        "residual_chi2": setting.residual_chi2(drawn, evaluated),
+        **score(drawn, setting.truth(evaluated)),
     }
+
+
+class _Setting:
+    """One prior, method and operator, for any images of the source."""
+
+    def __init__(
+        self, prior: Prior, options: Evaluation, peer: PeerRun, source: ImageSource
+    ) -> None:
+        size = (options.size, options.size)
+        self._op = parse_operator(options.operator, options.noise_std, size, seed=options.seed)
+        self._denoiser = PriorDenoiser(prior)
+        self._prior, self._options, self._peer, self._source = prior, options, peer, source
+
+    def truth(self, ids: range) -> Tensor:
+        """The images themselves."""
+        return central_squares(self._source, ids, self._options.size)
+
+    def measurements(self, ids: range) -> Tensor:
+        """What `evaluate` measures of them."""
+        return measure_each(self._op, self.truth(ids), ids, self._options.seed)
+
+    def draw(self, ids: range, num_samples: int, parameters: Parameters) -> tuple[Tensor, int]:
+        """Samples (S, B, C, H, W) and the network evaluations of one."""
+        return sample(
+            self._peer.method,
+            self._denoiser,
+            self._op,
+            self.measurements(ids),
+            (self._prior.channels, self._options.size, self._options.size),
+            self._peer.steps,
+            parameters,
+            num_samples,
+            self._options.seed,
+            self._peer.batch,
+        )
+
+    def residual_chi2(self, drawn: Tensor, ids: range) -> float:
+        """The mean over samples and images, as `evaluate` has it."""
+        problem = make_problem(self.measurements(ids), self._op, self._prior.spec, None, "cpu")
+        index = torch.arange(len(ids))
+        return float(torch.stack([problem.residual_chi2(x, index) for x in drawn]).mean())
 
 
 def _check(options: Evaluation, peer: PeerRun) -> None:
