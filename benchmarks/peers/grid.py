@@ -10,6 +10,7 @@ from torch import Tensor
 
 from benchmarks.peers.samplers import Parameters, Value
 from latino_engine import scores
+from latino_engine.errors import invalid
 
 
 def product(**values: tuple[Value, ...]) -> tuple[dict[str, Value], ...]:
@@ -54,6 +55,9 @@ def choose(
     Returns:
         The chosen parameters, and a list of {"parameters", "crps"}; crps is None where the sampler
         ran away to values that are not finite.
+
+    Raises:
+        InvalidArgument: samples that are not finite at every point of the grid.
     """
     tried: list[dict[str, Any]] = []
     best, lowest = grid[0], float("inf")
@@ -65,4 +69,7 @@ def choose(
             best, lowest = parameters, crps
         if report is not None:
             report(len(tried), len(grid))
+    if lowest == float("inf"):
+        expected = "parameters with which the method stays finite"
+        raise invalid("method", expected, f"none among {len(grid)}", "take more steps")
     return best, tried

@@ -211,3 +211,5 @@ def test_the_grid_takes_the_lowest_crps_and_passes_over_what_runs_away() -> None
     assert best == {"offset": 0.1}
     assert [point["crps"] is None for point in tried] == [False, True, False, False]
     assert tried[2]["crps"] == pytest.approx(0.1, abs=0.01)
+    with pytest.raises(InvalidArgument, match=r"^method: expected parameters .* none among 1;"):
+        grid.choose(lambda p: p["offset"] + torch.zeros(3, 2, 1, 4, 4), truth, offsets[1:2])
