@@ -24,12 +24,13 @@ def product(**values: tuple[Value, ...]) -> tuple[dict[str, Value], ...]:
 #: steps the weight of "norm" has to be well above its default of 1.
 GRIDS: dict[str, tuple[dict[str, Value], ...]] = {
     "diffpir": product(lambda_=(1.0, 3.0, 7.0, 20.0), zeta=(0.1, 0.4, 1.0)),
-    "ddrm": product(
-        start=(1.0, 5.0),
-        spacing=("linear", "geometric"),
-        eta=(0.85, 1.0),
-        etab=(1.0,),
-        half_variance=(False, True),
+    "ddrm": tuple(
+        {**levels, **rest}
+        for levels in (
+            {"start": 1.0, "spacing": "linear"},
+            *product(start=(1.0, 5.0, 20.0), spacing=("geometric",)),
+        )
+        for rest in product(eta=(0.85, 1.0), etab=(1.0,), half_variance=(False, True))
     ),
     "dps": (
         *product(guidance=("norm",), weight=(20.0, 50.0, 100.0, 200.0, 500.0)),
