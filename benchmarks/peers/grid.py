@@ -27,7 +27,7 @@ GRIDS: dict[str, tuple[dict[str, Value], ...]] = {
     "ddrm": tuple(
         {**levels, **rest}
         for levels in (
-            {"start": 1.0, "spacing": "linear"},
+            *product(start=(1.0,), spacing=("linear",)),
             *product(start=(1.0, 5.0, 20.0), spacing=("geometric",)),
         )
         for rest in product(eta=(0.85, 1.0), etab=(1.0,), half_variance=(False, True))
