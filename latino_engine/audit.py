@@ -8,14 +8,21 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from latino_engine.accuracy import check_accuracy, probe_sample, relative_errors
-from latino_engine.errors import AccuracyError
+from latino_engine.accuracy import (
+    BOUNDS,
+    check_accuracy,
+    probe_sample,
+    probe_sigmas,
+    relative_errors,
+)
+from latino_engine.errors import AccuracyError, invalid
 from latino_engine.export import export_denoiser
+from latino_engine.priors.folder import load_prior
 from latino_engine.priors.prior import Prior
 from latino_engine.typed_graph import (
     POINTWISE,
@@ -94,12 +101,51 @@ def typed_errors(
     errors = relative_errors(graph_runtime(model), prior, sigmas, *sizes)
     try:
         check_accuracy("the typed graph", precision, errors)
-    except AccuracyError as error:
+    except AccuracyError:
         if precision == "fp32":
             raise
         worst = audit_layers(prior, exact, precision, sigmas)
-        raise AccuracyError(f"{error} (worst layers: {named(worst)})") from None
+        check_report({"precision": precision, "error_by_sigma": errors, "layers": worst})
     return errors
+
+
+def audit_prior(prior: Prior | str | Path, precision: str) -> dict[str, Any]:
+    """Error of the whole network per noise level, and of each layer alone, the worst first.
+
+    Args:
+        prior: a `Prior`, a shipped name, or the folder of a prior or an engine.
+        precision: "fp16" or "bf16".
+
+    Returns:
+        prior, precision, bound, error_by_sigma, relative_error, layers (of `LayerError`).
+
+    Raises:
+        ValueError: another precision.
+    """
+    if precision not in ("fp16", "bf16"):
+        remedy = "float32 is what they are compared with"
+        raise invalid("precision", "'fp16' or 'bf16'", repr(precision), remedy)
+    prior = prior if isinstance(prior, Prior) else load_prior(prior)
+    exact, sigmas = exact_graph(prior), probe_sigmas(prior)
+    runtime = graph_runtime(rounded_twin(to_typed(exact, precision), precision))
+    errors = relative_errors(runtime, prior, sigmas, *probe_sides(prior))
+    worst = max(errors.values(), key=lambda e: math.inf if math.isnan(e) else e)
+    return {
+        "prior": prior.name,
+        "precision": precision,
+        "bound": BOUNDS[precision],
+        "relative_error": math.inf if math.isnan(worst) else worst,
+        "error_by_sigma": errors,
+        "layers": audit_layers(prior, exact, precision, sigmas),
+    }
+
+
+def check_report(report: dict[str, Any]) -> None:
+    """Raise the sentence of the gate, with the worst layers, where `audit_prior` found too much."""
+    try:
+        check_accuracy("the typed graph", report["precision"], report["error_by_sigma"])
+    except AccuracyError as error:
+        raise AccuracyError(f"{error} (worst layers: {named(report['layers'])})") from None
 
 
 def named(layers: Sequence[LayerError]) -> str:

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from latino_engine.accuracy import BOUNDS, check_accuracy, relative_errors
+from latino_engine.accuracy import BOUNDS, check_accuracy, probe_sigmas, relative_errors
+from latino_engine.atomic import atomic_folder
 from latino_engine.audit import exact_graph, probe_sides, typed_errors
+from latino_engine.manifest import ENGINE_FILES, read_manifest, write_manifest
+from latino_engine.priors.folder import load_prior
 from latino_engine.priors.prior import Prior
+from latino_engine.runtimes import runtime_module
 from latino_engine.runtimes.tensorrt import inspected_types, open_plan, plan_name
 from latino_engine.runtimes.tensorrt_build import BuildOptions, build_plan, make_profiles
-from latino_engine.runtimes.tensorrt_package import load_package, local_gpu
+from latino_engine.runtimes.tensorrt_package import (
+    load_package,
+    local_gpu,
+    resolve_architectures,
+)
 from latino_engine.typed_graph import to_typed
 
+_OWN_FIELDS = ("files", "format_version")  # write_manifest adds them
 _NO_PLAN_RUN = "typed graph by onnxruntime on the CPU, its low-precision tensors rounded"
 
 
@@ -53,9 +63,8 @@ def build_for_gpus(
         name = plan_name(architecture, precision)
         options = BuildOptions(architecture, package, profiles)
         plans[name] = build_plan(graph, options, folder / name)
-    versions = sorted({f"{facts['package']} {facts['version']}" for facts in plans.values()})
     record: dict[str, Any] = {
-        "version": ", ".join(versions),
+        "version": _versions(plans),
         "bound": BOUNDS[precision],
         "error_by_sigma": errors,
         "measured_on": _NO_PLAN_RUN,
@@ -64,6 +73,61 @@ def build_for_gpus(
     _measure_here(prior, folder, precision, sigmas, record)
     record["relative_error"] = check_accuracy("tensorrt", precision, record["error_by_sigma"])
     return record
+
+
+def rebuild_plans(folder: str | Path, architectures: Sequence[str] | None = None) -> dict[str, Any]:
+    """Build plans into an engine that exists, in its precision; plans for other GPUs stay.
+
+    Args:
+        folder: the engine's; replaced at the very end.
+        architectures: such as ["sm_89"], by default the GPU of this machine.
+
+    Returns:
+        The new manifest.
+
+    Raises:
+        ValueError: a damaged engine, no TensorRT here, an architecture that it does not build for,
+            or what `build_for_gpus` raises.
+    """
+    folder = Path(folder)
+    manifest = read_manifest(folder)
+    runtime_module("tensorrt")
+    packages = resolve_architectures(architectures, local_gpu())
+    prior, size = load_prior(folder), manifest["image_size"]
+    sigmas = _gate_sigmas(manifest, prior)
+    with atomic_folder(folder, ours=ENGINE_FILES) as partial:
+        for name in manifest["files"]:
+            shutil.copyfile(folder / name, partial / name)
+        record = build_for_gpus(
+            prior,
+            partial,
+            manifest["precision"],
+            sigmas,
+            packages,
+            None if size is None else tuple(size),
+            manifest["max_batch"],
+        )
+        before = manifest["runtimes"].get("tensorrt", {}).get("plans", {})
+        record["plans"] = {**before, **record["plans"]}
+        record["version"] = _versions(record["plans"])
+        manifest["runtimes"]["tensorrt"] = record
+        built = (facts["architecture"] for facts in record["plans"].values())
+        manifest["gpu_architectures"] = sorted(built)
+        kept = {key: value for key, value in manifest.items() if key not in _OWN_FIELDS}
+        write_manifest(partial, kept)
+    return read_manifest(folder)
+
+
+def _gate_sigmas(manifest: dict[str, Any], prior: Prior) -> list[float]:
+    """Noise levels at which the engine's runtimes were compared when it was compiled."""
+    for record in manifest["runtimes"].values():
+        if record.get("error_by_sigma"):
+            return [float(sigma) for sigma in record["error_by_sigma"]]
+    return probe_sigmas(prior)
+
+
+def _versions(plans: dict[str, dict[str, Any]]) -> str:
+    return ", ".join(sorted({f"{facts['package']} {facts['version']}" for facts in plans.values()}))
 
 
 def _measure_here(

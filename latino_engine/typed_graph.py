@@ -230,7 +230,8 @@ class _Converter:
         if cast not in self._made:
             self._made.add(cast)
             if name in self.weights:
-                values = onnx.numpy_helper.to_array(self.weights[name]).astype(self.dtype)
+                with np.errstate(over="ignore"):  # an infinite weight is the audit's to tell
+                    values = onnx.numpy_helper.to_array(self.weights[name]).astype(self.dtype)
                 self.graph.initializer.append(onnx.numpy_helper.from_array(values, cast))
             else:
                 self._nodes.append(

@@ -169,10 +169,7 @@ def fitting_plan(
         BackendNotAvailable: its TensorRT package is missing or has another version.
     """
     name = plan_name(gpu.architecture, precision)
-    rebuild = (
-        f"build it by: latino-engine compile {folder} -o {folder} --backend tensorrt "
-        f"--precision {precision} --gpu {gpu.architecture}"
-    )
+    rebuild = f"build it by: latino-engine rebuild {folder} --gpu {gpu.architecture}"
     if name not in plans:
         built = ", ".join(sorted(facts["architecture"] for facts in plans.values())) or "none"
         raise EngineInvalid(
