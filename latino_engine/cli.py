@@ -16,7 +16,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from latino_engine import cli_audit, cli_training
+from latino_engine import cli_audit, cli_export, cli_training
 from latino_engine.cli_options import (
     INTERRUPTED_AND_SAVED,
     Backend,
@@ -86,7 +86,7 @@ def compile_command(
             backend=backend or "auto",
             precision=precision,
             adapter=adapter,
-            image_size=None if image_size is None else _parse_size(image_size),
+            image_size=None if image_size is None else parse_size(image_size),
             max_batch=max_batch,
             threads=threads,
             gpu_architectures=gpu or None,
@@ -217,9 +217,11 @@ def info(
 
 cli_training.register(app)
 cli_audit.register(app)
+cli_export.register(app)
 
 
-def _parse_size(text: str) -> int | tuple[int, int]:
+def parse_size(text: str) -> int | tuple[int, int]:
+    """256 or (256, 320) from "256" or "256x320"."""
     from latino_engine.errors import invalid
 
     parts = text.lower().split("x")
