@@ -142,6 +142,9 @@ def distill(
     checkpointing: Annotated[
         bool, typer.Option("--checkpointing", help="Less memory, a third more time.")
     ] = False,
+    autocast: Annotated[
+        bool, typer.Option("--autocast", help="Compute the network in bfloat16.")
+    ] = False,
     checkpoint_minutes: Annotated[float, typer.Option(help="How often to write.")] = 2.0,
     half: Annotated[bool, typer.Option(help="Store the weights as float16.")] = False,
     seed: Seed = 0,
@@ -181,6 +184,7 @@ def distill(
         step_size_rate=step_size_rate,
         ema=ema,
         checkpointing=checkpointing,
+        autocast=autocast,
         checkpoint_minutes=checkpoint_minutes,
         half=half,
         seed=seed,

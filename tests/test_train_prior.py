@@ -14,6 +14,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from blobs import blob_images
 from PIL import Image
 
 import latino_engine as le
@@ -32,19 +33,9 @@ SMALL = {"widths": (8, 16), "blocks_per_level": 1, "attention_heads": 2, "embedd
 FILES = {"prior.json", "model.safetensors", "training.safetensors", "training.json", "loss.csv"}
 
 
-def blobs(count=64, size=16):
-    """Bright squares on black, at random places."""
-    random = np.random.default_rng(0)
-    images = np.zeros((count, 1, size, size), np.uint8)
-    for image in images:
-        top, left = random.integers(0, size - 6, 2)
-        image[0, top : top + 6, left : left + 6] = 255
-    return images
-
-
 @pytest.fixture
 def source(tmp_path):
-    np.save(tmp_path / "blobs.npy", blobs())
+    np.save(tmp_path / "blobs.npy", blob_images())
     return tmp_path / "blobs.npy"
 
 
@@ -55,7 +46,7 @@ def options(source, **more):
 
 def test_it_learns_to_denoise(source, tmp_path):
     prior = train_prior(options(source, steps=250, ema=0.97, learning_rate=4e-3), tmp_path / "run")
-    x = torch.from_numpy(blobs(16)).float() / 127.5 - 1.0
+    x = torch.from_numpy(blob_images(16)).float() / 127.5 - 1.0
     noisy = x + 0.5 * torch.randn_like(x)
     error = float((prior.denoise(noisy, 0.5) - x).square().mean())
     assert error < 0.35 * float((noisy - x).square().mean())
@@ -189,7 +180,7 @@ def test_a_folder_of_photographs_any_channel_count(tmp_path):
 
 
 def test_idx_files_gzipped_or_not_padded(tmp_path):
-    images = blobs(5, 12)
+    images = blob_images(5, 12)
     data = struct.pack(">HBBIII", 0, 8, 3, 5, 12, 12) + images.tobytes()
     (tmp_path / "images-idx3-ubyte").write_bytes(data)
     (tmp_path / "images.gz").write_bytes(gzip.compress(data))
@@ -225,7 +216,7 @@ def test_images_that_cannot_be_used(tmp_path):
         f"{missing}: expected a folder, an idx file or an npy file, got no such file; check the "
         "path"
     )
-    np.save(tmp_path / "small.npy", blobs(2, 12))
+    np.save(tmp_path / "small.npy", blob_images(2, 12))
     assert refused(ImageUnreadable, lambda: open_images(tmp_path / "small.npy", 16)).endswith(
         "got 12 x 12; choose a smaller --size, or add pixels by --pad"
     )

@@ -31,7 +31,8 @@ from latino_engine.schedule import DEFAULT_ZETA, few_step_sigmas
 
 CHECKPOINT = "training.safetensors"
 OBJECTIVES = ("energy", "paper")
-_FREE = ("minutes", "training_steps", "checkpoint_minutes", "half")  # may change on resuming
+#: What may change when a run is resumed.
+_FREE = ("minutes", "training_steps", "checkpoint_minutes", "half", "autocast")
 
 #: (steps done, fraction done in 0..1, loss, images per second)
 Report = Callable[[int, float, float, float], None]
@@ -69,6 +70,8 @@ class Distillation:
         ema: decay of the moving average, reached gradually.
         c, zeta: of the schedule.
         checkpointing: recompute the network's activations instead of keeping them.
+        autocast: compute the network in bfloat16 (its weights stay float32); up to twice as fast
+            where the processor has such instructions.
         seed: of operators, images and noise.
         checkpoint_minutes: how often the run is written down.
         half: store the weights as float16.
@@ -108,6 +111,7 @@ class Distillation:
     c: float = 1.0
     zeta: float = DEFAULT_ZETA
     checkpointing: bool = False
+    autocast: bool = False
     seed: int = 0
     checkpoint_minutes: float = 2.0
     half: bool = False
@@ -223,6 +227,7 @@ class _Run:
             c=options.c,
             zeta=options.zeta,
             checkpointing=options.checkpointing,
+            autocast=options.autocast,
             init_network=init_network,
         ).to(self.processes.device)
         self.average = copy.deepcopy(self.model).requires_grad_(False)

@@ -104,6 +104,7 @@ class Unfolded(nn.Module):
         targets, rank, alpha, seed: as in `lora.adapt`.
         c, zeta: of the schedule.
         checkpointing: keep no activations of the network and compute them again for the gradient.
+        autocast: run the network's convolutions and linear layers in bfloat16.
         init_network: (y, op) -> public image, trained along.
     """
 
@@ -121,12 +122,13 @@ class Unfolded(nn.Module):
         c: float,
         zeta: float,
         checkpointing: bool,
+        autocast: bool = False,
         init_network: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.spec = prior.spec
         self.sigmas, self.unfold, self.c, self.zeta = tuple(sigmas), unfold, c, zeta
-        self.checkpointing = checkpointing
+        self.checkpointing, self.autocast = checkpointing, autocast
         self.denoiser = copy.deepcopy(prior.denoiser)
         self.init_network = init_network
         adapt(self.network, targets, rank, alpha, seed)
@@ -198,10 +200,15 @@ class Unfolded(nn.Module):
 
     def denoise(self, x_noisy: Tensor, sigma: Scalar) -> Tensor:
         """x0_hat of the adapted denoiser."""
-        prior = Prior(self.spec, self.denoiser)
+        prior, kind = Prior(self.spec, self.denoiser), x_noisy.device.type
+
+        def run(x: Tensor, level: Scalar) -> Tensor:
+            with torch.autocast(kind, torch.bfloat16, enabled=self.autocast):
+                return prior.denoise(x, level)
+
         if self.checkpointing and torch.is_grad_enabled():
-            return cast(Tensor, checkpoint(prior.denoise, x_noisy, sigma, use_reentrant=False))
-        return prior.denoise(x_noisy, sigma)
+            return cast(Tensor, checkpoint(run, x_noisy, sigma, use_reentrant=False))
+        return run(x_noisy, sigma)
 
     def groups(self, weights: float, steps: float, init: float) -> list[dict[str, object]]:
         """Optimizer groups: the network's weights, the step sizes, the restoration network."""
