@@ -152,10 +152,11 @@ def distill(
     as_json: Json = False,
 ) -> None:
     """Distil a few-step sampler: an adapter of a prior, with learned step sizes; resumable."""
-    from latino_engine.distill import distillation
+    from latino_engine.distill.distillation import distill as run_distillation
+    from latino_engine.distill.options import Distillation
     from latino_engine.progress import training_bar
 
-    options = distillation.Distillation(
+    options = Distillation(
         source=str(source),
         name=name or out.name,
         operators=tuple(operator),
@@ -191,7 +192,7 @@ def distill(
     )
     try:
         with training_bar("distilling") as report:
-            adapter = distillation.distill(prior, options, out, device=device, report=report)
+            adapter = run_distillation(prior, options, out, device=device, report=report)
     except KeyboardInterrupt:
         print(f"stopped; written to {out}: the same command goes on from there", file=sys.stderr)
         raise typer.Exit(INTERRUPTED_AND_SAVED) from None

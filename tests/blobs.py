@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from latino_engine.distill.distillation import Distillation
+from latino_engine.distill.options import Distillation
 
 
 def blob_images(count: int = 64, size: int = 16) -> np.ndarray:

@@ -20,6 +20,7 @@ from latino_engine.distill.checkpoint import read_facts, read_tensors, write_che
 from latino_engine.distill.data import ImageSource, draw_batch, open_images
 from latino_engine.distill.objectives import EnergyObjective, Objective
 from latino_engine.distill.operator_draws import parse_draws
+from latino_engine.distill.options import Distillation, check_options
 from latino_engine.distill.paper_objective import PaperObjective
 from latino_engine.distill.processes import Processes
 from latino_engine.distill.unfolded import TrainingBatch, Unfolded
@@ -27,94 +28,22 @@ from latino_engine.errors import InvalidArgument, OutputNotWritable, TrainingSto
 from latino_engine.measurement import make_problem
 from latino_engine.priors.folder import load_prior
 from latino_engine.priors.prior import Prior
-from latino_engine.schedule import DEFAULT_ZETA, few_step_sigmas
+from latino_engine.schedule import few_step_sigmas
 
 CHECKPOINT = "training.safetensors"
-OBJECTIVES = ("energy", "paper")
 #: What may change when a run is resumed.
-_FREE = ("minutes", "training_steps", "checkpoint_minutes", "half", "autocast")
+_FREE = (
+    "minutes",
+    "training_steps",
+    "checkpoint_minutes",
+    "half",
+    "autocast",
+    "learning_rate",
+    "step_size_rate",
+)
 
 #: (steps done, fraction done in 0..1, loss, images per second)
 Report = Callable[[int, float, float, float], None]
-
-
-@dataclass(frozen=True)
-class Distillation:
-    """Every choice of a run; `adapter.json` holds the same fields.
-
-    Attributes:
-        source: folder, idx or npy file of true images.
-        name: of the adapter.
-        operators: forward models to draw from, as in `operator_draws`.
-        noise_std: noise level, or a range "low..high", public units.
-        size: side of the squares that are cut from the images.
-        pad: black pixels added around the images of an array file.
-        flip: mirror squares left to right at random.
-        steps: N, outer steps.
-        unfold: K, inner iterations of each.
-        objective: "energy" or "paper".
-        targets, rank, alpha: which weights are trained, as in `lora.adapt`.
-        init: how the chain starts: "regularised", "measurement", or "network".
-        minutes, training_steps: how long, in wall time or optimizer steps; exactly one is given.
-        batch: measurements per step, over all processes.
-        num_samples: S per measurement, of the energy score.
-        patches: sides of its patches in pixels.
-        adversarial, noise_mse, perceptual, gradient_penalty: weights of the paper's terms.
-        noise_mse_cutoff: the largest 1 / sigma_n^2 by which the squared error is weighted.
-        perceptual_network: "auto", "lpips" or "pyramid".
-        learning_rate: of the network's weights at its highest; linear warm-up, cosine to 0.
-        step_size_rate: of the logarithms of r, d and lambda.
-        discriminator_rate: of the discriminator.
-        init_rate: of the restoration network, as a share of `learning_rate`.
-        warmup: steps of the warm-up.
-        ema: decay of the moving average, reached gradually.
-        c, zeta: of the schedule.
-        checkpointing: recompute the network's activations instead of keeping them.
-        autocast: compute the network in bfloat16 (its weights stay float32); up to twice as fast
-            where the processor has such instructions.
-        seed: of operators, images and noise.
-        checkpoint_minutes: how often the run is written down.
-        half: store the weights as float16.
-    """
-
-    source: str
-    name: str
-    operators: tuple[str, ...]
-    noise_std: str = "0.05"
-    size: int = 64
-    pad: int = 0
-    flip: bool = False
-    steps: int = 3
-    unfold: int = 3
-    objective: str = "energy"
-    targets: str = "attention"
-    rank: int = 5
-    alpha: float = 5.0
-    init: str = "regularised"
-    minutes: float | None = None
-    training_steps: int | None = None
-    batch: int = 16
-    num_samples: int = 2
-    patches: tuple[int, ...] = (1, 4, 8)
-    adversarial: float = 0.1
-    noise_mse: float = 1.0
-    perceptual: float = 0.1
-    gradient_penalty: float = 1.0
-    noise_mse_cutoff: float = 10.0
-    perceptual_network: str = "auto"
-    learning_rate: float = 5e-4
-    step_size_rate: float = 1e-2
-    discriminator_rate: float = 2e-4
-    init_rate: float = 0.1
-    warmup: int = 20
-    ema: float = 0.99
-    c: float = 1.0
-    zeta: float = DEFAULT_ZETA
-    checkpointing: bool = False
-    autocast: bool = False
-    seed: int = 0
-    checkpoint_minutes: float = 2.0
-    half: bool = False
 
 
 @dataclass
@@ -159,7 +88,7 @@ def distill(
     Source: [UD2M] arXiv:2507.02686, sections 3 and 4.
     """
     prior = prior if isinstance(prior, Prior) else load_prior(prior)
-    _check(options, init_network)
+    check_options(options, init_network)
     run = _Run(prior, options, Path(out), init_network, device)
     run.resume()
     try:
@@ -169,34 +98,6 @@ def distill(
             run.write()
     run.processes.wait()
     return load_adapter(out)
-
-
-def _check(options: Distillation, init_network: nn.Module | None) -> None:
-    if (options.minutes is None) == (options.training_steps is None):
-        got = "both" if options.minutes is not None else "neither"
-        expected = "one of minutes and training_steps"
-        raise invalid("minutes", expected, got, "say how long to train")
-    if options.objective not in OBJECTIVES:
-        expected = f"one of {', '.join(OBJECTIVES)}"
-        raise invalid("objective", expected, repr(options.objective), "choose one of these")
-    if options.init not in ("regularised", "measurement", "network"):
-        expected = "'regularised', 'measurement' or 'network'"
-        raise invalid("init", expected, repr(options.init), "choose one of these")
-    if (options.init == "network") != (init_network is not None):
-        expected = "init='network' and init_network together"
-        got = "one of them" if init_network is None else f"init={options.init!r}"
-        raise invalid("init_network", expected, got, "give both, or neither")
-    counts = {"batch": 1, "num_samples": 2, "steps": 1, "unfold": 1, "warmup": 1, "size": 1}
-    for name, least in counts.items():
-        if getattr(options, name) < least:
-            got = getattr(options, name)
-            raise invalid(name, f"at least {least}", got, "choose a larger number")
-    length = options.minutes if options.minutes is not None else options.training_steps
-    assert length is not None
-    positive = {"minutes or training_steps": length, "learning_rate": options.learning_rate}
-    for name, value in positive.items():
-        if not 0 < value < math.inf:
-            raise invalid(name, "a number above 0", value, "choose a larger number")
 
 
 class _Run:

@@ -29,7 +29,7 @@ from latino_engine.distill.unfolded import TrainingBatch, Unfolded
 from latino_engine.errors import invalid
 
 if TYPE_CHECKING:
-    from latino_engine.distill.distillation import Distillation
+    from latino_engine.distill.options import Distillation
 
 
 class Discriminator(nn.Module):
