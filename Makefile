@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 PEERS := .venv-peers
 PEERS_STAMP := $(PEERS)/.installed
 
-.PHONY: demo test lint format clean peers test-peers
+.PHONY: demo test lint format clean peers test-peers results
 
 NATIVE := $(shell find csrc -name "*.cpp" -o -name "*.h")
 
@@ -36,6 +36,16 @@ peers: $(PEERS_STAMP)
 
 test-peers: $(PEERS_STAMP)
 	$(PEERS)/bin/python -m pytest -m peers tests/peers
+
+# The quality tables and their page, docs/results.md. MNIST: folder of the idx files; PHOTOS: folder
+# of test photographs. Rows of deepinv's methods are computed where `make peers` was run.
+results: $(STAMP)
+	$(BIN)/python -m benchmarks.quality digits "$(MNIST)"
+	$(BIN)/python -m benchmarks.quality photos "$(PHOTOS)"
+	$(BIN)/python -m benchmarks.quality ablation "$(MNIST)"
+	$(BIN)/python -m benchmarks.quality change "$(MNIST)"
+	$(BIN)/python -m benchmarks.quality picture "$(MNIST)"
+	$(BIN)/python -m benchmarks.quality tables
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

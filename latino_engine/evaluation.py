@@ -12,13 +12,14 @@ from typing import Any
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from torch import Tensor
+from torch import Tensor, nn
 
 from latino_engine import scores
 from latino_engine.atomic import atomic_file, atomic_folder
 from latino_engine.distill.data import ImageSource, open_images
 from latino_engine.engine import Engine
 from latino_engine.errors import invalid
+from latino_engine.learned_scores import learned_scores
 from latino_engine.metrics import psnr, ssim
 from latino_engine.operators.protocol import Operator
 from latino_engine.operators.spec import parse_operator
@@ -63,6 +64,7 @@ def evaluate(
     options: Evaluation,
     out: str | Path,
     progress: Callable[[int, int], None] | None = None,
+    feature_network: nn.Module | None = None,
 ) -> dict[str, Any]:
     """Measure every image, sample its posterior, and write the scores.
 
@@ -71,13 +73,15 @@ def evaluate(
         options: what to draw, and on what.
         out: folder for evaluation.json, evaluation.md and calibration.png; all or nothing.
         progress: function (images done, images in all).
+        feature_network: takes the place of Inception in FID, as in `learned_scores`.
 
     Returns:
         The contents of evaluation.json: PSNR and SSIM of the mean and of single samples, CRPS and
         energy score (proper scores, lower is better), coverage of the central intervals over all
         pixels and over those with a posterior std of at least 0.02, residual chi-square, sliced
-        Wasserstein distance between the first samples and the true images, NFE and milliseconds
-        per sample. A coverage is null where S is too small for its level.
+        Wasserstein distance between the first samples and the true images, LPIPS and FID of the
+        first samples where their weights are installed, NFE and milliseconds per sample. A coverage
+        is null where S is too small for its level.
 
     Raises:
         ValueError, TypeError, OSError: an input or output that cannot be used.
@@ -124,12 +128,18 @@ def evaluate(
         "ms_per_sample": time_ms / (len(truth) * options.num_samples),
         "residual_chi2": float(torch.cat(chi2, dim=1).mean()),
         **score(drawn, truth),
+        **_learned(drawn, truth, feature_network),
     }
     with atomic_folder(out, ours=EVALUATION_FILES) as folder:
         (folder / "evaluation.json").write_text(json.dumps(report, indent=1) + "\n")
         (folder / "evaluation.md").write_text(markdown(report))
         calibration_picture(folder / "calibration.png", report["calibration"])
     return report
+
+
+def _learned(samples: Tensor, truth: Tensor, network: nn.Module | None) -> dict[str, Any]:
+    """LPIPS and FID of the first samples; a single image has neither."""
+    return {} if len(truth) < 2 else learned_scores(samples[0], truth, network)
 
 
 def score(samples: Tensor, truth: Tensor) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from latino_engine.priors.prior import Prior, PriorSpec
 from latino_engine.priors.unet import UNet
 
 FORMAT_VERSION = 1
-SHIPPED = ("photo-small",)
+SHIPPED = ("photo-small", "digits-32")
 
 _ARCHITECTURES = {"unet": UNet}
 _REQUIRED = (
@@ -49,7 +49,7 @@ def load_prior(source: str | Path) -> Prior:
     """Load a prior by its shipped name or from a folder.
 
     Args:
-        source: a shipped name ("photo-small") or a folder with `prior.json` and
+        source: a shipped name ("photo-small", "digits-32") or a folder with `prior.json` and
             `model.safetensors`.
 
     Returns:

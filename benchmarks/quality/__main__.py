@@ -1,0 +1,126 @@
+"""Score samplers, and write docs/results.md: `make results MNIST=folder PHOTOS=folder`.
+
+    python -m benchmarks.quality digits MNIST        the table of digits, deepinv's methods included
+    python -m benchmarks.quality photos PHOTOS_TEST  the table of photographs
+    python -m benchmarks.quality ablation MNIST      short trainings, one choice changed at a time
+    python -m benchmarks.quality change MNIST        another operator at inference than in training
+    python -m benchmarks.quality picture MNIST       four doubtful digits
+    python -m benchmarks.quality tables              docs/results.md from all rows on file
+
+MNIST is the folder of the idx files. A row that is on file for the same prior and adapter is not
+computed again.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from benchmarks.quality import ablation, pictures, tables
+from benchmarks.quality.rows import Problem, Sampler, peer_row, score_row
+from latino_engine.errors import UserError
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__)
+
+DIGITS = "digits-32"
+OPERATORS = ("sr:factor=4", "blur:std=2", "inpaint:box=16")
+PHOTO_OPERATORS = ("blur:std=1.6,size=13", "sr:factor=4", "inpaint:random=0.5")
+TEST_IMAGES = "t10k-images-idx3-ubyte.gz"
+_DOCS = Path(__file__).parents[2] / "docs"
+_DIGIT_PEERS = (("diffpir", 100, 4), ("ddrm", 100, 4), ("dps", 100, 4))
+_PHOTO_PEERS = (("diffpir", 100, 4), ("ddrm", 20, 4))
+
+Folder = Annotated[Path, typer.Argument(help="Folder of the true images.")]
+Limit = Annotated[int, typer.Option(help="Images.")]
+
+
+@app.command()
+def digits(mnist: Folder, limit: Limit = 128, full: Limit = 512) -> None:
+    """Distilled samplers, zero-shot LATINO, the untrained schedule and deepinv's methods."""
+    source = str(mnist / TEST_IMAGES)
+    ours = [
+        Sampler("distilled 3 x 3", DIGITS, "digits-32-3x3"),
+        Sampler("distilled 2 x 2", DIGITS, "digits-32-2x2"),
+        Sampler("LATINO 8", DIGITS, None, "latino", 8),
+        Sampler("LATINO 32", DIGITS, None, "latino", 32),
+        Sampler("UD2M 3 x 3, untrained", DIGITS, None, "ud2m", 3, 3),
+    ]
+    for operator in OPERATORS:
+        problem = Problem(source, operator, 0.05, 32, 2, limit)
+        for sampler in ours:
+            _say(operator, sampler.name)
+            score_row("digits", problem, sampler)
+        for method, steps, count in _DIGIT_PEERS:
+            peer_row("digits", problem, DIGITS, method, steps, count)
+        whole = Problem(source, operator, 0.05, 32, 2, full)
+        for sampler in ours[:3]:
+            _say(f"{operator}, {full} images", sampler.name)
+            score_row("digits-512", whole, sampler)
+
+
+@app.command()
+def photos(folder: Folder) -> None:
+    """One adapter for three problems, zero-shot LATINO and deepinv's methods."""
+    for operator in PHOTO_OPERATORS:
+        problem = Problem(str(folder), operator, 0.02, 256, 0, 7)
+        for sampler in (
+            Sampler("distilled 2 x 2", "photo-small", "photo-small", num_samples=8),
+            Sampler("LATINO 8", "photo-small", None, "latino", 8, num_samples=8),
+        ):
+            _say(operator, sampler.name)
+            score_row("photos", problem, sampler)
+        for method, steps, count in _PHOTO_PEERS:
+            peer_row("photos", problem, "photo-small", method, steps, count)
+
+
+@app.command("ablation")
+def ablation_command(
+    mnist: Folder,
+    training_steps: Annotated[int, typer.Option(help="Of each short training.")] = 150,
+    limit: Limit = 64,
+) -> None:
+    """N, K, with and without training, targets and rank, start, objective."""
+    ablation.choices(mnist, training_steps, limit)
+
+
+@app.command()
+def change(
+    mnist: Folder,
+    training_steps: Annotated[int, typer.Option(help="Of each short training.")] = 150,
+    limit: Limit = 64,
+) -> None:
+    """Trained on a range of blurs and noises, tested inside and outside of it."""
+    ablation.change_of_operator(mnist, training_steps, limit)
+
+
+@app.command()
+def picture(mnist: Folder) -> None:
+    """docs/digits.png."""
+    pictures.doubtful_digits(str(mnist / TEST_IMAGES), "digits-32-3x3", _DOCS / "digits.png")
+
+
+@app.command("tables")
+def tables_command() -> None:
+    """docs/results.md from the rows on file."""
+    tables.write(_DOCS / "results.md")
+
+
+def _say(problem: str, name: str) -> None:
+    print(f"{problem}: {name}", file=sys.stderr)
+
+
+def main() -> int:
+    """Run a command; a user's mistake is one line and status 2."""
+    try:
+        app(standalone_mode=False)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

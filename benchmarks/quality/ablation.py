@@ -1,0 +1,98 @@
+"""Short trainings of the digits sampler, one choice changed at a time."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import latino_engine as le
+from benchmarks.quality.rows import RESULTS, Problem, Sampler, read_row, score_row, write_row
+from latino_engine.distill.distillation import distill
+from latino_engine.distill.options import Distillation
+
+DIGITS = "digits-32"
+RUNS = Path(__file__).parent.parent / "results" / "runs"  # not kept in the repository
+_OPERATOR = "sr:factor=4"
+_NOISE = 0.05
+_SAMPLES = 10
+
+
+def choices(mnist: Path, training_steps: int, limit: int) -> None:
+    """N, K in {1, 2, 4} with and without training; targets and rank; start; objective; c."""
+    base = _base(mnist, training_steps)
+    for steps in (1, 2, 4):
+        for unfold in (1, 2, 4):
+            name = f"N={steps}, K={unfold}"
+            untrained = Sampler(
+                f"{name}, untrained", DIGITS, None, "ud2m", steps, unfold, num_samples=_SAMPLES
+            )
+            score_row("ablation", _problem(mnist, limit), untrained)
+            _train_and_score(name, replace(base, steps=steps, unfold=unfold), mnist, limit)
+    for rank in (1, 5, 20):
+        trained = replace(base, targets="all-conv", rank=rank, alpha=float(rank))
+        trained = replace(trained, learning_rate=1e-3)
+        _train_and_score(f"2 x 2, rank {rank}", trained, mnist, limit)
+    attention = replace(base, targets="attention", learning_rate=1e-3)
+    _train_and_score("2 x 2, attention, rank 5", attention, mnist, limit)
+    blur = replace(_problem(mnist, limit), operator="blur:std=2")
+    for init in ("regularised", "measurement"):
+        started = replace(base, operators=(blur.operator,), init=init)
+        _train_and_score(f"2 x 2, init {init}", started, mnist, limit, blur)
+    _train_and_score("2 x 2, paper objective", replace(base, objective="paper"), mnist, limit)
+
+
+def change_of_operator(mnist: Path, training_steps: int, limit: int) -> None:
+    """A sampler of many blurs and noises against one of a single blur, inside and outside."""
+    base = replace(_base(mnist, training_steps), noise_std="0.02..0.08")
+    many = replace(base, operators=("blur:std=1..2.5",))
+    for std, noise in ((1.5, 0.05), (2.0, 0.05), (3.0, 0.05), (2.0, 0.12)):
+        problem = replace(_problem(mnist, limit), operator=f"blur:std={std:g}", noise_std=noise)
+        single = replace(base, operators=(problem.operator,), noise_std=str(noise))
+        _train_and_score("trained on std 1..2.5", many, mnist, limit, problem, "change")
+        _train_and_score("trained on this one", single, mnist, limit, problem, "change")
+        latino = Sampler("LATINO 8", DIGITS, None, "latino", 8, num_samples=_SAMPLES)
+        score_row("change", problem, latino)
+
+
+def _base(mnist: Path, training_steps: int) -> Distillation:
+    return Distillation(
+        source=str(mnist / "train-images-idx3-ubyte.gz"),
+        name="ablation",
+        operators=(_OPERATOR,),
+        noise_std=str(_NOISE),
+        size=32,
+        pad=2,
+        steps=2,
+        unfold=2,
+        targets="full",
+        learning_rate=2e-4,
+        step_size_rate=3e-2,
+        training_steps=training_steps,
+        autocast=True,
+    )
+
+
+def _problem(mnist: Path, limit: int) -> Problem:
+    return Problem(str(mnist / "t10k-images-idx3-ubyte.gz"), _OPERATOR, _NOISE, 32, 2, limit)
+
+
+def _train_and_score(
+    name: str,
+    options: Distillation,
+    mnist: Path,
+    limit: int,
+    problem: Problem | None = None,
+    table: str = "ablation",
+) -> None:
+    problem = problem or _problem(mnist, limit)
+    many = table == "change" and "trained on std" in name
+    slug = name if many or table == "ablation" else f"{problem.operator}-{problem.noise_std:g}"
+    folder = RUNS / "".join(c if c.isalnum() or c in ".-" else "_" for c in slug)
+    print(f"{table}: {name} ({problem.operator}, noise {problem.noise_std:g})", file=sys.stderr)
+    recorded = RESULTS / table / f"training-{folder.name}.json"
+    if not (folder / "adapter.json").is_file() and read_row(recorded) is not None:
+        return  # its rows are on file; the weights were not kept
+    adapter = distill(le.load_prior(DIGITS), options, folder)
+    write_row(recorded, dict(adapter.training))
+    score_row(table, problem, Sampler(name, DIGITS, str(folder), num_samples=_SAMPLES))

@@ -1,0 +1,56 @@
+"""Four digits that more than one digit could have been: measurement, samples, std."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+import latino_engine as le
+from latino_engine.atomic import atomic_file
+from latino_engine.distill.data import open_images
+from latino_engine.evaluation import central_squares, measure_each
+from latino_engine.operators.spec import parse_operator
+
+_OPERATORS = ("inpaint:box=16", "sr:factor=4")
+_SAMPLES = 8
+_CANDIDATES = 64
+
+
+def doubtful_digits(source: str, adapter: str, path: Path, noise_std: float = 0.05) -> None:
+    """The two test digits of each problem whose samples differ most, as one picture."""
+    prior = le.load_prior("digits-32")
+    x = central_squares(open_images(source, 32, 2), range(_CANDIDATES), 32)
+    rows = []
+    engine = le.compile(prior, path.parent / "digits.engine", adapter=adapter, image_size=32)
+    for text in _OPERATORS:
+        operator = parse_operator(text, noise_std, (32, 32))
+        y = measure_each(operator, x, range(_CANDIDATES), 0)
+        post = engine.sample(y, operator, num_samples=_SAMPLES)
+        doubt = post.std.square().flatten(1).mean(dim=1)
+        for index in doubt.topk(2).indices.tolist():
+            rows.append((x[index], y[index], post.samples[:, index], post.std[index]))
+    _draw(rows, path)
+
+
+def _draw(rows: list[tuple[torch.Tensor, ...]], path: Path) -> None:
+    figure = Figure(figsize=(11.0, 1.08 * len(rows)), dpi=130, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(len(rows), _SAMPLES + 3)
+    titles = ["truth", "measured", *[f"sample {n + 1}" for n in range(_SAMPLES)], "std"]
+    for line, (x, y, samples, std) in zip(axes, rows, strict=True):
+        images = [x, y, *samples, std]
+        for place, title, image in zip(line, titles, images, strict=True):
+            top = 0.5 if title == "std" else 1.0
+            colours = "magma" if title == "std" else "gray"
+            place.imshow(image[0].numpy(), cmap=colours, vmin=0.0, vmax=top)
+            place.set_axis_off()
+            if line is axes[0]:
+                place.set_title(title, fontsize=8)
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format="png")
+    with atomic_file(path) as file:
+        file.write(drawn.getvalue())

@@ -1,0 +1,91 @@
+"""docs/results.md from the rows on file: nothing in it is typed by hand but the headings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.quality.rows import RESULTS, read_row
+from latino_engine.atomic import atomic_file
+
+_HEAD = """# Results
+
+Written by `make results`; every row is a file in `benchmarks/results/quality/`. CRPS and energy
+score are proper scores (lower is better) and their estimators are unbiased in the number of
+samples, so rows of 4 and of 16 samples compare. Coverage is that of the central interval over the
+pixels with a posterior std of at least 0.02; that of 80 % needs nine samples or more. NFE: network
+evaluations per sample. PSNR in dB of the mean and of one sample.
+"""
+_SECTIONS = (
+    (
+        "digits",
+        "Digits, 128 test images",
+        "Prior `digits-32` for all rows, noise 0.05. The distilled samplers are two adapters, each "
+        "for all three problems. deepinv's methods run with the best of a grid of their own "
+        "parameters, chosen by CRPS on other digits (`benchmarks/peers/grid.py`).",
+    ),
+    ("digits-512", "Digits, 512 test images", "The same, on more images."),
+    (
+        "photos",
+        "Photographs, seven of 256 x 256",
+        "Prior `photo-small`, noise 0.02; one adapter for all three problems.",
+    ),
+    (
+        "ablation",
+        "One choice changed at a time",
+        "Short trainings of digits for one operator each; the number of steps stands in "
+        "`training-*.json` beside the rows.",
+    ),
+    (
+        "change",
+        "Another forward model than in training",
+        "Gaussian blur. One sampler trained on std 1..2.5 and noise 0.02..0.08, and one trained "
+        "on each tested operator alone; the same number of steps.",
+    ),
+)
+_COLUMNS = (
+    "| sampler | NFE | S | CRPS | energy score | PSNR mean | PSNR sample | coverage 50 % | 80 % |"
+)
+
+
+def write(path: Path) -> None:
+    """Write the page, whole or not at all."""
+    parts = [_HEAD]
+    for table, title, text in _SECTIONS:
+        rows = [
+            row for file in sorted((RESULTS / table).glob("*--*.json")) if (row := read_row(file))
+        ]
+        if rows:
+            parts.append(f"\n## {title}\n\n{text}\n")
+            parts += list(_tables(rows))
+    with atomic_file(path) as file:
+        file.write("".join(parts).encode())
+
+
+def _tables(rows: Sequence[dict[str, Any]]) -> Iterable[str]:
+    problems = dict.fromkeys((row["operator"], row["noise_std"]) for row in rows)
+    for operator, noise_std in problems:
+        yield f"\n### `{operator}`, noise {noise_std:g}\n\n{_COLUMNS}\n"
+        yield "|---|---|---|---|---|---|---|---|---|\n"
+        mine = [r for r in rows if (r["operator"], r["noise_std"]) == (operator, noise_std)]
+        for row in sorted(mine, key=lambda r: r["crps"]):
+            yield _line(row)
+
+
+def _line(row: dict[str, Any]) -> str:
+    cells = [
+        row.get("name") or f"deepinv {row['method']}",
+        row["nfe"],
+        row["num_samples"],
+        f"{row['crps']:.4f}",
+        f"{row['energy_score']:.3f}",
+        f"{row['psnr_mean']:.2f}",
+        f"{row['psnr_sample']:.2f}",
+        *(_percent(row["coverage_active"][level]) for level in ("0.5", "0.8")),
+    ]
+    return "| " + " | ".join(str(cell) for cell in cells) + " |\n"
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{100 * share:.1f}"
