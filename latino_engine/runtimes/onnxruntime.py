@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,7 +17,37 @@ if TYPE_CHECKING:
 
 PRECISIONS = ("fp32", "fp16")  # its CPU kernels know no bf16 convolution
 
-_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+#: Each with its options, the preferred first; the last one is what the device needs.
+_PROVIDERS: dict[str, list[tuple[str, dict[str, str]]]] = {
+    "cpu": [
+        ("OpenVINOExecutionProvider", {"device_type": "CPU", "precision": "ACCURACY"}),
+        ("CPUExecutionProvider", {}),
+    ],
+    "cuda": [
+        ("TensorrtExecutionProvider", {"trt_engine_cache_enable": "1"}),
+        ("CUDAExecutionProvider", {"use_tf32": "0"}),
+    ],
+}
+_ROUNDS_FACTORS = "TensorrtExecutionProvider"  # to TF32, with no option against it
+
+
+def choose_providers(
+    available: Sequence[str], device: str, precision: str
+) -> list[tuple[str, dict[str, str]]]:
+    """The execution providers for a device, preferred first, each with its options; none: [].
+
+    A node that one cannot run goes to the next, the last of them is onnxruntime's own CPU.
+    """
+    needed = _PROVIDERS[device][-1]
+    if needed[0] not in available:
+        return []
+    chosen = [
+        (name, options)
+        for name, options in _PROVIDERS[device]
+        if name in available and not (name == _ROUNDS_FACTORS and precision == "fp32")
+    ]
+    cpu = _PROVIDERS["cpu"][-1]
+    return chosen if cpu in chosen else [*chosen, cpu]
 
 
 def files(precision: str) -> tuple[str, ...]:
@@ -35,10 +67,51 @@ class OnnxRuntimeDenoiser:
         return torch.from_numpy(self._session.run(["x0_hat"], feed)[0]).to(x.device)
 
 
+class BoundDenoiser:
+    """One inference session whose inputs and outputs stay where they are, by their addresses.
+
+    Args:
+        session: with a provider for the device.
+        device: "cuda", or "cpu".
+        synchronize: waits until the inputs are written; the run itself returns when it is done.
+    """
+
+    def __init__(
+        self,
+        session: onnxruntime.InferenceSession,
+        device: str,
+        synchronize: Callable[[], None],
+    ) -> None:
+        self._session = session
+        self._synchronize = synchronize
+        self.device = device
+
+    def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
+        x = x.detach().to(self.device, torch.float32).contiguous()
+        sigma = sigma.detach().to(self.device, torch.float32).contiguous()
+        out = torch.empty_like(x)
+        binding = self._session.io_binding()
+        for name, tensor in (("x", x), ("sigma", sigma)):
+            binding.bind_input(name, *_place(tensor))
+        binding.bind_output("x0_hat", *_place(out))
+        self._synchronize()
+        self._session.run_with_iobinding(binding)
+        return out
+
+
+def _place(tensor: Tensor) -> tuple[str, int, type, list[int], int]:
+    """Device, its number, element type, shape and address, in the order of bind_input."""
+    number = tensor.device.index or 0
+    return tensor.device.type, number, np.float32, list(tensor.shape), tensor.data_ptr()
+
+
 def open_runtime(
     folder: Path, precision: str, device: str | None, threads: int | None
-) -> OnnxRuntimeDenoiser:
+) -> OnnxRuntimeDenoiser | BoundDenoiser:
     """Load `denoiser.onnx` on the CPU, or on a GPU where onnxruntime was built for one.
+
+    On the CPU OpenVINO is preferred where onnxruntime has it; on a GPU images stay there, and
+    TensorRT is preferred for fp16 where onnxruntime has it.
 
     Raises:
         BackendNotAvailable: device "cuda" without the CUDA build of onnxruntime.
@@ -46,7 +119,8 @@ def open_runtime(
     import onnxruntime
 
     wanted = device or "cpu"
-    if _PROVIDERS[wanted] not in onnxruntime.get_available_providers():
+    providers = choose_providers(onnxruntime.get_available_providers(), wanted, precision)
+    if not providers:
         raise BackendNotAvailable(
             f"device: expected one that onnxruntime was built for, got {wanted!r}; "
             "install the CUDA build (pip install onnxruntime-gpu) or use device='cpu'"
@@ -58,6 +132,8 @@ def open_runtime(
     if threads is not None:
         options.intra_op_num_threads = threads
     session = onnxruntime.InferenceSession(
-        str(folder / "denoiser.onnx"), options, providers=[_PROVIDERS[wanted]]
+        str(folder / "denoiser.onnx"), options, providers=providers
     )
+    if wanted == "cuda":
+        return BoundDenoiser(session, wanted, lambda: torch.cuda.current_stream().synchronize())
     return OnnxRuntimeDenoiser(session, wanted)
