@@ -16,7 +16,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from latino_engine import cli_audit, cli_export, cli_training
+from latino_engine import cli_audit, cli_bench, cli_export, cli_training
 from latino_engine.cli_options import (
     INTERRUPTED_AND_SAVED,
     Backend,
@@ -216,6 +216,7 @@ def info(
 
 
 cli_training.register(app)
+cli_bench.register(app)
 cli_audit.register(app)
 cli_export.register(app)
 

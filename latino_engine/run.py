@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -21,6 +22,20 @@ from latino_engine.stream import NoiseStream
 if TYPE_CHECKING:
     from latino_engine.engine import Engine
 
+#: Stage -> a block that is entered with every timed block of that stage.
+Listener: TypeAlias = Callable[[str], AbstractContextManager[None]]
+_LISTENER: ContextVar[Listener | None] = ContextVar("listener", default=None)
+
+
+@contextmanager
+def listening(listener: Listener) -> Iterator[None]:
+    """Show every timed block of the calls made inside to `listener`: traces, NVTX ranges."""
+    token = _LISTENER.set(listener)
+    try:
+        yield
+    finally:
+        _LISTENER.reset(token)
+
 
 @dataclass
 class StageClock:
@@ -33,9 +48,11 @@ class StageClock:
     @contextmanager
     def measure(self, stage: str) -> Iterator[None]:
         """Add the block's time to a stage."""
+        listener = _LISTENER.get()
         start = time.perf_counter()
         try:
-            yield
+            with nullcontext() if listener is None else listener(stage):
+                yield
         finally:
             self.spent[stage] += 1e3 * (time.perf_counter() - start)
 

@@ -1,0 +1,52 @@
+"""The measurement that a benchmark restores: its content is arbitrary, its sizes are asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from latino_engine.bench.options import BenchOptions
+from latino_engine.errors import InvalidArgument, invalid
+from latino_engine.operators import MRI
+from latino_engine.operators.protocol import Operator
+from latino_engine.operators.spec import parse_operator
+from latino_engine.priors.prior import PriorSpec
+
+
+def make_measurement(spec: PriorSpec, options: BenchOptions, batch: int) -> tuple[Tensor, Operator]:
+    """A measurement of `batch` random images and its operator, public units.
+
+    Raises:
+        InvalidArgument: an operator or a size that the prior cannot serve.
+    """
+    check_size(spec, options.size)
+    op = parse_operator(options.operator, options.noise_std, options.size, seed=options.seed)
+    generator = torch.Generator().manual_seed(0)
+    low, high = spec.data_range
+    x = low + (high - low) * torch.rand(batch, spec.channels, *options.size, generator=generator)
+    if isinstance(op, MRI) and spec.channels == 1:
+        op = MRI(op.mask, op.noise_std, op.coil_maps, real_image=True)
+    return op.measure(x, seed=options.seed), op
+
+
+def check_size(spec: PriorSpec, size: tuple[int, int]) -> None:
+    """Raise the sentence for sides below the prior's multiple."""
+    if min(size) < spec.size_multiple:
+        expected = f"sides of at least {spec.size_multiple}, the multiple of {spec.name!r}"
+        raise invalid("size", expected, "x".join(map(str, size)), "choose a larger size")
+
+
+def check_memory(chunk_size: Callable[[int, int], int], size: tuple[int, int]) -> None:
+    """Raise the sentence for an image that does not fit into the free memory.
+
+    Args:
+        chunk_size: `Engine.chunk_size`.
+        size: (height, width).
+    """
+    try:
+        chunk_size(*size)
+    except InvalidArgument:
+        expected = "an image that fits into the free memory"
+        raise invalid("size", expected, "x".join(map(str, size)), "choose a smaller one") from None

@@ -1,0 +1,301 @@
+"""Measure an engine: latency, stages, throughput, cold start, memory, and the machine's limits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from latino_engine.bench import counting, timer
+from latino_engine.bench.cold_start import cold_start
+from latino_engine.bench.machine import machine_facts, software_versions
+from latino_engine.bench.options import BenchOptions
+from latino_engine.bench.peak_memory import peak_memory
+from latino_engine.bench.peaks import machine_peaks
+from latino_engine.bench.problem import check_memory, make_measurement
+from latino_engine.bench.trace import Recorder, Span
+from latino_engine.engine import Engine, load
+from latino_engine.manifest import read_manifest
+from latino_engine.run import listening
+from latino_engine.runtimes import installed
+from latino_engine.threads import torch_threads
+
+STAGES = ("prox", "noise", "denoise", "other")
+_PROX_CALLS = 10
+_FEWEST_REPEATS = 3  # of the further batch sizes
+
+
+@dataclass(frozen=True)
+class _Told:
+    stages_ms: dict[str, float]
+    time_ms: float
+    nfe: int
+
+
+@dataclass
+class _Calls:
+    """Calls of `Engine.sample` with one batch and num_samples, and what they told."""
+
+    engine: Engine
+    options: BenchOptions
+    batch: int
+    num_samples: int
+    recorder: Recorder = field(init=False)
+    told: list[_Told] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.recorder = Recorder(self.engine.device)
+        self.y, self.op = make_measurement(self.engine.spec, self.options, self.batch)
+
+    def __call__(self) -> None:
+        whole = self.recorder("sample", batch=self.batch, num_samples=self.num_samples)
+        with whole, listening(self.recorder):
+            post = self.engine.sample(
+                self.y,
+                self.op,
+                num_samples=self.num_samples,
+                seed=self.options.seed,
+                **self.options.sampling(),
+            )
+        self.told.append(_Told(post.stages_ms, post.time_ms, post.nfe))  # not its samples
+
+    def forget(self, warmup: int) -> None:
+        """Drop what the untimed calls left."""
+        samples = [i for i, span in enumerate(self.recorder.spans) if span.name == "sample"]
+        if warmup:
+            del self.recorder.spans[: samples[warmup - 1] + 1]
+        del self.told[:warmup]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What `bench_engine` found.
+
+    Attributes:
+        report: the figures as JSON types.
+        latencies_ms: runtime -> every timed call.
+        spans: runtime -> what these calls did when.
+    """
+
+    report: dict[str, Any]
+    latencies_ms: dict[str, list[float]]
+    spans: dict[str, list[Span]]
+
+
+def bench_engine(
+    path: str | Path,
+    options: BenchOptions,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Measured:
+    """Measure the engine in a folder.
+
+    Args:
+        path: folder of the engine.
+        options: what to measure.
+        progress: function (calls done, calls in all).
+
+    Raises:
+        ValueError, TypeError: what cannot be measured here, in one sentence, before any work.
+    """
+    folder = Path(path)
+    manifest = read_manifest(folder)
+    engines = {
+        name: load(folder, name, device=options.device, threads=options.threads)
+        for name in _backends(manifest, options)
+    }
+    first = next(iter(engines.values()))
+    check_memory(first.chunk_size, options.size)
+    count = _Counter(progress, len(engines) * _num_calls(options))
+    latency = _calls(engines, options, options.batches[0], options.num_samples[0])
+    peaks = machine_peaks(first.device, options.threads, first.precision)
+    with peak_memory(first.device) as peak:
+        timer.time_in_turn(latency, options.repeats, options.warmup, report=count)
+    for calls in latency.values():
+        calls.forget(options.warmup)
+    further = _throughput(engines, options, latency, count)
+    runtimes = {}
+    for name, calls in latency.items():
+        found = {**_figures(calls), "throughput": further[name]}
+        found["against_peak"] = _against_peak(folder, calls, found, peaks)
+        found["cold_start_ms"], found["peak_bytes"] = None, peak.host_bytes
+        found["peak_device_bytes"], found["peak_of"] = peak.device_bytes, "this process"
+        if options.cold:
+            found |= _cold(folder, name, options)
+        runtimes[name] = found
+    report = _report(folder, manifest, options, peaks, runtimes, first)
+    latencies = {name: calls.recorder.lengths("sample") for name, calls in latency.items()}
+    return Measured(report, latencies, {name: c.recorder.spans for name, c in latency.items()})
+
+
+@dataclass
+class _Counter:
+    progress: Callable[[int, int], None]
+    total: int
+    done: int = 0
+
+    def __call__(self) -> None:
+        self.done += 1
+        self.progress(self.done, self.total)
+
+
+def _backends(manifest: dict[str, Any], options: BenchOptions) -> list[str]:
+    if not options.backends:
+        return [manifest["backend"]]
+    if "all" not in options.backends:
+        return list(dict.fromkeys(options.backends))
+    serves = [n for n, record in manifest["runtimes"].items() if "relative_error" in record]
+    here = [name for name in serves if name in installed()]
+    return sorted(here, key=lambda name: name != manifest["backend"]) or [manifest["backend"]]
+
+
+def _further(options: BenchOptions) -> list[tuple[int, int]]:
+    """The combinations of batch and num_samples beside the first."""
+    every = [(b, s) for b in options.batches for s in options.num_samples]
+    return list(dict.fromkeys(every))[1:]
+
+
+def _further_repeats(options: BenchOptions) -> int:
+    return min(options.repeats, max(_FEWEST_REPEATS, options.repeats // 4))
+
+
+def _num_calls(options: BenchOptions) -> int:
+    rest = len(_further(options)) * (1 + _further_repeats(options))
+    return options.warmup + options.repeats + rest
+
+
+def _calls(
+    engines: dict[str, Engine], options: BenchOptions, batch: int, num_samples: int
+) -> dict[str, _Calls]:
+    return {name: _Calls(engine, options, batch, num_samples) for name, engine in engines.items()}
+
+
+def _throughput(
+    engines: dict[str, Engine], options: BenchOptions, latency: dict[str, _Calls], count: _Counter
+) -> dict[str, list[dict[str, Any]]]:
+    """Per runtime a row for each batch and num_samples: samples per second, peak memory."""
+    rows = {name: [_row(calls, None)] for name, calls in latency.items()}
+    for batch, num_samples in _further(options):
+        for name, calls in _calls(engines, options, batch, num_samples).items():
+            repeats = _further_repeats(options)
+            with peak_memory(calls.engine.device) as peak:
+                timer.time_in_turn({name: calls}, repeats, warmup=1, report=count)
+            calls.forget(1)
+            rows[name].append(_row(calls, peak.host_bytes))
+    return rows
+
+
+def _row(calls: _Calls, peak_bytes: int | None) -> dict[str, Any]:
+    times = timer.summary(calls.recorder.lengths("sample"))
+    images = calls.batch * calls.num_samples
+    return {
+        "batch": calls.batch,
+        "num_samples": calls.num_samples,
+        "ms": times["p50"],
+        "ms_p20": times["p20"],
+        "ms_p80": times["p80"],
+        "samples_per_s": 1e3 * images / times["p50"],
+        "process_peak_bytes": peak_bytes,
+    }
+
+
+def _figures(calls: _Calls) -> dict[str, Any]:
+    stages = {
+        stage: timer.quantile([call.stages_ms[stage] for call in calls.told], 0.5)
+        for stage in STAGES
+    }
+    outside = [1.0 - call.stages_ms["denoise"] / call.time_ms for call in calls.told]
+    return {
+        "backend": calls.engine.backend,
+        "latency_ms": timer.summary(calls.recorder.lengths("sample")),
+        "stages_ms": stages,
+        "outside_network_percent": 100.0 * timer.quantile(outside, 0.5),
+        "denoise_call_ms": timer.summary(calls.recorder.lengths("denoise")),
+        "nfe": calls.told[-1].nfe,
+    }
+
+
+def _against_peak(
+    folder: Path, calls: _Calls, found: dict[str, Any], peaks: dict[str, float]
+) -> dict[str, dict[str, float] | None]:
+    """One denoiser call and one data step beside the machine's rates."""
+    engine, pairs = calls.engine, calls.batch * calls.num_samples
+    height, width = calls.options.size
+    together = min(pairs, engine.chunk_size(height, width))
+    multiple = engine.spec.size_multiple
+    sides = (side + -side % multiple for side in (height, width))
+    graph = counting.count_graph(folder / "denoiser.onnx", together, *sides)
+    shape = (calls.batch, engine.spec.channels, height, width)
+    step = counting.count_prox(calls.op, shape)
+    prox_ms = _prox_ms(calls, shape)
+    return {
+        "denoise": _rates(graph, found["denoise_call_ms"]["p50"], peaks),
+        "prox": None if step is None else _rates(step, prox_ms, peaks),
+    }
+
+
+def _prox_ms(calls: _Calls, shape: tuple[int, ...]) -> float:
+    v = torch.rand(shape, device=calls.engine.device)
+    with torch.no_grad(), torch_threads(calls.engine.threads):
+        step = calls.op.data_step(calls.y.to(v.device))
+        run = {"prox": lambda: step(v, 1.0)}
+        return timer.quantile(
+            timer.time_in_turn(run, _PROX_CALLS, device=v.device.type)["prox"], 0.5
+        )
+
+
+def _rates(count: counting.Count, ms: float, peaks: dict[str, float]) -> dict[str, float]:
+    gflops, gb_per_s = 1e-6 * count.flops / ms, 1e-6 * count.bytes / ms
+    return {
+        "ms": ms,
+        "flops": count.flops,
+        "bytes": count.bytes,
+        "intensity": count.intensity,
+        "gflops": gflops,
+        "gb_per_s": gb_per_s,
+        "percent_of_matrix_rate": 100.0 * gflops / peaks["matrix_gflops"],
+        "percent_of_copy_bandwidth": 100.0 * gb_per_s / peaks["copy_gb_per_s"],
+    }
+
+
+def _cold(folder: Path, name: str, options: BenchOptions) -> dict[str, Any]:
+    found = cold_start(folder, name, options)
+    return {
+        "peak_bytes": found.pop("peak_bytes"),
+        "peak_device_bytes": found.pop("peak_device_bytes"),
+        "peak_of": "a fresh process that draws one sample",
+        "cold_start_ms": {key.removesuffix("_ms"): value for key, value in found.items()},
+    }
+
+
+def _report(
+    folder: Path,
+    manifest: dict[str, Any],
+    options: BenchOptions,
+    peaks: dict[str, float],
+    runtimes: dict[str, dict[str, Any]],
+    engine: Engine,
+) -> dict[str, Any]:
+    here = machine_facts(engine.device)
+    return {
+        "engine": str(folder),
+        "prior": engine.spec.name,
+        "precision": engine.precision,
+        "device": engine.device,
+        "threads": options.threads or torch.get_num_threads(),
+        "operator": options.operator,
+        "noise_std": options.noise_std,
+        "size": list(options.size),
+        "batch": options.batches[0],
+        "num_samples": options.num_samples[0],
+        "sampler": options.sampler,
+        "repeats": options.repeats,
+        **next(iter(runtimes.values())),
+        "runtimes": runtimes,
+        "peaks": peaks,
+        "compiled_here": manifest["machine"].get("processor") == here.get("processor"),
+        "machine": here,
+        "versions": software_versions(),
+    }
