@@ -28,7 +28,7 @@ from latino_engine.priors.prior import Prior
 from latino_engine.schedule import DEFAULT_ZETA, Scalar, Schedule, ScheduleBuilder, ud2m_schedule
 
 FORMAT_VERSION = 1
-SHIPPED: tuple[str, ...] = ()
+SHIPPED = ("photo-small", "digits-32-2x2", "digits-32-3x3")
 INITS = ("regularised", "measurement", "network")
 ADAPTER_FILES = ("adapter.json", "adapter.safetensors", "init.safetensors")
 
@@ -213,7 +213,7 @@ def load_adapter(source: str | Path) -> Adapter:
     folder = Path(source)
     if not folder.is_dir():
         close = difflib.get_close_matches(str(source), SHIPPED, n=1)
-        known = f"shipped adapters: {', '.join(SHIPPED) or 'none'}"
+        known = f"shipped adapters: {', '.join(SHIPPED)}"
         raise AdapterInvalid(
             f"adapter: expected a shipped name or a folder with {ADAPTER_FILES[0]} and "
             f"{ADAPTER_FILES[1]}, got {str(source)!r}, which is neither; "
@@ -256,6 +256,8 @@ def parse_schedule(fields: Any) -> LearnedSchedule:
             for kind, tables in fields["steps"].items()
         }
         c, zeta = float(fields["c"]), float(fields["zeta"])
+        if unfold < 1 or not (c > 0 and math.isfinite(c)):
+            raise ValueError(f"unfold {unfold}, c {c}")
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise AdapterInvalid(
             "adapter.json: expected a sampler with sigmas, unfold, steps, c and zeta, got one "
@@ -346,6 +348,8 @@ def _read_folder(folder: Path) -> Adapter:
         )
     try:
         init, scale = str(facts["init"]), float(facts["scale"])
+        if not math.isfinite(scale):
+            raise ValueError(f"scale {scale}")
         names = [str(facts[key]) for key in ("name", "prior", "prior_sha256")]
         training = dict(facts["training"])
     except (KeyError, TypeError, ValueError) as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -196,6 +197,8 @@ def distill(
     except KeyboardInterrupt:
         print(f"stopped; written to {out}: the same command goes on from there", file=sys.stderr)
         raise typer.Exit(INTERRUPTED_AND_SAVED) from None
+    if int(os.environ.get("RANK", "0")) > 0:
+        return  # one of several processes: the main one tells
     if as_json:
         facts = {"schedule": adapter.schedule.to_json(), "sha256": adapter.content_hash()}
         print(json.dumps({**facts, "folder": str(out)}, indent=1))

@@ -22,7 +22,7 @@ TASKS = {
 
 
 def run_demo(out: str | Path, threads: int | None = None) -> list[dict[str, Any]]:
-    """Compile the shipped prior under `out` and run the tasks.
+    """Compile the shipped prior with its adapter under `out` and run the tasks.
 
     Returns:
         A row per task: task, measured / start / sample / mean (PSNR in dB), nfe, ms_per_sample,
@@ -30,7 +30,11 @@ def run_demo(out: str | Path, threads: int | None = None) -> list[dict[str, Any]
     """
     out = Path(out)
     engine = compile_prior(
-        "photo-small", out / "photo-small.engine", image_size=256, threads=threads
+        "photo-small",
+        out / "photo-small.engine",
+        adapter="photo-small",
+        image_size=256,
+        threads=threads,
     )
     rows = []
     with resources.as_file(resources.files("latino_engine") / "assets" / PHOTOGRAPH) as photograph:

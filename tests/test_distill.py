@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -16,6 +17,7 @@ from tiny import tiny_prior
 
 import latino_engine as le
 from latino_engine import cli
+from latino_engine.distill import checkpoint
 from latino_engine.distill import distillation as module
 from latino_engine.distill.distillation import distill
 from latino_engine.errors import (
@@ -129,11 +131,11 @@ def test_a_full_disk_leaves_what_was_there(source, tmp_path, monkeypatch):
     distill(tiny_prior(1), options, tmp_path / "run")
     before = {p.name: p.read_bytes() for p in (tmp_path / "run").iterdir()}
 
-    def full(*_):
+    def full(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(module, "write_checkpoint", full)
-    with pytest.raises(OSError, match="No space"):
+    monkeypatch.setattr(checkpoint, "save", full)
+    with pytest.raises(OutputNotWritable, match="No space left"):
         distill(tiny_prior(1), replace(options, training_steps=5), tmp_path / "run")
     assert before == {p.name: p.read_bytes() for p in (tmp_path / "run").iterdir()}
 
@@ -151,6 +153,11 @@ def test_a_full_disk_leaves_what_was_there(source, tmp_path, monkeypatch):
         ({"rank": 0}, "rank, alpha: expected a rank of at least 1"),
         ({"size": 10}, "size: expected a multiple of 4, got 10"),
         ({"operators": ("blur:sdt=1",)}, "did you mean 'std'"),
+        ({"operators": ("sr:factor=4|5",)}, "divisible"),
+        ({"seed": -1}, "seed: expected 0 <= seed < 2\\^64"),
+        ({"pad": -1}, "pad: expected 0 or more"),
+        ({"ema": 2.0}, "ema: expected a number from 0 to 1"),
+        ({"patches": (0,)}, "patches: expected sides of at least 1"),
     ],
 )
 def test_options_that_cannot_be_used(changes, sentence, source, tmp_path):
@@ -169,6 +176,32 @@ def test_images_and_folders_that_cannot_be_used(source, tmp_path):
     (tmp_path / "full" / "thesis.tex").write_text("x")
     with pytest.raises(OutputNotWritable, match="out: expected a new folder"):
         distill(tiny_prior(1), distillation(source), tmp_path / "full")
+
+
+def test_a_first_step_that_fails_leaves_nothing(source, tmp_path):
+    options = distillation(source, operators=("sr:factor=2",), init="measurement")
+    with pytest.raises(InvalidArgument, match="init: expected shape"):
+        distill(tiny_prior(1), options, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    distill(tiny_prior(1), replace(options, init="regularised"), tmp_path / "run")
+
+
+def test_interrupted_inside_a_step_the_run_stops_behind_it(source, tmp_path, monkeypatch):
+    options = distillation(source, training_steps=6)
+    whole = distill(tiny_prior(1), options, tmp_path / "whole")
+    loss = module.EnergyObjective.loss
+
+    def interrupted(self, model, batch):
+        if batch.step == 2:
+            signal.raise_signal(signal.SIGINT)
+        return loss(self, model, batch)
+
+    monkeypatch.setattr(module.EnergyObjective, "loss", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        distill(tiny_prior(1), options, tmp_path / "cut")
+    assert len(losses(tmp_path / "cut")) == 3
+    monkeypatch.setattr(module.EnergyObjective, "loss", loss)
+    assert distill(tiny_prior(1), options, tmp_path / "cut").content_hash() == whole.content_hash()
 
 
 def test_command_line(source, tmp_path, capsys):
@@ -215,6 +248,9 @@ def test_two_processes_share_a_batch(source, tmp_path):
         first, second = (le.load_adapter(tmp_path / f"{objective}-{n}") for n in ("one", "two"))
         for name, weight in first.weights.items():
             assert torch.allclose(weight, second.weights[name], atol=2e-5)
+        for kind, tables in first.schedule.steps.items():
+            for name, table in tables.items():
+                assert np.allclose(table, second.schedule.steps[kind][name], rtol=1e-4)
 
 
 def test_a_batch_that_the_processes_cannot_share(monkeypatch):

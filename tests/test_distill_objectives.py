@@ -227,7 +227,7 @@ def test_lpips_is_never_fetched(monkeypatch, tmp_path):
 
 def test_operators_are_drawn_from_ranges():
     draws = parse_draws(["blur:std=0.8..3,size=9", "sr:factor=2|4"], "0.01..0.1")
-    assert draws.kinds(16) == ("Blur", "SuperResolution")
+    assert draws.kinds(16, 1) == ("Blur", "SuperResolution")
     seen = [draws.draw(4, 16, seed=1, step=step) for step in range(60)]
     assert {type(op).__name__ for op in seen} == {"Blur", "SuperResolution"}
     assert {op.factor for op in seen if isinstance(op, le.SuperResolution)} == {2, 4}

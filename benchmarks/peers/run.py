@@ -48,6 +48,7 @@ class PeerRun:
         grid_limit: validation images, the last ones of the source.
         grid_samples: samples of each, >= 2.
         batch: images at a time.
+        grid_source: other true images for the grid, its first ones, instead of the last ones.
     """
 
     method: str
@@ -55,6 +56,7 @@ class PeerRun:
     grid_limit: int = 16
     grid_samples: int = 4
     batch: int = 128
+    grid_source: str | None = None
 
 
 def evaluate_peer(
@@ -80,11 +82,17 @@ def evaluate_peer(
     """
     _check(options, peer)
     source = open_images(options.source, options.size, options.pad)
-    evaluated, validation = _split(source, options.limit, peer.grid_limit)
-    setting = _Setting(prior, options, peer, source)
+    setting = chooser = _Setting(prior, options, peer, source)
+    if peer.grid_source is None:
+        evaluated, validation = _split(source, options.limit, peer.grid_limit)
+    else:
+        others = open_images(peer.grid_source, options.size, options.pad)
+        chooser = _Setting(prior, options, peer, others)
+        evaluated = range(min(options.limit, len(source)))
+        validation = range(min(peer.grid_limit, len(others)))
     parameters, tried = grid.choose(
-        lambda candidate: setting.draw(validation, peer.grid_samples, candidate)[0],
-        setting.truth(validation),
+        lambda candidate: chooser.draw(validation, peer.grid_samples, candidate)[0],
+        chooser.truth(validation),
         grid.GRIDS[peer.method],
         report,
     )
@@ -191,6 +199,9 @@ def command(
     num_samples: Annotated[int, typer.Option(help="Draws per image.")] = 16,
     grid_limit: Annotated[int, typer.Option(help="Images that choose the parameters.")] = 16,
     grid_samples: Annotated[int, typer.Option(help="Draws of each of these.")] = 4,
+    grid_source: Annotated[
+        str | None, typer.Option(help="Other true images that choose the parameters.")
+    ] = None,
     batch: Annotated[int, typer.Option(help="Images at a time.")] = 128,
     seed: Annotated[int, typer.Option(help="Of the measurements and of the samples.")] = 0,
     threads: Annotated[int | None, typer.Option(help="Threads of torch.")] = None,
@@ -208,7 +219,7 @@ def command(
         num_samples=num_samples,
         seed=seed,
     )
-    peer = PeerRun(method, steps, grid_limit, grid_samples, batch)
+    peer = PeerRun(method, steps, grid_limit, grid_samples, batch, grid_source)
     with progress_bar("choosing parameters") as update:
         found = evaluate_peer(load_prior(prior), options, peer, update)
     with atomic_file(out, argument="output") as file:

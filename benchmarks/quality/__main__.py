@@ -62,8 +62,16 @@ def digits(mnist: Folder, limit: Limit = 128, full: Limit = 512) -> None:
 
 
 @app.command()
-def photos(folder: Folder) -> None:
-    """One adapter for three problems, zero-shot LATINO and deepinv's methods."""
+def photos(
+    folder: Folder,
+    grid: Annotated[
+        Path | None, typer.Option(help="Other photographs, to choose the peers' parameters on.")
+    ] = None,
+) -> None:
+    """One adapter for three problems, zero-shot LATINO and deepinv's methods.
+
+    Without --grid the rows of deepinv's methods are those on file.
+    """
     for operator in PHOTO_OPERATORS:
         problem = Problem(str(folder), operator, 0.02, 256, 0, 7)
         for sampler in (
@@ -72,8 +80,8 @@ def photos(folder: Folder) -> None:
         ):
             _say(operator, sampler.name)
             score_row("photos", problem, sampler)
-        for method, steps, count in _PHOTO_PEERS:
-            peer_row("photos", problem, "photo-small", method, steps, count)
+        for method, steps, count in _PHOTO_PEERS if grid is not None else ():
+            peer_row("photos", problem, "photo-small", method, steps, count, str(grid))
 
 
 @app.command("ablation")

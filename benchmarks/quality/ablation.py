@@ -91,7 +91,9 @@ def _train_and_score(
     folder = RUNS / "".join(c if c.isalnum() or c in ".-" else "_" for c in slug)
     print(f"{table}: {name} ({problem.operator}, noise {problem.noise_std:g})", file=sys.stderr)
     recorded = RESULTS / table / f"training-{folder.name}.json"
-    if not (folder / "adapter.json").is_file() and read_row(recorded) is not None:
+    found = read_row(recorded) or {}
+    known = found.get("training_steps") == options.training_steps
+    if known and not (folder / "adapter.json").is_file():
         return  # its rows are on file; the weights were not kept
     adapter = distill(le.load_prior(DIGITS), options, folder)
     write_row(recorded, dict(adapter.training))

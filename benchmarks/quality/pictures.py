@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import tempfile
 from pathlib import Path
 
 import torch
@@ -25,7 +26,8 @@ def doubtful_digits(source: str, adapter: str, path: Path, noise_std: float = 0.
     prior = le.load_prior("digits-32")
     x = central_squares(open_images(source, 32, 2), range(_CANDIDATES), 32)
     rows = []
-    engine = le.compile(prior, path.parent / "digits.engine", adapter=adapter, image_size=32)
+    with tempfile.TemporaryDirectory() as folder:
+        engine = le.compile(prior, f"{folder}/d.engine", adapter=adapter, image_size=32)
     for text in _OPERATORS:
         operator = parse_operator(text, noise_std, (32, 32))
         y = measure_each(operator, x, range(_CANDIDATES), 0)

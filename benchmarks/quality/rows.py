@@ -68,6 +68,8 @@ def score_row(
     adapter = le.load_adapter(adapter) if isinstance(adapter, str) else adapter
     prior = le.load_prior(sampler.prior)
     identity = {
+        "num_samples": sampler.num_samples,
+        "limit": problem.limit,
         "prior_sha256": prior.content_hash(),
         "adapter_sha256": None if adapter is None else adapter.content_hash(),
     }
@@ -95,14 +97,23 @@ def score_row(
 
 
 def peer_row(
-    table: str, problem: Problem, prior: str, method: str, steps: int, num_samples: int
+    table: str,
+    problem: Problem,
+    prior: str,
+    method: str,
+    steps: int,
+    num_samples: int,
+    grid_source: str | None = None,
 ) -> dict[str, Any] | None:
     """The row of a deepinv method, from its file, or computed where `make peers` was run."""
     name = f"{method}-{steps}"
     path = RESULTS / table / f"{_slug(problem)}--{name}.json"
     found = read_row(path)
-    if found is not None or not PEERS_PYTHON.exists():
+    same = {"num_samples": num_samples, "prior_sha256": le.load_prior(prior).content_hash()}
+    if found is not None and same.items() <= found.items():
         return found
+    if not PEERS_PYTHON.exists():
+        return None
     path.parent.mkdir(parents=True, exist_ok=True)
     options = {
         "--operator": problem.operator,
@@ -117,6 +128,7 @@ def peer_row(
     }
     command = [PEERS_PYTHON, "-m", "benchmarks.peers.run", prior, problem.source]
     command += [item for pair in options.items() for item in pair]
+    command += [] if grid_source is None else ["--grid-source", grid_source]
     print(f"{problem.operator}: {name}", file=sys.stderr)
     subprocess.run([str(item) for item in command], check=True, stdout=subprocess.DEVNULL)
     return read_row(path)

@@ -20,12 +20,12 @@ evaluations per sample. PSNR in dB of the mean and of one sample.
 _SECTIONS = (
     (
         "digits",
-        "Digits, 128 test images",
+        "Digits",
         "Prior `digits-32` for all rows, noise 0.05. The distilled samplers are two adapters, each "
         "for all three problems. deepinv's methods run with the best of a grid of their own "
         "parameters, chosen by CRPS on other digits (`benchmarks/peers/grid.py`).",
     ),
-    ("digits-512", "Digits, 512 test images", "The same, on more images."),
+    ("digits-512", "Digits, more test images", "The same samplers."),
     (
         "photos",
         "Photographs, seven of 256 x 256",
@@ -45,7 +45,8 @@ _SECTIONS = (
     ),
 )
 _COLUMNS = (
-    "| sampler | NFE | S | CRPS | energy score | PSNR mean | PSNR sample | coverage 50 % | 80 % |"
+    "| sampler | images | NFE | S | CRPS | energy score | PSNR mean | PSNR sample "
+    "| coverage 50 % | 80 % |"
 )
 
 
@@ -67,7 +68,7 @@ def _tables(rows: Sequence[dict[str, Any]]) -> Iterable[str]:
     problems = dict.fromkeys((row["operator"], row["noise_std"]) for row in rows)
     for operator, noise_std in problems:
         yield f"\n### `{operator}`, noise {noise_std:g}\n\n{_COLUMNS}\n"
-        yield "|---|---|---|---|---|---|---|---|---|\n"
+        yield "|---|---|---|---|---|---|---|---|---|---|\n"
         mine = [r for r in rows if (r["operator"], r["noise_std"]) == (operator, noise_std)]
         for row in sorted(mine, key=lambda r: r["crps"]):
             yield _line(row)
@@ -76,6 +77,7 @@ def _tables(rows: Sequence[dict[str, Any]]) -> Iterable[str]:
 def _line(row: dict[str, Any]) -> str:
     cells = [
         row.get("name") or f"deepinv {row['method']}",
+        row["num_images"],
         row["nfe"],
         row["num_samples"],
         f"{row['crps']:.4f}",

@@ -5,9 +5,13 @@ from __future__ import annotations
 import copy
 import json
 import math
+import signal
+import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -69,7 +73,8 @@ def distill(
 
     Args:
         prior: a `Prior`, a shipped name or a prior's folder.
-        options: of the run; a run that is resumed must have the same, but for its length.
+        options: of the run; a run that is resumed must have the same, but for its length, its
+            learning rates, and how it computes and stores.
         out: the run's folder. It always holds the adapter as far as it got (`adapter.json`,
             `adapter.safetensors`, the moving average), the checkpoint and `loss.csv`.
         init_network: with init="network": (y, op) -> public image, trained along and written to
@@ -92,9 +97,10 @@ def distill(
     run = _Run(prior, options, Path(out), init_network, device)
     run.resume()
     try:
-        run.train(report or (lambda *_: None))
+        with run.uninterrupted_steps():
+            run.train(report or (lambda *_: None))
     finally:
-        if run.processes.is_main:
+        if run.processes.is_main and (run.state.step > 0 or sys.exc_info()[0] is None):
             run.write()
     run.processes.wait()
     return load_adapter(out)
@@ -111,7 +117,7 @@ class _Run:
     ) -> None:
         self.prior, self.options, self.folder = prior, options, folder
         self.draws = parse_draws(options.operators, options.noise_std)
-        kinds = self.draws.kinds(options.size)
+        kinds = self.draws.kinds(options.size, prior.channels)
         self.source: ImageSource = open_images(options.source, options.size, options.pad)
         self._check_images()
         self.processes = Processes(device, options.batch)
@@ -131,6 +137,7 @@ class _Run:
             autocast=options.autocast,
             init_network=init_network,
         ).to(self.processes.device)
+        self.processes.share_weights(self.model)
         self.average = copy.deepcopy(self.model).requires_grad_(False)
         rate = options.learning_rate
         groups = self.model.groups(rate, options.step_size_rate, options.init_rate * rate)
@@ -138,6 +145,7 @@ class _Run:
         self.objective = self._objective()
         self.trained = [p for p in self.model.parameters() if p.requires_grad]
         self.written = time.monotonic()
+        self._stop = False
 
     def _check_images(self) -> None:
         channels, multiple = self.prior.channels, self.prior.spec.size_multiple
@@ -192,6 +200,23 @@ class _Run:
         assert self.options.minutes is not None
         return min(1.0, self.state.seconds / (60.0 * self.options.minutes))
 
+    @contextmanager
+    def uninterrupted_steps(self) -> Iterator[None]:
+        """Let Ctrl-C wait for the end of a step, so that weights and counters stay together."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+
+        def stop(*_: object) -> None:
+            self._stop = True
+            signal.signal(signal.SIGINT, before)  # the second one interrupts at once
+
+        before = signal.signal(signal.SIGINT, stop)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, before)
+
     def train(self, report: Report) -> None:
         """Steps until the run's length is reached; the next batch is prepared meanwhile."""
         with ThreadPoolExecutor(1) as pool:
@@ -206,6 +231,8 @@ class _Run:
                 self.state.seconds += spent
                 self.state.losses.append(loss)
                 report(self.state.step, self.fraction(), loss, self.options.batch / spent)
+                if self._stop:
+                    raise KeyboardInterrupt
                 due = time.monotonic() - self.written > 60.0 * self.options.checkpoint_minutes
                 if due and self.processes.is_main:
                     self.write()
@@ -254,6 +281,8 @@ class _Run:
             for mean, new in pairs:
                 if new.requires_grad:
                     mean.lerp_(new, 1.0 - decay)
+            for kept, now in zip(self.average.buffers(), self.model.buffers(), strict=True):
+                kept.copy_(now)
         return value
 
     def adapter(self) -> Adapter:

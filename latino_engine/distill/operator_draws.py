@@ -11,6 +11,7 @@ Everything else is as in `latino_engine.operators.spec`.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -26,6 +27,7 @@ from latino_engine.operators.spec import parse_operator
 _ANY_BOX = "inpaint:box"
 _BOX_SHARE = (0.25, 0.5)  # of the side
 _WHOLE_KEYS = ("factor", "size", "quality", "box", "seed")
+_FILE_KEYS = ("kernel", "mask")  # names of files, which may hold any character
 
 
 @dataclass(frozen=True)
@@ -59,11 +61,20 @@ class OperatorDraws:
         noise_std = self.noise_std[0] if fixed else torch.from_numpy(levels)
         return draw_operator(text, noise_std, batch, size, random)
 
-    def kinds(self, size: int) -> tuple[str, ...]:
-        """The operator classes that can be drawn, each once; checks every description."""
+    def kinds(self, size: int, channels: int) -> tuple[str, ...]:
+        """The operator classes that can be drawn, each once.
+
+        Every choice of every description is built and applied once to an image of this size, so
+        that none can stop a run later.
+        """
         random = np.random.default_rng(0)
-        drawn = [draw_operator(t, self.noise_std[0], 1, size, random) for t in self.operators]
-        return tuple(dict.fromkeys(type(operator).__name__ for operator in drawn))
+        found: dict[str, None] = {}
+        for text in self.operators:
+            for concrete in _every_choice(text):
+                operator = draw_operator(concrete, self.noise_std[0], 1, size, random)
+                operator.A(torch.zeros(1, channels, size, size))
+                found[type(operator).__name__] = None
+        return tuple(found)
 
 
 def parse_draws(operators: Sequence[str], noise_std: str) -> OperatorDraws:
@@ -97,7 +108,8 @@ def draw_operator(
     if text == _ANY_BOX:
         return Inpainting(_boxes(batch, size, random), noise_std)
     name, _, rest = text.partition(":")
-    items = [_draw_value(name, item, random) for item in rest.split(",") if item]
+    parts = (item.strip() for item in rest.split(","))
+    items = [_draw_value(name, item, random) for item in parts if item]
     # Masks differ from image to image: each has a seed of its own.
     seeds = random.integers(2**31, size=batch).tolist()
     concrete = f"{name}:{','.join(items)}" if items else name
@@ -108,8 +120,21 @@ def draw_operator(
     return parse_operator(concrete, noise_std, (size, size), seed=seeds[0])
 
 
+def _every_choice(text: str) -> list[str]:
+    """The descriptions without "a|b", one for each combination."""
+    name, colon, rest = text.partition(":")
+    choices = []
+    for item in rest.split(","):
+        key, equals, value = item.partition("=")
+        values = [value] if key.strip() in _FILE_KEYS else value.split("|")
+        choices.append([f"{key}{equals}{one}" for one in values])
+    return [f"{name}{colon}{','.join(items)}" for items in itertools.product(*choices)]
+
+
 def _draw_value(name: str, item: str, random: np.random.Generator) -> str:
     key, equals, value = item.partition("=")
+    if key.strip() in _FILE_KEYS:
+        return item
     if "|" in value:
         choices = value.split("|")
         return f"{key}={choices[int(random.integers(len(choices)))]}"

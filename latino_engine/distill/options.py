@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from latino_engine.errors import invalid
+from latino_engine.op_checks import check_seed
 from latino_engine.schedule import DEFAULT_ZETA
 
 OBJECTIVES = ("energy", "paper")
@@ -115,7 +116,30 @@ def check_options(options: Distillation, init_network: nn.Module | None) -> None
             raise invalid(name, f"at least {least}", got, "choose a larger number")
     length = options.minutes if options.minutes is not None else options.training_steps
     assert length is not None
+    _check_numbers(options)
     positive = {"minutes or training_steps": length, "learning_rate": options.learning_rate}
     for name, value in positive.items():
         if not 0 < value < math.inf:
             raise invalid(name, "a number above 0", value, "choose a larger number")
+
+
+def _check_numbers(options: Distillation) -> None:
+    check_seed(options.seed)
+    ranges = {
+        "pad": (0, math.inf),
+        "ema": (0.0, 1.0),
+        "zeta": (0.0, 1.0),
+        "step_size_rate": (0.0, math.inf),
+        "discriminator_rate": (0.0, math.inf),
+        "init_rate": (0.0, math.inf),
+        "noise_mse_cutoff": (0.0, math.inf),
+    }
+    for name, (low, high) in ranges.items():
+        value = getattr(options, name)
+        if not (low <= value <= high and math.isfinite(value)):
+            expected = f"a number from {low:g} to {high:g}" if high < math.inf else "0 or more"
+            raise invalid(name, expected, value, "choose another value")
+    if not 0.0 < options.c < math.inf:
+        raise invalid("c", "a number above 0", options.c, "1 is the published value")
+    if min(options.patches, default=1) < 1:
+        raise invalid("patches", "sides of at least 1", options.patches, "choose other sides")

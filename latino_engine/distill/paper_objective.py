@@ -6,10 +6,11 @@ there; the start of the inner chain is what the sampler itself reaches before ti
     loss = a softplus(-D(x_hat, x0)) + m min(1 / sigma_n^2, cutoff) mean (x_hat - x)^2
            + p distance(x_hat, x)
 
-x0 is the regularised inverse of y: D judges the pair. (eps - eps_hat)^2 = (x_hat - x)^2 / sigma_n^2
-is the squared error of the predicted noise; the cutoff keeps small times from drowning the rest.
-D gives logits and is trained by softplus(-D(x, x0)) + softplus(D(x_hat, x0)) with the zero-centred
-penalty g/2 ||grad_x D(x, x0)||^2.
+x0 is the start of the chain, the regularised inverse of y or y itself: D judges the pair.
+(eps - eps_hat)^2 = (x_hat - x)^2 / sigma_n^2 is the squared error of the predicted noise; the
+cutoff keeps small times from drowning the rest. D gives logits and is trained by
+softplus(-D(x, x0)) + softplus(D(x_hat, x0)) with the zero-centred penalty
+g/2 ||grad_x D(x, x0)||^2.
 
 Source: arXiv:2507.02686, section 4; the penalty: Mescheder et al. (2018), arXiv:1801.04406.
 """
@@ -92,9 +93,11 @@ class PaperObjective:
         o, x, problem = self.options, batch.x, batch.problem
         levels = outer_times(batch, len(model.sigmas))
         sigma_n = torch.tensor(model.sigmas, dtype=torch.float64)[levels]
-        x_hat = model.estimate_at(
-            levels, self._starts(model, batch)[levels, torch.arange(len(x))], batch
-        )
+        starts = self._starts(model, batch)[levels, torch.arange(len(x))]
+        if model.init_network is not None:  # where it is the start, it is trained
+            first = (levels == 0).to(x.device)[:, None, None, None]
+            starts = torch.where(first, model.start(problem), starts)
+        x_hat = model.estimate_at(levels, starts, batch)
         inverse = 1.0 / sigma_n.square()
         weight = inverse.clamp(max=o.noise_mse_cutoff).to(x.device, x.dtype)
         loss = o.noise_mse * (weight * (x_hat - x).square().flatten(1).mean(dim=1)).mean()

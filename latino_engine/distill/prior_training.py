@@ -21,6 +21,7 @@ from latino_engine.distill.checkpoint import read_facts, read_tensors, write_che
 from latino_engine.distill.data import ImageSource, draw_batch, open_images
 from latino_engine.errors import InvalidArgument, OutputNotWritable, TrainingStopped, invalid
 from latino_engine.image_io import write_image
+from latino_engine.op_checks import check_seed
 from latino_engine.priors.folder import load_prior, write_prior
 from latino_engine.priors.preconditioning import EDMDenoiser
 from latino_engine.priors.prior import Prior, PriorSpec
@@ -146,6 +147,9 @@ def _check(options: PriorTraining) -> None:
     multiple = _size_multiple(options)
     if options.size % multiple:
         raise invalid("size", f"a multiple of {multiple}", options.size, "choose another crop")
+    check_seed(options.seed)
+    if options.pad < 0:
+        raise invalid("pad", "0 or more", options.pad, "choose how many black pixels to add")
     if any(width % options.groups for width in options.widths):
         expected = f"multiples of groups = {options.groups}"
         raise invalid("widths", expected, options.widths, "choose other widths or groups")
@@ -232,7 +236,7 @@ class _Run:
 
     def _step(self, x: Tensor) -> float:
         o, step = self.options, self.state.step
-        generator = torch.Generator().manual_seed((o.seed << 32) + step)
+        generator = torch.Generator().manual_seed(((o.seed << 32) + step) % 2**63)
         sigma = torch.exp(
             o.log_sigma_mean + o.log_sigma_std * torch.randn(len(x), generator=generator)
         ).to(self.device)

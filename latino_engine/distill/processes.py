@@ -54,8 +54,18 @@ class Processes:
             return
         for parameter in parameters:
             if parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
+                continue  # not used by this batch, in no process: all draw the same operator
             parameter.grad = self._accelerator.reduce(parameter.grad, reduction="mean")
+
+    def share_weights(self, module: nn.Module) -> None:
+        """Give every process the weights and buffers of the main one."""
+        if self._accelerator is None:
+            return
+        from accelerate.utils import broadcast
+
+        with torch.no_grad():
+            for tensor in (*module.parameters(), *module.buffers()):
+                tensor.copy_(broadcast(tensor.data))
 
     def mean(self, value: Tensor) -> float:
         """The mean of a number over the processes."""

@@ -154,7 +154,9 @@ class Unfolded(nn.Module):
         return ud2m_schedule(sigma_y, self.sigmas, self.unfold, **tables, c=self.c, zeta=self.zeta)
 
     def _tables(self, problem: Problem) -> ItemsView[str, Tensor]:
-        return cast(StepSizes, self.steps[type(problem.operator).__name__]).tables().items()
+        """r, d, lam on the CPU, where the noise levels are; gradients pass through."""
+        sizes = cast(StepSizes, self.steps[type(problem.operator).__name__])
+        return {name: table.cpu() for name, table in sizes.tables().items()}.items()
 
     def start(self, problem: Problem) -> Tensor:
         """The problem's start, or the restoration network's, with gradients to it."""
