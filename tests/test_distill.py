@@ -135,7 +135,7 @@ def test_a_full_disk_leaves_what_was_there(source, tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(checkpoint, "save", full)
-    with pytest.raises(OutputNotWritable, match="No space left"):
+    with pytest.raises(OutputNotWritable, match="no space left on device; free some space"):
         distill(tiny_prior(1), replace(options, training_steps=5), tmp_path / "run")
     assert before == {p.name: p.read_bytes() for p in (tmp_path / "run").iterdir()}
 

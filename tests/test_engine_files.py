@@ -134,8 +134,8 @@ def test_a_manifest_that_names_a_file_elsewhere(folder):
         (
             {"backend": "tensor"},
             ValueError,
-            "backend: expected one of 'auto', 'onnxruntime', 'torch', 'tensorrt', got 'tensor'; choose "
-            "one of these",
+            "backend: expected one of 'auto', 'onnxruntime', 'torch', 'tensorrt', got 'tensor'; "
+            "choose one of these",
         ),
         (
             {"device": "gpu"},
@@ -213,8 +213,8 @@ def test_an_engine_without_plans_says_so(original, monkeypatch):
         ),
         (
             {"backend": "trt"},
-            "backend: expected one of 'auto', 'onnxruntime', 'torch', 'tensorrt', got 'trt'; choose "
-            "one of these",
+            "backend: expected one of 'auto', 'onnxruntime', 'torch', 'tensorrt', got 'trt'; "
+            "choose one of these",
         ),
         (
             {"gpu_architectures": ["sm_89"]},
