@@ -37,11 +37,11 @@ peers: $(PEERS_STAMP)
 test-peers: $(PEERS_STAMP)
 	$(PEERS)/bin/python -m pytest -m peers tests/peers
 
-# The quality tables and their page, docs/results.md. MNIST: folder of the idx files; PHOTOS: folder
-# of test photographs. Rows of deepinv's methods are computed where `make peers` was run.
+# The quality tables and their page, docs/results.md: MNIST=folder of the idx files, PHOTOS=folder of
+# test photographs, GRID=folder of other ones. Rows of deepinv's methods need `make peers` first.
 results: $(STAMP)
 	$(BIN)/python -m benchmarks.quality digits "$(MNIST)"
-	$(BIN)/python -m benchmarks.quality photos "$(PHOTOS)"
+	$(BIN)/python -m benchmarks.quality photos "$(PHOTOS)" $(if $(GRID),--grid "$(GRID)")
 	$(BIN)/python -m benchmarks.quality ablation "$(MNIST)"
 	$(BIN)/python -m benchmarks.quality change "$(MNIST)"
 	$(BIN)/python -m benchmarks.quality picture "$(MNIST)"
