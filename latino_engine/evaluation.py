@@ -92,6 +92,32 @@ def evaluate(
         raise invalid("limit", "at least 1", options.limit, "say how many images")
     source = open_images(options.source, options.size, options.pad)
     truth = central_squares(source, range(min(len(source), options.limit)), options.size)
+    with atomic_folder(out, ours=EVALUATION_FILES) as folder:
+        drawn, facts = _draw(engine, options, truth, progress)
+        report = {
+            "engine": engine.spec.name,
+            "operator": options.operator,
+            "noise_std": options.noise_std,
+            "sampler": options.sampler,
+            "num_images": len(truth),
+            "num_samples": options.num_samples,
+            **facts,
+            **score(drawn, truth),
+            **_learned(drawn, truth, feature_network),
+        }
+        (folder / "evaluation.json").write_text(json.dumps(report, indent=1) + "\n")
+        (folder / "evaluation.md").write_text(markdown(report))
+        calibration_picture(folder / "calibration.png", report["calibration"])
+    return report
+
+
+def _draw(
+    engine: Engine,
+    options: Evaluation,
+    truth: Tensor,
+    progress: Callable[[int, int], None] | None,
+) -> tuple[Tensor, dict[str, Any]]:
+    """Samples (S, B, C, H, W) of every image, and what was counted on the way."""
     op = parse_operator(
         options.operator, options.noise_std, (options.size, options.size), seed=options.seed
     )
@@ -100,41 +126,20 @@ def evaluate(
         x = truth[first : first + _BATCH]
         ids = list(range(first, first + len(x)))
         y = measure_each(op, x, ids, options.seed)
-        post = engine.sample(
-            y,
-            op,
-            options.num_samples,
-            options.seed,
-            options.sampler,
-            options.steps,
-            options.unfold,
-            image_ids=ids,
-        )
+        choice = (options.sampler, options.steps, options.unfold)
+        post = engine.sample(y, op, options.num_samples, options.seed, *choice, image_ids=ids)
         samples.append(post.samples)
         chi2.append(post.residual_chi2)
         time_ms += post.time_ms
         nfe = post.nfe
         if progress is not None:
             progress(first + len(x), len(truth))
-    drawn = torch.cat(samples, dim=1)
-    report = {
-        "engine": engine.spec.name,
-        "operator": options.operator,
-        "noise_std": options.noise_std,
-        "sampler": options.sampler,
-        "num_images": len(truth),
-        "num_samples": options.num_samples,
+    facts = {
         "nfe": nfe,
         "ms_per_sample": time_ms / (len(truth) * options.num_samples),
         "residual_chi2": float(torch.cat(chi2, dim=1).mean()),
-        **score(drawn, truth),
-        **_learned(drawn, truth, feature_network),
     }
-    with atomic_folder(out, ours=EVALUATION_FILES) as folder:
-        (folder / "evaluation.json").write_text(json.dumps(report, indent=1) + "\n")
-        (folder / "evaluation.md").write_text(markdown(report))
-        calibration_picture(folder / "calibration.png", report["calibration"])
-    return report
+    return torch.cat(samples, dim=1), facts
 
 
 def _learned(samples: Tensor, truth: Tensor, network: nn.Module | None) -> dict[str, Any]:
