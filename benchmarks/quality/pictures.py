@@ -43,14 +43,14 @@ def _draw(rows: list[tuple[torch.Tensor, ...]], path: Path) -> None:
     FigureCanvasAgg(figure)
     axes = figure.subplots(len(rows), _SAMPLES + 3)
     titles = ["truth", "measured", *[f"sample {n + 1}" for n in range(_SAMPLES)], "std"]
-    for line, (x, y, samples, std) in zip(axes, rows, strict=True):
+    for number, (x, y, samples, std) in enumerate(rows):
         images = [x, y, *samples, std]
-        for place, title, image in zip(line, titles, images, strict=True):
+        for place, title, image in zip(axes[number], titles, images, strict=True):
             top = 0.5 if title == "std" else 1.0
             colours = "magma" if title == "std" else "gray"
             place.imshow(image[0].numpy(), cmap=colours, vmin=0.0, vmax=top)
             place.set_axis_off()
-            if line is axes[0]:
+            if number == 0:
                 place.set_title(title, fontsize=8)
     drawn = io.BytesIO()
     figure.savefig(drawn, format="png")
