@@ -13,9 +13,10 @@ _HEAD = """# Results
 
 Written by `make results`; every row is a file in `benchmarks/results/quality/`. CRPS and energy
 score are proper scores (lower is better) and their estimators are unbiased in the number of
-samples S, so rows of 4 and of 16 samples compare; the PSNR of the mean grows with S. Coverage is that of the central interval over the
-pixels with a posterior std of at least 0.02; that of 80 % needs nine samples or more. NFE: network
-evaluations per sample. PSNR in dB of the mean and of one sample.
+samples S, so rows of 4 and of 16 samples compare; the PSNR of the mean grows with S. Coverage is
+that of the central interval over the pixels with a posterior std of at least 0.02; that of 80 %
+needs nine samples or more. NFE: network evaluations per sample. PSNR in dB of the mean and of one
+sample.
 """
 _SECTIONS = (
     (
