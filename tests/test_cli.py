@@ -294,7 +294,7 @@ def test_the_demo_restores_better_than_its_start(run, tmp_path):
     rows = json.loads(out)
     assert status == 0 and len(rows) == 3
     for row in rows:
-        assert row["nfe"] == 8
+        assert row["nfe"] == 4
         assert row["mean"] > row["sample"] > 25.0
         assert row["mean"] > row["start"] + 0.3 and row["mean"] > row["measured"] + 1.0
         assert Image.open(row["picture"]).size[0] == 1800
