@@ -114,9 +114,10 @@ def test_sizes_that_are_none(tmp_path, size):
 def test_adapters_are_named_in_one_sentence(tmp_path):
     with pytest.raises(ValueError) as caught:
         le.compile(tiny_prior(), tmp_path / "a.engine", adapter="photo-small")
-    assert str(caught.value) == (
-        "adapter: expected None, got str; merge it into the weights and save those as a prior"
-    )
+    sentence = str(caught.value)
+    assert sentence.startswith("adapter: expected one of the prior 'tiny' (sha256 ")
+    assert sentence.endswith("; use the prior that it was distilled from")
+    assert not (tmp_path / "a.engine").exists()
 
 
 def test_a_linear_operator_that_is_wrong(engine):
