@@ -122,6 +122,13 @@ def sample(
             "--simulate", help="IMAGE is clean: measure it first, then tell PSNR and SSIM."
         ),
     ] = False,
+    tile: Annotated[
+        int | None,
+        typer.Option(help="Large images: side of the pieces that the network sees, e.g. 256."),
+    ] = None,
+    overlap: Annotated[
+        int | None, typer.Option(help="Pixels that tiles share; a quarter of the tile by default.")
+    ] = None,
     backend: Backend = None,
     threads: Threads = None,
     as_json: Json = False,
@@ -146,6 +153,8 @@ def sample(
         steps=steps,
         unfold=unfold,
         progress=True,
+        tile=tile,
+        overlap=overlap,
     )
     if as_json:
         print(json.dumps(report, indent=1))

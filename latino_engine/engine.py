@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -34,6 +35,7 @@ from latino_engine.schedule import (
     ud2m_schedule,
 )
 from latino_engine.threads import torch_threads
+from latino_engine.tiles import Tiles, denoise_tiles, make_tiles
 
 SAMPLERS = ("auto", "latino", "ud2m")
 _MEMORY_SHARE = 0.5  # of what is free: the rest is for the caller's own images
@@ -83,15 +85,19 @@ class Engine:
             f"ops={ops.backend_of(self.device)!r})"
         )
 
-    def denoise(self, x_noisy: Tensor, sigma: Scalar) -> Tensor:
-        """x0_hat of the compiled denoiser, with the contract of `Prior.denoise`."""
+    def denoise(self, x_noisy: Tensor, sigma: Scalar, tiles: Tiles | None = None) -> Tensor:
+        """x0_hat of the compiled denoiser as `Prior.denoise` has it, of the image or by tiles."""
         check_image("x_noisy", x_noisy, self.spec)
         x_noisy = x_noisy.float()
         levels = torch.as_tensor(sigma, dtype=torch.float32, device=x_noisy.device)
         levels = levels.clamp(self.spec.sigma_min, self.spec.sigma_max)
         levels = levels.expand(x_noisy.shape[0]).contiguous()
         height, width = x_noisy.shape[-2:]
-        out = self._runtime(pad_to_multiple(x_noisy, self.spec.size_multiple), levels)
+        padded = pad_to_multiple(x_noisy, self.spec.size_multiple)
+        if tiles is None:
+            out = self._runtime(padded, levels)
+        else:
+            out = denoise_tiles(self._runtime, padded, levels, tiles)
         return out[..., :height, :width]
 
     def sample(
@@ -107,6 +113,8 @@ class Engine:
         image_ids: Sequence[int] | Tensor | None = None,
         keep_samples: bool = True,
         progress: Progress = None,
+        tile: int | None = None,
+        overlap: int | None = None,
     ) -> Posterior:
         """Draw samples from p(x | y).
 
@@ -126,6 +134,11 @@ class Engine:
             keep_samples: False keeps mean and std only, in the memory of two images.
             progress: True for a bar on stderr, or a function (evaluations done, evaluations in
                 all).
+            tile: side in pixels of the pieces that the network sees of a large image, a multiple of
+                the prior's size_multiple; None: the whole image. The data step stays that of the
+                whole image, and nfe counts whole images.
+            overlap: pixels that neighbouring tiles share, a quarter of the tile by default: the
+                outer quarters are dropped, the middle half is blended.
 
         Raises:
             ValueError, TypeError: an argument that cannot be used, in one sentence.
@@ -133,14 +146,15 @@ class Engine:
         start = time.perf_counter()
         num_samples = _check_counts(num_samples, keep_samples)
         seed = ops.check_seed(seed)
-        clock = StageClock()
+        multiple, clock = self.spec.size_multiple, StageClock()
+        tiles = make_tiles(tile, overlap, multiple, int(self.manifest["max_batch"]))
         with torch.no_grad(), torch_threads(self.threads), _reporter(progress) as report:
             learned = self.schedule if sampler == "auto" else None
             init = self._start(init) if learned is not None else init
             problem = make_problem(y, op, self.spec, init, self.device)
             build = self._schedule_builder(problem.operator, sampler, steps, unfold)
             ids = _image_ids(image_ids, problem.y.shape[0])
-            run = Run(self, problem, build, ids, seed, clock, report)
+            run = Run(self, problem, build, ids, seed, clock, report, tiles)
             collected = run.collect(num_samples, keep_samples)
         total = 1e3 * (time.perf_counter() - start)
         spent = clock.spent
@@ -153,6 +167,8 @@ class Engine:
             "sampler": sampler if sampler != "auto" else "latino" if learned is None else "adapter",
             "seed": seed,
         }
+        if tiles is not None:
+            about |= {"tile": tiles.side, "overlap": tiles.overlap}
         stages = {**spent, "other": total - sum(spent.values())}
         return Posterior(
             nfe=run.nfe,
@@ -200,15 +216,35 @@ class Engine:
         Raises:
             ValueError: not even one image of this size fits into the free memory.
         """
-        padded = (side + -side % self.spec.size_multiple for side in (height, width))
-        network = bytes_per_image(self.manifest["memory"], *padded)
+        return self._fit(height, width, None)[0]
+
+    def tiled_chunk_size(self, height: int, width: int, tiles: Tiles) -> tuple[int, Tiles]:
+        """How many images are sampled together, and the tiles with the batch that memory allows.
+
+        Raises:
+            ValueError: not even one image with one tile of it fits into the free memory.
+        """
+        images, batch = self._fit(height, width, tiles)
+        return images, replace(tiles, batch=min(tiles.batch, batch))
+
+    def _fit(self, height: int, width: int, tiles: Tiles | None) -> tuple[int, int]:
+        """Images together, and inputs of the network together."""
+        seen = tuple(side + -side % self.spec.size_multiple for side in (height, width))
+        if tiles is not None:
+            seen = tiles.shape(*seen)
+        network = bytes_per_image(self.manifest["memory"], *seen)
         working = _WORKING_IMAGES * 4 * self.spec.channels * height * width
-        budget = _MEMORY_SHARE * available_bytes()
+        budget, most = _MEMORY_SHARE * available_bytes(), int(self.manifest["max_batch"])
         if network + working > 2.0 * budget:
             expected = f"an image that fits into the free memory ({2e-9 * budget:.1f} GB)"
             got = f"{height} x {width}, which takes about {1e-9 * (network + working):.1f} GB"
-            raise invalid("y", expected, got, "cut the image into pieces, or free some memory")
-        return max(1, min(int(self.manifest["max_batch"]), int(budget // (network + working))))
+            if tiles is None:
+                remedy = "let the network see tiles, for example tile=256, or free some memory"
+            else:
+                remedy = "choose a smaller tile, or free some memory"
+            raise invalid("y", expected, got, remedy)
+        images = max(1, min(most, int(budget // (network + working))))
+        return images, max(1, min(most, int((budget - images * working) // network)))
 
 
 def load(

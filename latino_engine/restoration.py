@@ -35,6 +35,8 @@ def restore(
     steps: int | None = None,
     unfold: int | None = None,
     progress: Progress = None,
+    tile: int | None = None,
+    overlap: int | None = None,
 ) -> dict[str, Any]:
     """Draw samples for the measurement in a file, and write them with mean, std and one picture.
 
@@ -45,7 +47,7 @@ def restore(
         out: folder to write; replaced only where it holds an earlier result.
         noise_std: noise level of the measurement, public units.
         simulate: measure the clean image first (with this seed), and compare the results with it.
-        num_samples, seed, sampler, steps, unfold, progress: as in `Engine.sample`.
+        num_samples, seed, sampler, steps, unfold, progress, tile, overlap: as in `Engine.sample`.
 
     Returns:
         The figures as JSON types: those of `Posterior.summary`, the folder, and with `simulate`
@@ -62,7 +64,18 @@ def restore(
     op = parse_operator(operator, noise_std, (height, width), seed=seed)
     y = op.measure(picture, seed=seed) if simulate else picture
     with atomic_folder(out, ours=POSTERIOR_FILES) as folder:  # refused before any work is done
-        post = engine.sample(y, op, num_samples, seed, sampler, steps, unfold, progress=progress)
+        post = engine.sample(
+            y,
+            op,
+            num_samples,
+            seed,
+            sampler,
+            steps,
+            unfold,
+            progress=progress,
+            tile=tile,
+            overlap=overlap,
+        )
         report = {**post.summary(), "folder": str(out)}
         if simulate:
             report["quality"] = quality(post, op, y, picture)

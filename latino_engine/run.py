@@ -18,6 +18,7 @@ from latino_engine.operators.protocol import DataStep
 from latino_engine.sampler import sample_posterior
 from latino_engine.schedule import InnerStep, OuterStep, Scalar, Schedule, ScheduleBuilder
 from latino_engine.stream import NoiseStream
+from latino_engine.tiles import Tiles
 
 if TYPE_CHECKING:
     from latino_engine.engine import Engine
@@ -102,6 +103,7 @@ class Run:
     seed: int
     clock: StageClock
     report: Callable[[int, int], None]
+    tiles: Tiles | None = None
     done: int = 0
 
     @property
@@ -112,7 +114,7 @@ class Run:
         """All samples, or their running moments, and chi-square."""
         shape = tuple(self.problem.x_init.shape)
         batch, pairs = shape[0], num_samples * shape[0]
-        size = self.engine.chunk_size(shape[2], shape[3])
+        size = self._chunk_size(shape[2], shape[3])
         total = self.nfe * pairs
         kept = torch.empty((pairs, *shape[1:]), dtype=torch.float32) if keep_samples else None
         running = None if keep_samples else (torch.zeros(shape), torch.zeros(shape))  # mean, M2
@@ -123,9 +125,10 @@ class Run:
             try:
                 images = self.draw(members % batch, members // batch, total)
             except (RuntimeError, MemoryError) as error:
-                if size == 1 or not _out_of_memory(error):
+                smaller = self._smaller(size)
+                if smaller is None or not _out_of_memory(error):
                     raise
-                size = max(1, size // 2)  # the same samples, in smaller chunks
+                size = smaller  # the same samples, in smaller chunks
                 continue
             chi2[members] = self.problem.residual_chi2(images, members % batch)
             images = images.cpu()
@@ -143,6 +146,19 @@ class Run:
             "residual_chi2": chi2.reshape(num_samples, batch),
         }
 
+    def _chunk_size(self, height: int, width: int) -> int:
+        if self.tiles is None:
+            return self.engine.chunk_size(height, width)
+        size, self.tiles = self.engine.tiled_chunk_size(height, width, self.tiles)
+        return size
+
+    def _smaller(self, size: int) -> int | None:
+        """The next smaller chunk, fewer tiles at a time before fewer images; None at the end."""
+        if self.tiles is not None and self.tiles.batch > 1:
+            self.tiles = self.tiles.smaller_batch()
+            return size
+        return None if size == 1 else size // 2
+
     def draw(self, index: Tensor, sample_ids: Tensor, total: int) -> Tensor:
         """One sample for each pair (image, sample id): (P, C, H, W), public units."""
         with self.clock.measure("prox"):
@@ -151,7 +167,7 @@ class Run:
 
         def denoise(x: Tensor, sigma: Scalar) -> Tensor:
             with self.clock.measure("denoise"):
-                out = self.engine.denoise(x, sigma)
+                out = self.engine.denoise(x, sigma, self.tiles)
             self.done += len(x)
             self.report(self.done, total)
             return out

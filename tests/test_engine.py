@@ -188,7 +188,7 @@ def test_the_chunk_follows_the_free_memory(engine, monkeypatch):
         assert engine.chunk_size(64, 64) == expected
     monkeypatch.setattr(engine_module, "available_bytes", lambda: 0.5 * one)
     with pytest.raises(
-        ValueError, match=r"y: expected an image that fits into the free memory .*cut the image"
+        ValueError, match=r"y: expected an image that fits into the free memory .*tile=256"
     ):
         engine.chunk_size(64, 64)
 
