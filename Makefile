@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 PEERS := .venv-peers
 PEERS_STAMP := $(PEERS)/.installed
 
-.PHONY: demo test lint format clean peers test-peers results
+.PHONY: demo test lint format clean peers test-peers results bench bench-full report
 
 NATIVE := $(shell find csrc -name "*.cpp" -o -name "*.h")
 
@@ -28,7 +28,8 @@ test: $(STAMP)
 $(PEERS_STAMP): pyproject.toml setup.py $(NATIVE)
 	test -x $(PEERS)/bin/python || $(PYTHON) -m venv $(PEERS)
 	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check \
-		torch==2.14.1 torchvision==0.29.1 deepinv==0.5.0 pytest pytest-timeout
+		torch==2.14.1 torchvision==0.29.1 deepinv==0.5.0 pytest pytest-timeout \
+		pytest-benchmark peft
 	LATINO_CUDA=0 $(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check --editable .
 	touch $(PEERS_STAMP)
 
@@ -46,6 +47,16 @@ results: $(STAMP)
 	$(BIN)/python -m benchmarks.quality change "$(MNIST)"
 	$(BIN)/python -m benchmarks.quality picture "$(MNIST)"
 	$(BIN)/python -m benchmarks.quality tables
+
+# Times of this machine, added to benchmarks/results/measurements.csv: a chosen grid in less than
+# ten minutes on two cores, or everything. With `make peers` beforehand deepinv is among the rows.
+BENCH_PYTHON = $(if $(wildcard $(PEERS_STAMP)),$(PEERS)/bin/python,$(BIN)/python)
+
+bench: $(STAMP)
+	$(BENCH_PYTHON) -m pytest benchmarks/operations --grid curated -q --benchmark-quiet
+
+bench-full: $(STAMP)
+	$(BENCH_PYTHON) -m pytest benchmarks/operations --grid full -q --benchmark-quiet --timeout 3600
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -183,3 +183,41 @@ def count_prox(op: object, shape: tuple[int, ...]) -> Count | None:
         flops = planes * (2 * transform + 6 * pixels)
         return Count(flops, 3 * image + 4 * op.mask.numel())
     return None
+
+
+def count_call(op: object, method: str, shape: tuple[int, ...]) -> Count | None:
+    """Count one call of "A", "A_adjoint" or "prox" on images of this shape.
+
+    Here `prox` is given y itself: its share of the work is counted too.
+
+    Returns:
+        None for conjugate gradients and for models that are not known here.
+    """
+    batch, channels, height, width = shape
+    planes, pixels = batch * channels, height * width
+    image, half = 4 * planes * pixels, height * (width // 2 + 1)
+    transform = 2.5 * pixels * math.log2(max(2, pixels))
+    step = count_prox(op, shape)
+    if isinstance(op, Blur):
+        call = Count(planes * (2 * transform + 6 * half), 2 * image + 8 * half)
+        extra = Count(planes * (transform + 6 * half), image)
+    elif isinstance(op, SuperResolution):
+        small = pixels // op.factor**2
+        low = planes * (transform + 2.5 * small * math.log2(max(2, small)))
+        call = Count(low + 6 * planes * half, image * (1 + op.factor**-2) + 8 * half)
+        extra = Count(planes * (2.5 * small * math.log2(max(2, small)) + 6 * half), 0)
+    elif isinstance(op, Inpainting):
+        call, extra = Count(planes * pixels, 2 * image + 4 * op.mask.numel()), Count(0, 0)
+    elif isinstance(op, MRI) and op.coil_maps is None:
+        call = Count(planes * transform + planes * pixels, 2 * image + 4 * op.mask.numel())
+        extra = Count(0, 0)  # y is k-space already
+    elif isinstance(op, JPEG):
+        call, extra = Count(82 * planes * pixels, 2 * image), Count(38 * planes * pixels, 0)
+    elif isinstance(op, Denoising):
+        call, extra = Count(0, 2 * image), Count(0, 0)
+    else:
+        return None
+    if method != "prox":
+        return call
+    assert step is not None
+    return Count(step.flops + extra.flops, step.bytes + extra.bytes)

@@ -13,7 +13,9 @@ from typing import Any, BinaryIO
 from latino_engine.errors import OutputNotWritable
 
 #: One row is one figure: `value` with its 20 and 80 % quantiles, of `metric` in `unit`, for `name`
-#: by `provider` at `shape`; `status` is "ok" or "failed", `details` and the last columns are JSON.
+#: by `provider` at `shape`; bytes and flops are counted, percent_of_peak is the least time they
+#: allow on this machine over the measured one; `status` is "ok" or "failed", `details` and the last
+#: columns are JSON.
 COLUMNS = (
     "timestamp",
     "commit",
@@ -27,6 +29,9 @@ COLUMNS = (
     "value",
     "p20",
     "p80",
+    "bytes",
+    "flops",
+    "percent_of_peak",
     "status",
     "details",
     "machine",

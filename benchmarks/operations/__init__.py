@@ -1,0 +1,1 @@
+"""Every fused operation and every operator against its baselines, through pytest-benchmark."""
