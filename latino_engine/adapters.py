@@ -65,7 +65,10 @@ class LearnedSchedule:
 
     def step_sizes(self, operator: object) -> Mapping[str, Table]:
         """r, d and lam for this operator."""
-        kind = type(operator).__name__
+        return self.step_sizes_of(type(operator).__name__)
+
+    def step_sizes_of(self, kind: str) -> Mapping[str, Table]:
+        """r, d and lam for an operator class of this name."""
         return self.steps[kind] if kind in self.steps else _geometric_mean(self.steps.values())
 
     def builder(self, operator: object) -> ScheduleBuilder:

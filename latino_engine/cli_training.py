@@ -42,6 +42,9 @@ def train_prior(
     ] = None,
     pad: Annotated[int, typer.Option(help="Black pixels around the images of an array file.")] = 0,
     flip: Annotated[bool, typer.Option(help="Mirror squares left to right at random.")] = False,
+    smallest_scale: Annotated[
+        float, typer.Option(help="Make images smaller by a random factor from here to 1.")
+    ] = 1.0,
     widths: Annotated[str, typer.Option(help="Channels per resolution.")] = "32,64,128",
     batch: Annotated[int, typer.Option(help="Squares per step.")] = 64,
     learning_rate: Annotated[float, typer.Option(help="At its highest.")] = 1e-3,
@@ -67,6 +70,7 @@ def train_prior(
         size=size,
         pad=pad,
         flip=flip,
+        smallest_scale=smallest_scale,
         widths=_parse_widths(widths),
         minutes=minutes,
         steps=steps,
@@ -122,6 +126,12 @@ def distill(
     ] = None,
     pad: Annotated[int, typer.Option(help="Black pixels around the images of an array file.")] = 0,
     flip: Annotated[bool, typer.Option(help="Mirror squares left to right at random.")] = False,
+    smallest_scale: Annotated[
+        float, typer.Option(help="Make images smaller by a random factor from here to 1.")
+    ] = 1.0,
+    start: Annotated[
+        str | None, typer.Option(help="Adapter of this prior to begin with: name or folder.")
+    ] = None,
     steps: Annotated[int, typer.Option(help="Outer steps N.")] = 3,
     unfold: Annotated[int, typer.Option(help="Inner iterations K; N K evaluations.")] = 3,
     objective: Annotated[str, typer.Option(help="energy or paper.")] = "energy",
@@ -165,6 +175,8 @@ def distill(
         size=size,
         pad=pad,
         flip=flip,
+        smallest_scale=smallest_scale,
+        start=start,
         steps=steps,
         unfold=unfold,
         objective=objective,

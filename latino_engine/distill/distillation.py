@@ -27,6 +27,7 @@ from latino_engine.distill.operator_draws import parse_draws
 from latino_engine.distill.options import Distillation, check_options
 from latino_engine.distill.paper_objective import PaperObjective
 from latino_engine.distill.processes import Processes
+from latino_engine.distill.starting import start_from
 from latino_engine.distill.unfolded import TrainingBatch, Unfolded
 from latino_engine.errors import InvalidArgument, OutputNotWritable, TrainingStopped, invalid
 from latino_engine.measurement import make_problem
@@ -136,7 +137,10 @@ class _Run:
             checkpointing=options.checkpointing,
             autocast=options.autocast,
             init_network=init_network,
-        ).to(self.processes.device)
+        )
+        if options.start is not None and not (folder / CHECKPOINT).exists():
+            start_from(self.model, prior, load_adapter(options.start))
+        self.model.to(self.processes.device)
         self.processes.share_weights(self.model)
         self.average = copy.deepcopy(self.model).requires_grad_(False)
         rate = options.learning_rate
@@ -239,7 +243,7 @@ class _Run:
 
     def _images(self, step: int) -> Tensor:
         o = self.options
-        return draw_batch(self.source, o.batch, o.size, o.flip, o.seed, step)
+        return draw_batch(self.source, o.batch, o.size, o.flip, o.seed, step, o.smallest_scale)
 
     def _batch(self, x: Tensor) -> TrainingBatch:
         """The measurements of the whole batch, and of them the share of this process."""
@@ -298,7 +302,12 @@ class _Run:
             weights=average.adapter_weights(),
             scale=1.0 if o.targets == "full" else o.alpha / o.rank,
             init=o.init,
-            training={**asdict(o), "source": Path(o.source).name, "steps_done": self.state.step},
+            training={
+                **asdict(o),
+                "source": Path(o.source).name,
+                "start": None if o.start is None else Path(o.start).name,
+                "steps_done": self.state.step,
+            },
         )
 
     def write(self) -> None:

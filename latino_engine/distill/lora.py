@@ -11,7 +11,7 @@ from latino_engine.errors import BackendNotAvailable, invalid
 
 TARGETS = ("attention", "all-conv", "full")
 _LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d)
-_NAME = "default"  # peft's name of the only adapter
+ADAPTER_NAME = "default"  # peft's name of the only adapter
 
 
 def adapt(network: nn.Module, targets: str, rank: int, alpha: float, seed: int) -> None:
@@ -50,7 +50,7 @@ def adapt(network: nn.Module, targets: str, rank: int, alpha: float, seed: int) 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         config = peft.LoraConfig(r=rank, lora_alpha=alpha, target_modules=chosen)
-        peft.inject_adapter_in_model(config, network, adapter_name=_NAME)
+        peft.inject_adapter_in_model(config, network, adapter_name=ADAPTER_NAME)
     for name, parameter in network.named_parameters():
         parameter.requires_grad_("lora_" in name or name.startswith(f"{output}."))
 
@@ -61,8 +61,8 @@ def trained_weights(network: nn.Module) -> dict[str, Tensor]:
     for name, module in network.named_modules():
         if hasattr(module, "lora_A"):
             layers = cast(Any, module)
-            found[f"lora_A.{name}"] = layers.lora_A[_NAME].weight.detach().clone()
-            found[f"lora_B.{name}"] = layers.lora_B[_NAME].weight.detach().clone()
+            found[f"lora_A.{name}"] = layers.lora_A[ADAPTER_NAME].weight.detach().clone()
+            found[f"lora_B.{name}"] = layers.lora_B[ADAPTER_NAME].weight.detach().clone()
     for name, parameter in network.named_parameters():
         if parameter.requires_grad and "lora_" not in name:
             found[f"full.{name}"] = parameter.detach().clone()

@@ -26,6 +26,7 @@ class Distillation:
         size: side of the squares that are cut from the images.
         pad: black pixels added around the images of an array file.
         flip: mirror squares left to right at random.
+        smallest_scale: images are made smaller by a random factor from here to 1.
         steps: N, outer steps.
         unfold: K, inner iterations of each.
         objective: "energy" or "paper".
@@ -51,6 +52,8 @@ class Distillation:
         seed: of operators, images and noise.
         checkpoint_minutes: how often the run is written down.
         half: store the weights as float16.
+        start: adapter of the same prior (shipped name or folder) whose weights and step sizes the
+            run begins with, None to begin with the prior.
     """
 
     source: str
@@ -60,6 +63,7 @@ class Distillation:
     size: int = 64
     pad: int = 0
     flip: bool = False
+    smallest_scale: float = 1.0
     steps: int = 3
     unfold: int = 3
     objective: str = "energy"
@@ -91,6 +95,7 @@ class Distillation:
     seed: int = 0
     checkpoint_minutes: float = 2.0
     half: bool = False
+    start: str | None = None
 
 
 def check_options(options: Distillation, init_network: nn.Module | None) -> None:
@@ -139,7 +144,15 @@ def _check_numbers(options: Distillation) -> None:
         if not (low <= value <= high and math.isfinite(value)):
             expected = f"a number from {low:g} to {high:g}" if high < math.inf else "0 or more"
             raise invalid(name, expected, value, "choose another value")
+    check_scale(options.smallest_scale)
     if not 0.0 < options.c < math.inf:
         raise invalid("c", "a number above 0", options.c, "1 is the published value")
     if min(options.patches, default=1) < 1:
         raise invalid("patches", "sides of at least 1", options.patches, "choose other sides")
+
+
+def check_scale(smallest_scale: float) -> None:
+    """Raise the sentence for a factor by which no image can be made smaller."""
+    if not 0.0 < smallest_scale <= 1.0:
+        remedy = "1 leaves the images as they are"
+        raise invalid("smallest_scale", "a number above 0, at most 1", smallest_scale, remedy)
