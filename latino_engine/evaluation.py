@@ -27,7 +27,7 @@ from latino_engine.operators.spec import parse_operator
 EVALUATION_FILES = ("evaluation.json", "evaluation.md", "calibration.png")
 LEVELS = (0.5, 0.8, 0.95)
 _CURVE = tuple(n / 20 for n in range(1, 20))
-_ACTIVE_STD = 0.02  # pixels that the posterior is in doubt about, public units
+_ACTIVE_STD = 0.02  # pixels that are in doubt, public units: std of samples and truth together
 _BATCH = 16  # images per call
 
 
@@ -78,7 +78,7 @@ def evaluate(
     Returns:
         The contents of evaluation.json: PSNR and SSIM of the mean and of single samples, CRPS and
         energy score (proper scores, lower is better), coverage of the central intervals over all
-        pixels and over those with a posterior std of at least 0.02, residual chi-square, sliced
+        pixels and over those where samples and truth have a std of at least 0.02, residual chi-square, sliced
         Wasserstein distance between the first samples and the true images, LPIPS and FID of the
         first samples where their weights are installed, NFE and milliseconds per sample. A coverage
         is null where S is too small for its level.
@@ -107,7 +107,8 @@ def evaluate(
         }
         (folder / "evaluation.json").write_text(json.dumps(report, indent=1) + "\n")
         (folder / "evaluation.md").write_text(markdown(report))
-        calibration_picture(folder / "calibration.png", report["calibration"])
+        curves = {"all pixels": report["calibration"], "in doubt": report["calibration_active"]}
+        calibration_picture(folder / "calibration.png", curves)
     return report
 
 
@@ -150,7 +151,11 @@ def _learned(samples: Tensor, truth: Tensor, network: nn.Module | None) -> dict[
 def score(samples: Tensor, truth: Tensor) -> dict[str, Any]:
     """The scores of samples (S, B, C, H, W) for the truth (B, C, H, W), as JSON types."""
     mean = samples.mean(dim=0)
-    covered = {level: scores.coverage(samples, truth, level) for level in (*LEVELS, *_CURVE)}
+    levels = sorted({*LEVELS, *_CURVE})
+    covered, active = (
+        {level: _or_null(scores.coverage(samples, truth, level, least)) for level in levels}
+        for least in (0.0, _ACTIVE_STD)
+    )
     return {
         "psnr_mean": float(psnr(mean, truth).mean()),
         "psnr_sample": float(psnr(samples[0], truth).mean()),
@@ -158,12 +163,10 @@ def score(samples: Tensor, truth: Tensor) -> dict[str, Any]:
         "ssim_sample": float(ssim(samples[0], truth).mean()),
         "crps": float(scores.crps(samples, truth).mean()),
         "energy_score": float(scores.energy_score(samples, truth).mean()),
-        "coverage": {f"{level:g}": _or_null(covered[level]) for level in LEVELS},
-        "coverage_active": {
-            f"{level:g}": _or_null(scores.coverage(samples, truth, level, _ACTIVE_STD))
-            for level in LEVELS
-        },
-        "calibration": {f"{level:g}": _or_null(covered[level]) for level in _CURVE},
+        "coverage": {f"{level:g}": covered[level] for level in LEVELS},
+        "coverage_active": {f"{level:g}": active[level] for level in LEVELS},
+        "calibration": {f"{level:g}": covered[level] for level in _CURVE},
+        "calibration_active": {f"{level:g}": active[level] for level in _CURVE},
         "sliced_wasserstein": scores.sliced_wasserstein(samples[0], truth),
     }
 
@@ -189,14 +192,16 @@ def markdown(report: dict[str, Any]) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def calibration_picture(path: Path, curve: dict[str, float | None]) -> None:
-    """Coverage found beside coverage stated; the diagonal is a calibrated sampler."""
-    known = [(float(level), share) for level, share in curve.items() if share is not None]
+def calibration_picture(path: Path, curves: dict[str, dict[str, float | None]]) -> None:
+    """Coverage found beside coverage stated, a line for each name; the diagonal is calibrated."""
     figure = Figure(figsize=(4.6, 4.4), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     axes.plot([0, 1], [0, 1], color="0.6", linestyle="--", label="calibrated")
-    axes.plot(*zip(*known, strict=True), marker="o", label="this engine")
+    for name, curve in curves.items():
+        known = [(float(level), share) for level, share in curve.items() if share is not None]
+        if known:
+            axes.plot(*zip(*known, strict=True), marker="o", label=name)
     axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
     axes.set_xlabel("stated level of the central interval")
     axes.set_ylabel("share of true pixels inside")

@@ -54,7 +54,10 @@ def coverage(samples: Tensor, truth: Tensor, level: float, least_std: float = 0.
     Args:
         samples, truth: as everywhere here.
         level: in (0, 1).
-        least_std: pixels whose samples have a smaller standard deviation are left out.
+        least_std: pixels where samples and truth together (S + 1 values) have a smaller standard
+            deviation are left out. This choice treats the truth as one more sample, so it keeps
+            the expected share at `level`; one by the samples alone would leave out the pixels where
+            only the truth has ink, and flatter every sampler of sparse images.
 
     Returns:
         The share, NaN where S is too small for the level or no pixel is left.
@@ -72,7 +75,7 @@ def coverage(samples: Tensor, truth: Tensor, level: float, least_std: float = 0.
         above = min(below + 1, count - 1)
         ends.append(torch.lerp(ordered[below], ordered[above], place - below))
     inside = (truth >= ends[0]) & (truth <= ends[1])
-    active = samples.std(dim=0) >= least_std
+    active = torch.cat([samples, truth[None].to(samples)]).std(dim=0) >= least_std
     return float(inside[active].double().mean()) if bool(active.any()) else float("nan")
 
 

@@ -73,10 +73,29 @@ def test_coverage_sees_overconfidence():
 
 def test_coverage_of_the_pixels_in_doubt():
     samples, truth = normals(19, 10, 1, 8, 8), normals(10, 1, 8, 8, seed=1)
-    samples[..., 4:], truth[..., 4:] = 0.0, 1.0  # sure and wrong
-    assert scores.coverage(samples, truth, 0.8) == pytest.approx(0.4, abs=0.04)
+    samples[..., 4:], truth[..., 4:] = 0.0, 0.0  # sure and right
+    assert scores.coverage(samples, truth, 0.8) == pytest.approx(0.9, abs=0.04)
     assert scores.coverage(samples, truth, 0.8, least_std=0.02) == pytest.approx(0.8, abs=0.05)
     assert math.isnan(scores.coverage(samples, truth, 0.8, least_std=99.0))
+    truth[..., 4:] = 1.0  # sure and wrong: the truth has a part in the choice
+    assert scores.coverage(samples, truth, 0.8, least_std=0.02) == pytest.approx(0.4, abs=0.04)
+
+
+@pytest.mark.parametrize("level", [0.5, 0.8])
+def test_exact_samples_of_sparse_images_cover_the_level(level):
+    """Ink in 3 % of the pixels, nothing measured: draws of the model are its exact posterior."""
+
+    def draw(*shape, seed):
+        paper = 1e-3 * normals(*shape, seed=seed)
+        ink = torch.rand(shape, generator=torch.Generator().manual_seed(seed)) < 0.03
+        return torch.where(ink, 0.5 + 0.2 * normals(*shape, seed=seed + 50), paper)
+
+    samples, truth = draw(19, 400, 1, 20, 20, seed=2), draw(400, 1, 20, 20, seed=3)
+    found = scores.coverage(samples, truth, level, least_std=0.02)
+    assert found == pytest.approx(level, abs=0.005)
+    kept = samples.std(dim=0) >= 0.02  # by the samples alone
+    chosen = samples[:, kept].reshape(19, -1, 1, 1, 1), truth[kept].reshape(-1, 1, 1, 1)
+    assert scores.coverage(*chosen, level) > level + 0.01
 
 
 def test_sliced_wasserstein():

@@ -16,6 +16,8 @@ from latino_engine.atomic import atomic_file
 from latino_engine.evaluation import Evaluation, evaluate
 
 RESULTS = Path(__file__).parent.parent / "results" / "quality"
+#: Which pixels `coverage_active` counts; rows of another rule are computed again.
+COVERAGE_RULE = "std of samples and truth together"
 PEERS_PYTHON = Path(__file__).parents[2] / ".venv-peers" / "bin" / "python"
 
 
@@ -68,6 +70,7 @@ def score_row(
     adapter = le.load_adapter(adapter) if isinstance(adapter, str) else adapter
     prior = le.load_prior(sampler.prior)
     identity = {
+        "coverage_rule": COVERAGE_RULE,
         "num_samples": sampler.num_samples,
         "limit": problem.limit,
         "prior_sha256": prior.content_hash(),
@@ -109,7 +112,12 @@ def peer_row(
     name = f"{method}-{steps}"
     path = RESULTS / table / f"{_slug(problem)}--{name}.json"
     found = read_row(path)
-    same = {"num_samples": num_samples, "prior_sha256": le.load_prior(prior).content_hash()}
+    same = {
+        "coverage_rule": COVERAGE_RULE,
+        "num_samples": num_samples,
+        "num_images": problem.limit,
+        "prior_sha256": le.load_prior(prior).content_hash(),
+    }
     if found is not None and same.items() <= found.items():
         return found
     if not PEERS_PYTHON.exists():
@@ -131,7 +139,7 @@ def peer_row(
     command += [] if grid_source is None else ["--grid-source", grid_source]
     print(f"{problem.operator}: {name}", file=sys.stderr)
     subprocess.run([str(item) for item in command], check=True, stdout=subprocess.DEVNULL)
-    return read_row(path)
+    return write_row(path, {"coverage_rule": COVERAGE_RULE, **(read_row(path) or {})})
 
 
 def read_row(path: Path) -> dict[str, Any] | None:
