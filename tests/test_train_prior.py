@@ -179,6 +179,27 @@ def test_a_folder_of_photographs_any_channel_count(tmp_path):
     assert train_prior(options(tmp_path / "two.npy", steps=1), tmp_path / "two").channels == 2
 
 
+def test_images_at_random_smaller_scales(tmp_path):
+    """Stripes of 8 pixels become finer, their mean stays, and a scale never outgrows the image."""
+    stripes = np.zeros((1, 64, 48), np.uint8)
+    stripes[:, :, np.arange(48) % 16 < 8] = 200
+    np.save(tmp_path / "stripes.npy", stripes)
+    images = open_images(tmp_path / "stripes.npy", crop=16)
+
+    def edges(batch):
+        return (batch[..., 1:] - batch[..., :-1]).abs().gt(0.4).sum(dim=(1, 2, 3)).float().mean()
+
+    plain = draw_batch(images, 40, 16, False, 0, 3)
+    assert torch.equal(plain, draw_batch(images, 40, 16, False, 0, 3, 1.0))
+    scaled = draw_batch(images, 40, 16, False, 0, 3, 0.25)
+    assert scaled.shape == plain.shape and float(scaled.abs().max()) <= 1.0
+    assert torch.equal(scaled, draw_batch(images, 40, 16, False, 0, 3, 0.25))
+    assert edges(scaled) > 1.4 * edges(plain)
+    assert float(scaled.mean()) == pytest.approx(float(plain.mean()), abs=0.1)
+    whole = draw_batch(open_images(tmp_path / "stripes.npy", 48), 2, 48, False, 0, 0, 0.5)
+    assert whole.shape == (2, 1, 48, 48) and len(whole.unique()) == 2  # nothing to spare
+
+
 def test_idx_files_gzipped_or_not_padded(tmp_path):
     images = blob_images(5, 12)
     data = struct.pack(">HBBIII", 0, 8, 3, 5, 12, 12) + images.tobytes()

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from latino_engine.errors import ImageUnreadable, unreadable
+from latino_engine.errors import ImageUnreadable, invalid, unreadable
 from latino_engine.image_io import EXTENSIONS, read_image
 
 Bytes = NDArray[np.uint8]
@@ -181,6 +181,13 @@ def draw_batch(
         square = square if side == crop else _smaller(square, crop)
         squares.append(square[:, :, ::-1] if flip and random.random() < 0.5 else square)
     return torch.from_numpy(np.stack(squares)).float() / 127.5 - 1.0
+
+
+def check_scale(smallest_scale: float) -> None:
+    """Raise the sentence for a factor by which no image can be made smaller."""
+    if not 0.0 < smallest_scale <= 1.0:
+        remedy = "1 leaves the images as they are"
+        raise invalid("smallest_scale", "a number above 0, at most 1", smallest_scale, remedy)
 
 
 def _smaller(square: Bytes, side: int) -> Bytes:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from latino_engine.distill.data import check_scale
 from latino_engine.errors import invalid
 from latino_engine.op_checks import check_seed
 from latino_engine.schedule import DEFAULT_ZETA
@@ -149,10 +150,3 @@ def _check_numbers(options: Distillation) -> None:
         raise invalid("c", "a number above 0", options.c, "1 is the published value")
     if min(options.patches, default=1) < 1:
         raise invalid("patches", "sides of at least 1", options.patches, "choose other sides")
-
-
-def check_scale(smallest_scale: float) -> None:
-    """Raise the sentence for a factor by which no image can be made smaller."""
-    if not 0.0 < smallest_scale <= 1.0:
-        remedy = "1 leaves the images as they are"
-        raise invalid("smallest_scale", "a number above 0, at most 1", smallest_scale, remedy)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from latino_engine.atomic import atomic_file
 from latino_engine.distill.checkpoint import read_facts, read_tensors, write_checkpoint
-from latino_engine.distill.data import ImageSource, draw_batch, open_images
+from latino_engine.distill.data import ImageSource, check_scale, draw_batch, open_images
 from latino_engine.errors import InvalidArgument, OutputNotWritable, TrainingStopped, invalid
 from latino_engine.image_io import write_image
 from latino_engine.op_checks import check_seed
@@ -45,6 +45,7 @@ class PriorTraining:
         size: side of the squares that are cut from the images.
         pad: black pixels added around the images of an array file.
         flip: mirror squares left to right at random.
+        smallest_scale: images are made smaller by a random factor from here to 1.
         widths, blocks_per_level, attention_heads, embedding, groups: of the U-Net.
         minutes, steps: how long, in wall time or optimizer steps; exactly one is given.
         batch: squares per step.
@@ -65,6 +66,7 @@ class PriorTraining:
     size: int
     pad: int = 0
     flip: bool = False
+    smallest_scale: float = 1.0
     widths: tuple[int, ...] = (32, 64, 128)
     blocks_per_level: int = 2
     attention_heads: int = 4
@@ -119,7 +121,8 @@ def train_prior(
         ImageUnreadable: images that cannot be used.
         TrainingStopped: the loss became NaN or infinite; the last good average is kept.
         KeyboardInterrupt: after the checkpoint was written.
-        Source: Karras et al. (2022), sections 3 and 5.
+
+    Source: Karras et al. (2022), sections 3 and 5.
     """
     _check(options)
     folder = Path(out)
@@ -148,6 +151,7 @@ def _check(options: PriorTraining) -> None:
     if options.size % multiple:
         raise invalid("size", f"a multiple of {multiple}", options.size, "choose another crop")
     check_seed(options.seed)
+    check_scale(options.smallest_scale)
     if options.pad < 0:
         raise invalid("pad", "0 or more", options.pad, "choose how many black pixels to add")
     if any(width % options.groups for width in options.widths):
@@ -232,7 +236,7 @@ class _Run:
 
     def _batch(self, step: int) -> Tensor:
         o = self.options
-        return draw_batch(self.source, o.batch, o.size, o.flip, o.seed, step)
+        return draw_batch(self.source, o.batch, o.size, o.flip, o.seed, step, o.smallest_scale)
 
     def _step(self, x: Tensor) -> float:
         o, step = self.options, self.state.step

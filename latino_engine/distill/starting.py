@@ -46,8 +46,7 @@ def _check_schedule(model: Unfolded, schedule: LearnedSchedule) -> None:
     mine = (len(model.sigmas), model.unfold, model.c, model.zeta)
     theirs = (len(schedule.sigmas), schedule.unfold, schedule.c, schedule.zeta)
     near = mine == theirs and all(
-        math.isclose(a, b, rel_tol=1e-6)
-        for a, b in zip(model.sigmas, schedule.sigmas, strict=True)
+        math.isclose(a, b, rel_tol=1e-6) for a, b in zip(model.sigmas, schedule.sigmas, strict=True)
     )
     if not near:
         raise AdapterInvalid(
