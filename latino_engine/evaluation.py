@@ -79,9 +79,9 @@ def evaluate(
         The contents of evaluation.json: PSNR and SSIM of the mean and of single samples, CRPS and
         energy score (proper scores, lower is better), coverage of the central intervals over all
         pixels and over those where samples and truth have a std of at least 0.02, residual
-        chi-square, sliced Wasserstein distance between the first samples and the true images, LPIPS and FID of the
-        first samples where their weights are installed, NFE and milliseconds per sample. A coverage
-        is null where S is too small for its level.
+        chi-square, sliced Wasserstein distance between the first samples and the true images, LPIPS
+        and FID of the first samples where their weights are installed, NFE and milliseconds per
+        sample. A coverage is null where S is too small for its level.
 
     Raises:
         ValueError, TypeError, OSError: an input or output that cannot be used.
