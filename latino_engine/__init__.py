@@ -24,7 +24,16 @@ if TYPE_CHECKING:
         SuperResolution,
     )
     from latino_engine.posterior import Posterior
-    from latino_engine.priors import Prior, load_prior, save_prior
+    from latino_engine.priors import (
+        Prior,
+        from_deepinv,
+        from_module,
+        import_ddpm,
+        import_diffusers,
+        import_guided_diffusion,
+        load_prior,
+        save_prior,
+    )
 
 __all__ = [
     "JPEG",
@@ -40,6 +49,11 @@ __all__ = [
     "SuperResolution",
     "__version__",
     "compile",
+    "from_deepinv",
+    "from_module",
+    "import_ddpm",
+    "import_diffusers",
+    "import_guided_diffusion",
     "load",
     "load_adapter",
     "load_prior",
@@ -64,6 +78,11 @@ _HOME = {
     "Posterior": "posterior",
     "Prior": "priors",
     "load_prior": "priors",
+    "from_deepinv": "priors",
+    "from_module": "priors",
+    "import_ddpm": "priors",
+    "import_diffusers": "priors",
+    "import_guided_diffusion": "priors",
     "save_prior": "priors",
 }
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -16,14 +16,12 @@ from torch import Tensor, nn
 
 from latino_engine.atomic import atomic_file, atomic_folder
 from latino_engine.errors import PriorInvalid
-from latino_engine.priors.preconditioning import EDMDenoiser
+from latino_engine.priors.assembly import build_denoiser, build_network
 from latino_engine.priors.prior import Prior, PriorSpec
-from latino_engine.priors.unet import UNet
 
 FORMAT_VERSION = 1
 SHIPPED = ("photo-small", "digits-32")
 
-_ARCHITECTURES = {"unet": UNet}
 _REQUIRED = (
     "name",
     "channels",
@@ -45,12 +43,14 @@ _UNET_ARGUMENTS = (
 )
 
 
-def load_prior(source: str | Path) -> Prior:
+def load_prior(source: str | Path, module: nn.Module | None = None) -> Prior:
     """Load a prior by its shipped name or from a folder.
 
     Args:
-        source: a shipped name ("photo-small", "digits-32") or a folder with `prior.json` and
-            `model.safetensors`.
+        source: a shipped name ("photo-small", "digits-32"), a folder with `prior.json` and
+            `model.safetensors`, as `save_prior` and every importer write it, or a folder of
+            diffusers, which `import_diffusers` then reads.
+        module: the network of a prior that was made from a torch module; its weights are filled in.
 
     Returns:
         The prior, float32, on the CPU, in evaluation mode.
@@ -61,7 +61,7 @@ def load_prior(source: str | Path) -> Prior:
     """
     if str(source) in SHIPPED and not Path(source).is_dir():
         with resources.as_file(resources.files("latino_engine") / "assets" / str(source)) as folder:
-            return _read_folder(folder)
+            return _read_folder(folder, module)
     folder = Path(source)
     if folder.is_file():
         raise PriorInvalid(_file_sentence(folder))
@@ -73,7 +73,17 @@ def load_prior(source: str | Path) -> Prior:
             f"prior: expected a shipped name or a folder, got {str(source)!r}, which is neither; "
             f"{hint}"
         )
-    return _read_folder(folder)
+    if not (folder / "prior.json").is_file() and is_diffusers_folder(folder):
+        from latino_engine.priors.diffusers_folder import import_diffusers
+
+        return import_diffusers(folder)
+    return _read_folder(folder, module)
+
+
+def is_diffusers_folder(folder: Path) -> bool:
+    """Whether the folder holds a pipeline or a model that diffusers saved."""
+    marks = ("model_index.json", "unet/config.json", "config.json")
+    return any((folder / mark).is_file() for mark in marks)
 
 
 def save_prior(prior: Prior, folder: str | Path) -> None:
@@ -93,7 +103,11 @@ def write_prior(prior: Prior, folder: Path, half: bool = False) -> None:
     network = prior.denoiser.network
     assert isinstance(network, nn.Module)
     dtype = torch.float16 if half else torch.float32
-    weights = {k: v.detach().to(dtype).contiguous() for k, v in network.state_dict().items()}
+    weights = {
+        # A copy: safetensors refuses tensors that share their memory.
+        k: v.detach().to(dtype if v.is_floating_point() else v.dtype).clone().contiguous()
+        for k, v in network.state_dict().items()
+    }
     # Serialised in memory: safetensors' own writer reports a full disk as something else than an
     # OSError.
     with atomic_file(folder / "model.safetensors") as file:
@@ -115,11 +129,12 @@ def _file_sentence(path: Path) -> str:
     reason = "; pickles can run code and are never loaded" if pickled else ""
     return (
         f"prior: expected a folder with prior.json and model.safetensors, got {found}{reason}; "
-        "save the weights with safetensors beside a prior.json"
+        "convert it by latino-engine import, or save the weights with safetensors beside a "
+        "prior.json"
     )
 
 
-def _read_folder(folder: Path) -> Prior:
+def _read_folder(folder: Path, module: nn.Module | None) -> Prior:
     for name in ("prior.json", "model.safetensors"):
         if not (folder / name).is_file():
             pickles = [p.name for p in folder.iterdir() if p.suffix.lower() in _PICKLE_SUFFIXES]
@@ -137,7 +152,7 @@ def _read_folder(folder: Path) -> Prior:
             f"({error}); "
             "copy the file again from its source"
         ) from error
-    return build_prior(spec, weights)
+    return build_prior(spec, weights, module)
 
 
 def _read_spec(path: Path) -> PriorSpec:
@@ -216,37 +231,29 @@ def _spec_from(fields: dict[str, Any]) -> PriorSpec:
     )
 
 
-def build_prior(spec: PriorSpec, weights: dict[str, Tensor]) -> Prior:
-    """The network of `spec` filled with `weights`.
+def build_prior(
+    spec: PriorSpec, weights: Mapping[str, Tensor], module: nn.Module | None = None
+) -> Prior:
+    """The network of `spec`, or `module`, filled with `weights`.
 
     Raises:
         PriorInvalid: an architecture that is not known, or weights of other names or shapes.
     """
-    arguments = dict(spec.architecture)
-    name = arguments.pop("name", None)
-    if name not in _ARCHITECTURES or spec.preconditioning.get("name") != "edm":
-        raise PriorInvalid(
-            f"prior.json: expected an architecture of {sorted(_ARCHITECTURES)} with "
-            "preconditioning "
-            f"'edm', got {name!r} with {spec.preconditioning.get('name')!r}; "
-            "check the file, or update latino-engine"
-        )
-    try:
-        network = _ARCHITECTURES[name](channels=spec.channels, **arguments)
-    except (TypeError, ValueError) as error:
-        raise PriorInvalid(
-            f"prior.json: expected the arguments of the architecture {name!r}, got {error}; "
-            "correct the file"
-        ) from error
+    network = build_network(spec, module)
     check_weights(network.state_dict(), weights)
-    network.load_state_dict(weights, strict=True)
-    denoiser = EDMDenoiser(network, float(spec.preconditioning["sigma_data"]))
+    network.load_state_dict(dict(weights), strict=True)
+    denoiser = build_denoiser(spec, network)
     return Prior(spec, denoiser.float().eval().requires_grad_(False))
 
 
-def check_weights(expected: dict[str, Tensor], found: dict[str, Tensor]) -> None:
+def check_weights(
+    expected: Mapping[str, Tensor],
+    found: Mapping[str, Tensor],
+    source: str = "model.safetensors: expected the weights of the architecture in prior.json",
+    remedy: str = "use the prior.json that belongs to these weights",
+) -> None:
     """Raise `PriorInvalid` naming every missing, unexpected or misshapen weight (the first few of
-    each).
+    each, with the nearest names).
     """
     missing = [k for k in expected if k not in found]
     unexpected = [k for k in found if k not in expected]
@@ -266,11 +273,7 @@ def check_weights(expected: dict[str, Tensor], found: dict[str, Tensor]) -> None
     if bad:
         problems.append(f"not finite {_listed(bad)}")
     if problems:
-        raise PriorInvalid(
-            "model.safetensors: expected the weights of the architecture in prior.json, got "
-            + "; ".join(problems)
-            + "; use the prior.json that belongs to these weights"
-        )
+        raise PriorInvalid(f"{source}, got " + "; ".join(problems) + f"; {remedy}")
 
 
 def _with_nearest(names: Iterable[str], candidates: list[str]) -> list[str]:

@@ -7,13 +7,15 @@ import copy
 import torch
 from torch import nn
 
+from latino_engine.priors.unet import GroupNorm
+
 PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 _MULTIPLYING = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
 
 
 def to_precision(denoiser: nn.Module, precision: str) -> nn.Module:
-    """A copy of an `EDMDenoiser` whose convolutions and linear layers work in `precision`.
+    """A copy of a denoiser whose convolutions and linear layers work in `precision`.
 
     Normalisation statistics, the time embedding's angles and the sums of the preconditioning stay
     float32.
@@ -25,5 +27,7 @@ def to_precision(denoiser: nn.Module, precision: str) -> nn.Module:
     for module in converted.modules():
         if isinstance(module, _MULTIPLYING):
             module.to(dtype)
+        elif type(module) is nn.GroupNorm:  # of an imported network
+            module.__class__ = GroupNorm
     converted.network_dtype = dtype  # type: ignore[assignment]
     return converted

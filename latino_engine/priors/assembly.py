@@ -1,0 +1,175 @@
+"""From the fields of prior.json to a network and the denoiser around it: one dict for each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any, cast
+
+from torch import Tensor, nn
+
+from latino_engine.errors import PriorInvalid
+from latino_engine.priors.ddpm_network import DDPMUNet
+from latino_engine.priors.guided_diffusion_network import ADMUNet
+from latino_engine.priors.preconditioning import (
+    EDMDenoiser,
+    LogSigmaTime,
+    PredictionDenoiser,
+    RangeDenoiser,
+    SigmaTime,
+    TimeIndex,
+)
+from latino_engine.priors.prior import PriorSpec
+from latino_engine.priors.unet import UNet
+
+MODULE = "module"  # the architecture of a prior whose network is a module of the user's own
+PREDICTIONS = ("eps", "v", "x0", "score")
+TIMES = ("index", "sigma", "log_sigma")
+_CALLS = ("forward", "forward_unet")
+
+
+class ModuleNetwork(nn.Module):
+    """Somebody's module as F(x, time): `call` names the method."""
+
+    def __init__(self, module: nn.Module, call: str = "forward") -> None:
+        super().__init__()
+        self.module = module
+        self.call = call
+
+    def forward(self, x: Tensor, time: Tensor) -> Tensor:
+        method = self.module if self.call == "forward" else getattr(self.module, self.call)
+        return cast(Tensor, method(x, time))
+
+
+def _diffusers_unet(channels: int, **arguments: Any) -> nn.Module:
+    from latino_engine.priors.diffusers_network import DiffusersUNet
+
+    return DiffusersUNet(channels=channels, **arguments)
+
+
+#: architecture's name -> network from (channels=, its arguments)
+ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
+    "unet": UNet,
+    "adm-unet": ADMUNet,
+    "ddpm-unet": DDPMUNet,
+    "diffusers-unet2d": _diffusers_unet,
+}
+
+
+def build_network(spec: PriorSpec, module: nn.Module | None = None) -> nn.Module:
+    """The network that `spec` names, with weights still to be filled in.
+
+    Args:
+        spec: what prior.json says.
+        module: the user's own module, for a prior that was made from one.
+
+    Raises:
+        PriorInvalid: an architecture that is not known, or arguments that are not its own.
+    """
+    arguments = dict(spec.architecture)
+    name = arguments.pop("name", None)
+    if name == MODULE:
+        return _module_network(arguments, module)
+    if module is not None:
+        raise PriorInvalid(
+            f"module: expected None, as prior.json names the architecture {name!r}, got "
+            f"{type(module).__name__}; leave it out"
+        )
+    if name not in ARCHITECTURES:
+        raise PriorInvalid(
+            f"prior.json: expected an architecture of {sorted(ARCHITECTURES)}, got {name!r}; "
+            "check the file, or update latino-engine"
+        )
+    try:
+        return ARCHITECTURES[name](channels=spec.channels, **arguments)
+    except PriorInvalid:
+        raise
+    except Exception as error:  # sizes that no network can have fail in torch in many ways
+        raise PriorInvalid(
+            f"prior.json: expected the arguments of the architecture {name!r}, got {error}; "
+            "correct the file"
+        ) from error
+
+
+def _module_network(arguments: dict[str, Any], module: nn.Module | None) -> nn.Module:
+    wanted, call = arguments.get("class"), arguments.get("call", "forward")
+    if module is None or type(module).__name__ != wanted:
+        got = None if module is None else type(module).__name__
+        raise PriorInvalid(
+            f"module: expected an instance of {wanted}, the network that this prior was made "
+            f"from, got {got}; its code isn't in the folder: load_prior(folder, module=...) "
+            "fills its weights"
+        )
+    if call not in _CALLS:
+        raise PriorInvalid(
+            f"prior.json: expected call to be one of {', '.join(_CALLS)}, got {call!r}; "
+            "restore the file"
+        )
+    return ModuleNetwork(module, call)
+
+
+def build_denoiser(spec: PriorSpec, network: nn.Module) -> nn.Module:
+    """The denoiser around the network, by the preconditioning in `spec`.
+
+    Raises:
+        PriorInvalid: a preconditioning that is not known or lacks a field.
+    """
+    fields = dict(spec.preconditioning)
+    name = fields.pop("name", None)
+    if name not in _PRECONDITIONINGS:
+        raise PriorInvalid(
+            f"prior.json: expected a preconditioning of {sorted(_PRECONDITIONINGS)}, got {name!r}; "
+            "check the file, or update latino-engine"
+        )
+    try:
+        return _PRECONDITIONINGS[name](network, spec, fields)
+    except (KeyError, TypeError, ValueError) as error:
+        if isinstance(error, PriorInvalid):
+            raise
+        raise PriorInvalid(
+            f"prior.json: expected the fields of the preconditioning {name!r}, got {error!r}; "
+            "correct the file"
+        ) from error
+
+
+def _edm(network: nn.Module, spec: PriorSpec, fields: dict[str, Any]) -> nn.Module:
+    return EDMDenoiser(network, float(fields["sigma_data"]), float(fields.get("sign", 1.0)))
+
+
+def _prediction(network: nn.Module, spec: PriorSpec, fields: dict[str, Any]) -> nn.Module:
+    prediction, scaling = fields["prediction"], fields["scaling"]
+    if prediction not in PREDICTIONS or scaling not in ("vp", "ve"):
+        raise ValueError(f"prediction {prediction!r}, scaling {scaling!r}")
+    return PredictionDenoiser(network, prediction, _time(spec, fields), scaling)
+
+
+def _time(spec: PriorSpec, fields: dict[str, Any]) -> nn.Module:
+    time = fields["time"]
+    if time not in TIMES:
+        raise ValueError(f"time {time!r}")
+    if time == "sigma":
+        return SigmaTime()
+    if time == "log_sigma":
+        return LogSigmaTime(float(fields.get("sigma_scale", 1.0)))
+    table = spec.sigma_table or ()
+    rising = all(a < b for a, b in pairwise(table))
+    if len(table) < 3 or not rising or table[0] <= 0:
+        raise PriorInvalid(
+            "sigma_table: expected three or more increasing noise levels, one for each time, got "
+            f"{len(table)} that are not; restore prior.json"
+        )
+    return TimeIndex(table)
+
+
+def _range(network: nn.Module, spec: PriorSpec, fields: dict[str, Any]) -> nn.Module:
+    low, high = (float(v) for v in fields["range"])
+    if not low < high:
+        raise ValueError(f"range {low}, {high}")
+    return RangeDenoiser(network, low, high)
+
+
+_PRECONDITIONINGS: dict[str, Callable[[nn.Module, PriorSpec, dict[str, Any]], nn.Module]] = {
+    "edm": _edm,
+    "prediction": _prediction,
+    "denoiser": _range,
+}
