@@ -183,6 +183,7 @@ def test_the_ddpm_network_pads_at_the_end_only():
     assert torch.equal(layer(x), whole[..., ::2, ::2])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["guided-diffusion", "ddpm"])
 def test_an_imported_prior_is_saved_compiled_and_sampled(tmp_path, kind):
     if kind == "ddpm":

@@ -122,8 +122,8 @@ def test_a_pickled_file_is_never_loaded(tmp_path):
     assert refusal(path) == (
         "prior: expected a folder with prior.json and model.safetensors, got the pickled file "
         "'model.pt'; "
-        "pickles can run code and are never loaded; save the weights with safetensors beside a "
-        "prior.json"
+        "pickles can run code and are never loaded; convert it by latino-engine import, or save "
+        "the weights with safetensors beside a prior.json"
     )
     torch.save(
         {"a": torch.zeros(2)}, tmp_path / "weights"
@@ -151,7 +151,7 @@ def test_a_truncated_file(folder):
 
 def test_a_text_file_is_no_checkpoint(tmp_path):
     (tmp_path / "notes.txt").write_text("hello")
-    assert "got the file 'notes.txt'; save the weights" in refusal(tmp_path / "notes.txt")
+    assert "got the file 'notes.txt'; convert it by" in refusal(tmp_path / "notes.txt")
 
 
 def test_missing_files(tmp_path):
@@ -184,7 +184,7 @@ def test_weights_of_another_shape_or_not_finite(folder):
         ({"sigma_min": -1.0}, "0 < sigma_min < sigma_max"),
         ({"data_range": [1.0, 0.0]}, "data_range low < high"),
         ({"channels": "three"}, "expected numbers where the format says so"),
-        ({"architecture": {"name": "vit"}}, "expected an architecture of ['unet']"),
+        ({"architecture": {"name": "vit"}}, "expected an architecture of ['adm-unet', "),
         (
             {"architecture": {"name": "unet", "width": 3}},
             "expected the arguments of the architecture",

@@ -16,7 +16,7 @@ SAME = 2e-6  # float32, relative; worst measured 4e-7
 
 
 def randomise(module: torch.nn.Module) -> torch.nn.Module:
-    """Random weights of unit gain; the zero-initialised layers too, or nothing would be compared."""
+    """Random weights of unit gain; the zero-initialised layers too, or nothing is compared."""
     generator = torch.Generator().manual_seed(0)
     for name, parameter in module.named_parameters():
         noise = torch.randn(parameter.shape, generator=generator)
