@@ -34,6 +34,7 @@ if TYPE_CHECKING:
         load_prior,
         save_prior,
     )
+    from latino_engine.priors.ud2m import import_ud2m
 
 __all__ = [
     "JPEG",
@@ -54,6 +55,7 @@ __all__ = [
     "import_ddpm",
     "import_diffusers",
     "import_guided_diffusion",
+    "import_ud2m",
     "load",
     "load_adapter",
     "load_prior",
@@ -83,6 +85,7 @@ _HOME = {
     "import_ddpm": "priors",
     "import_diffusers": "priors",
     "import_guided_diffusion": "priors",
+    "import_ud2m": "priors.ud2m",
     "save_prior": "priors",
 }
 

@@ -50,6 +50,8 @@ class LearnedSchedule:
             of another class gets the geometric mean over all.
         c: factor on the Langevin noise.
         zeta: share of fresh noise in the reverse steps.
+        time_shift, sigma_table: of `ud2m_schedule`, where the noise levels of the denoiser were
+            learned as offsets in time.
     """
 
     sigmas: tuple[float, ...]
@@ -57,6 +59,8 @@ class LearnedSchedule:
     steps: Mapping[str, Mapping[str, Table]]
     c: float = 1.0
     zeta: float = DEFAULT_ZETA
+    time_shift: Table | None = None
+    sigma_table: tuple[float, ...] | None = None
 
     @property
     def nfe(self) -> int:
@@ -87,11 +91,14 @@ class LearnedSchedule:
             lam=tables["lam"],
             c=self.c,
             zeta=self.zeta,
+            time_shift=self.time_shift,
+            sigma_table=self.sigma_table,
         )
 
     def to_json(self) -> dict[str, Any]:
-        """The fields as JSON types."""
-        return cast(dict[str, Any], json.loads(json.dumps(asdict(self))))
+        """The fields as JSON types, without those that are None."""
+        fields = {name: value for name, value in asdict(self).items() if value is not None}
+        return cast(dict[str, Any], json.loads(json.dumps(fields)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -259,6 +266,7 @@ def parse_schedule(fields: Any) -> LearnedSchedule:
             for kind, tables in fields["steps"].items()
         }
         c, zeta = float(fields["c"]), float(fields["zeta"])
+        shift, levels = _time_offsets(fields, len(sigmas), unfold)
         if unfold < 1 or not (c > 0 and math.isfinite(c)):
             raise ValueError(f"unfold {unfold}, c {c}")
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -282,7 +290,21 @@ def parse_schedule(fields: Any) -> LearnedSchedule:
             f"adapter.json: expected {len(sigmas)} falling noise levels and tables of "
             f"{len(sigmas)} x {unfold} positive step sizes, got others; {_REMEDY}"
         )
-    return LearnedSchedule(sigmas, unfold, steps, c, zeta)
+    return LearnedSchedule(sigmas, unfold, steps, c, zeta, shift, levels)
+
+
+def _time_offsets(
+    fields: Any, steps: int, unfold: int
+) -> tuple[Table | None, tuple[float, ...] | None]:
+    """time_shift and sigma_table, both or neither."""
+    if "time_shift" not in fields:
+        return None, None
+    shift, levels = _table(fields["time_shift"]), tuple(float(s) for s in fields["sigma_table"])
+    finite = all(math.isfinite(number) for row in shift for number in row)
+    fits = len(shift) == steps and all(len(row) == unfold for row in shift)
+    if not (finite and fits and len(levels) > 2 and list(levels) == sorted(levels)):
+        raise ValueError("time_shift or sigma_table of another size")
+    return shift, levels
 
 
 def _table(rows: Any) -> Table:

@@ -16,7 +16,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from latino_engine import cli_audit, cli_bench, cli_export, cli_training
+from latino_engine import cli_audit, cli_bench, cli_export, cli_import, cli_training
 from latino_engine.cli_options import (
     INTERRUPTED_AND_SAVED,
     Backend,
@@ -194,14 +194,23 @@ def demo(
 @app.command()
 def info(
     engine: Annotated[
-        Path | None, typer.Argument(help="An engine; none: this installation.")
+        Path | None, typer.Argument(help="An engine or a prior's folder; none: this installation.")
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Tell what an engine is and whether it is intact, or what this installation can do."""
+    """Tell what an engine or a prior is and whether it is intact; none: this installation."""
     from latino_engine import manifest, native
     from latino_engine.runtimes import installed
 
+    if (
+        engine is not None
+        and (engine / "prior.json").is_file()
+        and not (engine / "engine.json").is_file()
+    ):
+        from latino_engine.priors import load_prior
+
+        cli_import.tell(cli_import.prior_facts(load_prior(engine)), as_json)
+        return
     if engine is not None:
         found = manifest.read_manifest(engine)
         print(json.dumps(found, indent=1)) if as_json else Console().print(
@@ -228,6 +237,7 @@ cli_training.register(app)
 cli_bench.register(app)
 cli_audit.register(app)
 cli_export.register(app)
+cli_import.register(app)
 
 
 def parse_size(text: str) -> int | tuple[int, int]:

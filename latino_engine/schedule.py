@@ -141,6 +141,8 @@ def ud2m_schedule(
     lam: Sequence[Sequence[Scalar]] | float = 1.0,
     c: float = 1.0,
     zeta: float = DEFAULT_ZETA,
+    time_shift: Sequence[Sequence[float]] | None = None,
+    sigma_table: Sequence[float] | None = None,
 ) -> Schedule:
     """The unfolded schedule: N outer steps of K Langevin iterations [UD2M, Alg. 1].
 
@@ -154,6 +156,9 @@ def ud2m_schedule(
         r, d, lam: step sizes, a number or an (N, K) table indexed [n][k] with n = 0 the noisiest.
         c: factor on the Langevin noise.
         zeta: share of fresh noise in the reverse steps.
+        time_shift: (N, K) table in training times, or None: sigma_delta is then d times the noise
+            level that lies so many times after the one of rho / r in `sigma_table`.
+        sigma_table: sigma of every training time, increasing.
     """
     if unfold < 1:
         raise invalid("unfold", "at least 1", unfold, "choose the inner iterations per outer step")
@@ -164,10 +169,13 @@ def ud2m_schedule(
             radius, spread, weight = (_entry(table, n, k) for table in (r, d, lam))
             rho2 = radius**2 * sigma_y**2 * sigma_n**2 / (sigma_y**2 + sigma_n**2)
             w = 1.0 / rho2 + 1.0 / sigma_n**2
+            level: Scalar = rho2**0.5
+            if time_shift is not None and sigma_table is not None:
+                level = shifted_sigma(level / radius, time_shift[n][k], sigma_table)
             steps.append(
                 InnerStep(
                     gamma=1.0 / (weight * sigma_y**2 * w),
-                    sigma_delta=spread * rho2**0.5,
+                    sigma_delta=spread * level,
                     c=c,
                     x_weight=1.0 / (rho2 * w),
                     noise_step=1 + n * (unfold + 1) + k,
@@ -177,6 +185,17 @@ def ud2m_schedule(
         noise_step = 1 + n * (unfold + 1) + unfold
         outer.append(OuterStep(tuple(steps), sigma_n, sigma_next, zeta, noise_step))
     return Schedule(tuple(outer))
+
+
+def shifted_sigma(sigma: Scalar, shift: float, table: Sequence[float]) -> Scalar:
+    """The noise level `shift` training times after sigma, in times 1 .. T - 1 of the table.
+
+    Source: the authors' learned time offsets [UD2M, section 4], between times instead of at them.
+    """
+    times, levels = np.arange(len(table)), np.asarray(table, dtype=np.float64)
+    found = np.interp(np.asarray(torch.as_tensor(sigma).cpu()), levels, times)
+    moved = np.interp(np.clip(found + shift, 1, len(table) - 1), times, levels)
+    return torch.from_numpy(moved) if isinstance(sigma, Tensor) else float(moved)
 
 
 def latino_schedule(sigma_y: Scalar, sigmas: Sequence[float], *, c: float = 1.0) -> Schedule:

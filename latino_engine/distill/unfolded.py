@@ -151,7 +151,16 @@ class Unfolded(nn.Module):
         """The schedule of the images `index`, with gradients to the step sizes."""
         tables = {name: [list(row.unbind()) for row in t] for name, t in self._tables(problem)}
         sigma_y = problem.sigma_of(index)
-        return ud2m_schedule(sigma_y, self.sigmas, self.unfold, **tables, c=self.c, zeta=self.zeta)
+        return ud2m_schedule(
+            sigma_y,
+            self.sigmas,
+            self.unfold,
+            r=tables["r"],
+            d=tables["d"],
+            lam=tables["lam"],
+            c=self.c,
+            zeta=self.zeta,
+        )
 
     def _tables(self, problem: Problem) -> ItemsView[str, Tensor]:
         """r, d, lam on the CPU, where the noise levels are; gradients pass through."""

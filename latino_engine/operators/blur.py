@@ -20,7 +20,13 @@ from latino_engine.operators.checks import (
     starting_gamma,
 )
 from latino_engine.operators.fused_step import FusedStep
-from latino_engine.operators.point_spread import gaussian_kernel, motion_kernel, uniform_kernel
+from latino_engine.operators.point_spread import (
+    check_compat,
+    gaussian_kernel,
+    motion_kernel,
+    published_gaussian_kernel,
+    uniform_kernel,
+)
 from latino_engine.operators.protocol import DataStep
 from latino_engine.operators.simulation import add_measurement_noise
 from latino_engine.operators.size_table import SizeTable
@@ -56,8 +62,20 @@ class Blur:
         object.__setattr__(self, "_table", SizeTable())
 
     @classmethod
-    def gaussian(cls, std: float, noise_std: float | ArrayLike, size: int | None = None) -> Blur:
-        """A Gaussian of this std in pixels; size None = 2 int(std/0.3 + 1) + 1."""
+    def gaussian(
+        cls,
+        std: float,
+        noise_std: float | ArrayLike,
+        size: int | None = None,
+        compat: str | None = None,
+    ) -> Blur:
+        """A Gaussian of this std in pixels; size None = 2 int(std/0.3 + 1) + 1.
+
+        compat="ud2m" takes std and size (25 by default) as the authors' UD2M code does: its std is
+        half a variance. For checkpoints that were trained with it.
+        """
+        if check_compat(compat):
+            return cls(published_gaussian_kernel(std, 25 if size is None else size), noise_std)
         return cls(gaussian_kernel(std, size), noise_std)
 
     @classmethod

@@ -23,6 +23,31 @@ def check_kernel_size(size: int) -> int:
     return size
 
 
+def published_gaussian_kernel(std: float, size: int) -> Tensor:
+    """The Gaussian of the authors' UD2M code, exp(-|n|^2 / (4 std)): its "std" is half a variance.
+
+    2 (size - c) taps along each axis, c = (size - 1) // 2, the origin in the middle; taps below
+    1e-6 of the largest are 0. With std = 3 and size = 25: 26 x 26 taps, a true std of 2.45 pixels.
+    """
+    if not (std > 0 and math.isfinite(std)):
+        raise invalid("std", "a finite number > 0", f"{std:g}", "give the authors' number")
+    reach = check_kernel_size(size) - (size - 1) // 2
+    offsets = torch.arange(-reach, reach, dtype=torch.float64, device="cpu")
+    taps = torch.exp(-(offsets[:, None] ** 2 + offsets**2) / (4.0 * std))
+    taps = torch.where(taps < 1e-6, 0.0, taps)
+    return taps / taps.sum()
+
+
+COMPATIBLE = ("ud2m",)
+
+
+def check_compat(compat: str | None) -> str | None:
+    """None, or the name of published code whose data step is reproduced."""
+    if compat is not None and compat not in COMPATIBLE:
+        raise invalid("compat", "None or 'ud2m'", repr(compat), "leave it out for the exact step")
+    return compat
+
+
 def gaussian_kernel(std: float, size: int | None = None) -> Tensor:
     """exp(-|n|^2 / (2 std^2)) at the pixel centres n around (size//2, size//2), divided by its sum.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from latino_engine import ops, reference
@@ -12,6 +13,8 @@ from latino_engine.errors import invalid, invalid_type
 from latino_engine.operators.checks import (
     ArrayLike,
     as_noise_std,
+    check_anchor,
+    check_gamma,
     check_image,
     check_index,
     common_batch,
@@ -21,7 +24,12 @@ from latino_engine.operators.checks import (
     starting_gamma,
 )
 from latino_engine.operators.fused_step import FusedStep
-from latino_engine.operators.point_spread import bicubic_profile, gaussian_kernel, keys_cubic
+from latino_engine.operators.point_spread import (
+    bicubic_profile,
+    check_compat,
+    gaussian_kernel,
+    keys_cubic,
+)
 from latino_engine.operators.protocol import DataStep
 from latino_engine.operators.simulation import add_measurement_noise
 from latino_engine.operators.size_table import SizeTable
@@ -43,6 +51,8 @@ class SuperResolution:
         noise_std: standard deviation of the noise, public units, a number or (B,), >= 0.
         kernel: "bicubic" (Keys, a = -1/2, 4 s taps to an axis), "gaussian" (std 0.5 s pixels), or
             an array (kh, kw) or (B|1, C|1, kh, kw) whose pixel (kh//2, kw//2) is the origin.
+        compat: None for the exact data step. "ud2m" takes the surrogate of the authors' UD2M code,
+            for checkpoints that were trained with it; see `_surrogate_step`.
 
     Raises:
         ValueError, TypeError: a parameter or an image that cannot be used, in one sentence.
@@ -53,6 +63,7 @@ class SuperResolution:
     noise_std: float | Tensor
     kernel_name: str
     batch_size: int | None
+    compat: str | None
     _table: SizeTable
 
     def __init__(
@@ -60,6 +71,7 @@ class SuperResolution:
         factor: int,
         noise_std: float | ArrayLike,
         kernel: str | ArrayLike = "bicubic",
+        compat: str | None = None,
     ) -> None:
         if isinstance(factor, bool) or not isinstance(factor, int):
             raise invalid_type("factor", "an integer", type(factor).__name__, "give whole pixels")
@@ -72,12 +84,15 @@ class SuperResolution:
         object.__setattr__(self, "noise_std", sigma_y)
         object.__setattr__(self, "kernel_name", kernel if isinstance(kernel, str) else "array")
         object.__setattr__(self, "batch_size", common_batch("kernel", taps.shape[:1], sigma_y))
+        object.__setattr__(self, "compat", check_compat(compat))
         object.__setattr__(self, "_table", SizeTable())
 
     def __repr__(self) -> str:
         kh, kw = self.kernel.shape[-2:]
         sigma_y = show_noise_std(self.noise_std)
-        return f"SuperResolution({self.factor}x, {self.kernel_name} kernel {kh} x {kw}, {sigma_y})"
+        more = "" if self.compat is None else f", compat={self.compat!r}"
+        name = f"{self.kernel_name} kernel {kh} x {kw}"
+        return f"SuperResolution({self.factor}x, {name}, {sigma_y}{more})"
 
     @property
     def is_linear(self) -> bool:
@@ -110,6 +125,8 @@ class SuperResolution:
 
     def data_step(self, y: Tensor) -> DataStep:
         """The prox for one y, conj(h) tile(Y) computed once."""
+        if self.compat is not None:
+            return self._surrogate_step(y)
         back_projected = self._back_projected(y)
         size = self._full_size(y)
         h, folded_power = self._spectra(y, size)
@@ -154,7 +171,31 @@ class SuperResolution:
         index = check_index(index, self.batch_size)
         named = self.kernel_name != "array"
         kernel = self.kernel_name if named else pick(self.kernel, index)
-        return SuperResolution(self.factor, pick_noise_std(self.noise_std, index), kernel)
+        sigma_y = pick_noise_std(self.noise_std, index)
+        return SuperResolution(self.factor, sigma_y, kernel, self.compat)
+
+    def _surrogate_step(self, y: Tensor) -> DataStep:
+        """Re IFFT[(V + g conj(h) F(bilinear(y))) / (1 + g h^2)], g = 4 gamma: no prox of this A.
+
+        The data step that the authors' UD2M checkpoints were trained with: the downsampling is
+        left out and y enlarged instead, the square of h is complex, and the noise level is halved
+        for images in [0, 1] while rho and sigma_t stay those of [-1, 1]. Its clamp to [0, 1] is not
+        reproduced. Source: the published code of arXiv:2507.02686.
+        """
+        check_image("y", y, self.batch_size, self.kernel.shape[1])
+        size = self._full_size(y)
+        h, _ = self._spectra(y, size)
+        enlarged = F.interpolate(y, size=size, mode="bilinear")
+        back_projected = h.conj() * torch.fft.fft2(enlarged)
+
+        def step(v: Tensor, gamma: float | Tensor) -> Tensor:
+            check_anchor(v, (*y.shape[:2], *size), y.dtype)
+            check_gamma(gamma)
+            g = 4.0 * torch.as_tensor(gamma, dtype=y.dtype, device=y.device).reshape(-1, 1, 1, 1)
+            x: Tensor = torch.fft.ifft2((torch.fft.fft2(v) + g * back_projected) / (1.0 + g * h**2))
+            return x.real.contiguous()
+
+        return step
 
     def _full_size(self, y: Tensor) -> tuple[int, int]:
         return (self.factor * y.shape[-2], self.factor * y.shape[-1])

@@ -6,7 +6,9 @@ from collections.abc import Callable
 from itertools import pairwise
 from typing import Any, cast
 
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from latino_engine.errors import PriorInvalid
 from latino_engine.priors.ddpm_network import DDPMUNet
@@ -38,7 +40,24 @@ class ModuleNetwork(nn.Module):
 
     def forward(self, x: Tensor, time: Tensor) -> Tensor:
         method = self.module if self.call == "forward" else getattr(self.module, self.call)
-        return cast(Tensor, method(x, time))
+        with _FourAxes():
+            return cast(Tensor, method(x, time))
+
+
+class _FourAxes(TorchFunctionMode):
+    """Attention of (B, N, d) as of (B, 1, N, d): the ONNX exporter knows four axes only."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if (
+            func is F.scaled_dot_product_attention
+            and not kwargs
+            and len(args) == 3
+            and args[0].ndim == 3
+        ):
+            return func(*(part[:, None] for part in args))[:, 0]
+        return func(*args, **(kwargs or {}))
 
 
 def _diffusers_unet(channels: int, **arguments: Any) -> nn.Module:
