@@ -50,14 +50,11 @@ class _FourAxes(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        if (
-            func is F.scaled_dot_product_attention
-            and not kwargs
-            and len(args) == 3
-            and args[0].ndim == 3
-        ):
-            return func(*(part[:, None] for part in args))[:, 0]
-        return func(*args, **(kwargs or {}))
+        named = kwargs or {}
+        plain = len(args) == 3 and named.get("attn_mask") is None
+        if func is F.scaled_dot_product_attention and plain and args[0].ndim == 3:
+            return func(*(part[:, None] for part in args), **named)[:, 0]
+        return func(*args, **named)
 
 
 def _diffusers_unet(channels: int, **arguments: Any) -> nn.Module:
