@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from latino_engine.errors import InvalidArgument, InvalidType, invalid, invalid_type
-from latino_engine.operators import JPEG, MRI, LinearOperator
+from latino_engine.operators import JPEG, MRI, Colorization, Demosaicing, LinearOperator
 from latino_engine.operators.checks import SMALLEST_NOISE_STD
 from latino_engine.operators.protocol import DataStep, Operator
 from latino_engine.priors.prior import PriorSpec, check_image
@@ -73,7 +73,10 @@ class Problem:
         float64.
         """
         operator, y = self.operator.take(index), self.y[index]
-        residual = operator.observed(operator.A(x)) - y
+        whiten = getattr(operator, "residual", None)  # where the noise is not additive
+        residual = (
+            operator.observed(operator.A(x)) - y if whiten is None else cast(Tensor, whiten(x, y))
+        )
         energy = residual.reshape(len(y), -1).double().square().sum(dim=1)
         sigma = torch.as_tensor(self.sigma_of(index), dtype=torch.float64).cpu() / self.spec.scale
         return energy.cpu() / (operator.num_observed(y).double().cpu() * sigma**2)
@@ -147,9 +150,13 @@ def _as_tensor(y: Tensor | np.ndarray, device: str) -> Tensor:
 
 
 def _check_rank(y: Tensor, operator: Operator, spec: PriorSpec) -> None:
-    channels = 2 if isinstance(operator, MRI) else spec.channels
+    grey = isinstance(operator, Colorization | Demosaicing)
+    channels = 2 if isinstance(operator, MRI) else 1 if grey else spec.channels
     if isinstance(operator, LinearOperator):
         wrong, expected = y.ndim < 2, "(B, ...)"
+    elif hasattr(operator, "check_measurement"):  # its y is no image
+        operator.check_measurement(y)
+        wrong, expected = False, ""
     else:
         ranks = (4, 5) if isinstance(operator, MRI) else (4,)
         wrong, expected = y.ndim not in ranks, f"(B, {channels}, H, W)"
@@ -167,7 +174,8 @@ def _check_values(y: Tensor, operator: Operator, spec: PriorSpec) -> None:
         raise invalid("y", "finite numbers", f"{bad} NaN or infinite entries", remedy)
     low, high = spec.data_range
     largest = float(y.abs().max())
-    if not isinstance(operator, MRI | LinearOperator) and largest > _LARGEST_VALUE * (high - low):
+    no_image = isinstance(operator, MRI | LinearOperator) or hasattr(operator, "check_measurement")
+    if not no_image and largest > _LARGEST_VALUE * (high - low):
         expected = f"an image in the prior's range [{low:g}, {high:g}]"
         raise invalid("y", expected, f"values up to {largest:g}", "rescale it, for example y / 255")
 

@@ -95,7 +95,7 @@ def check_prox_limits(op: Any, x: Tensor) -> float:
     return require("prox_limits", x.dtype, max(at_zero, consistent))
 
 
-def check_batch_equals_one_by_one(op: Any, x: Tensor) -> float:
+def check_batch_equals_one_by_one(op: Any, x: Tensor, law: str = "batch") -> float:
     """An image does not depend on the others of its batch, and take picks its parameters."""
     y = op.A(x)
     v = torch.randn_like(x)
@@ -116,10 +116,10 @@ def check_batch_equals_one_by_one(op: Any, x: Tensor) -> float:
         assert torch.equal(part.num_observed(y[index]), op.num_observed(y)[index])
         for a, b in zip(some, whole, strict=True):
             worst = max(worst, relative_error(a, b[index]))
-    return require("batch", x.dtype, worst)
+    return require(law, x.dtype, worst)
 
 
-def check_noncontiguous(op: Any, x: Tensor) -> float:
+def check_noncontiguous(op: Any, x: Tensor, law: str = "noncontiguous") -> float:
     """Strides do not matter."""
     y = op.A(x)
     v = torch.randn_like(x)
@@ -131,7 +131,7 @@ def check_noncontiguous(op: Any, x: Tensor) -> float:
         (op.prox(vs, ys, 2.0), op.prox(v, y, 2.0)),
         (op.initial_estimate(ys), op.initial_estimate(y)),
     )
-    return require("noncontiguous", x.dtype, max(relative_error(a, b) for a, b in pairs))
+    return require(law, x.dtype, max(relative_error(a, b) for a, b in pairs))
 
 
 def _strided(t: Tensor) -> Tensor:

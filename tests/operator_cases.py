@@ -13,10 +13,18 @@ from torch import Tensor
 from latino_engine.operators import (
     MRI,
     Blur,
+    BorderedBlur,
+    Colorization,
+    Compose,
+    CompressedSensing,
+    Demosaicing,
     Denoising,
     Inpainting,
     LinearOperator,
+    SpatiallyVaryingBlur,
+    Stack,
     SuperResolution,
+    Tomography,
 )
 
 BATCH = 3
@@ -44,6 +52,13 @@ def random_kernel(*shape: int) -> Tensor:
     kernel = torch.rand(*shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     kernel = kernel - 0.2
     return kernel / kernel.sum(dim=(-2, -1), keepdim=True)
+
+
+def symmetric_kernel(kh: int, kw: int) -> Tensor:
+    """Its own mirror image in both axes, with negative taps, sum 1."""
+    kernel = random_kernel(kh, kw)
+    kernel = kernel + kernel.flip(0)
+    return (kernel + kernel.flip(1)) / 4
 
 
 def random_mask(*shape: int) -> Tensor:
@@ -122,6 +137,82 @@ LINEAR_CASES = (
     Case(
         "linear_operator",
         lambda h, w: LinearOperator(Gradient(), GradientAdjoint(), NOISE),
+        uses_cg=True,
+    ),
+    Case("demosaicing", lambda h, w: Demosaicing(NOISE)),
+    Case("demosaicing_gbrg", lambda h, w: Demosaicing(0.02, "GBRG")),
+    Case("colorization", lambda h, w: Colorization(NOISE)),
+    Case("colorization_weights", lambda h, w: Colorization(0.02, (1.0, -0.5)), channels=2),
+    Case(
+        "blur_reflect",
+        lambda h, w: BorderedBlur(symmetric_kernel(5, 3), NOISE),
+    ),
+    Case(
+        "blur_reflect_cg",
+        lambda h, w: BorderedBlur(random_kernel(BATCH, 1, 3, 4), 0.02),
+        uses_cg=True,
+    ),
+    Case(
+        "blur_replicate",
+        lambda h, w: BorderedBlur(random_kernel(1, 3, 4, 5), NOISE, border="replicate"),
+        uses_cg=True,
+    ),
+    Case(
+        "blur_valid",
+        lambda h, w: BorderedBlur(random_kernel(3, 4), 0.02, border="valid"),
+        uses_cg=True,
+    ),
+    Case(
+        "blur_varying",
+        lambda h, w: SpatiallyVaryingBlur(random_kernel(2, 3, 3, 4), NOISE),
+        uses_cg=True,
+    ),
+    Case("tomography", lambda h, w: Tomography(20, (h, w), NOISE), channels=2, uses_cg=True),
+    Case(
+        "tomography_limited",
+        lambda h, w: Tomography([-30.0, 7.5, 45.0, 100.0], (h, w), 0.02, num_detectors=9),
+        channels=1,
+        uses_cg=True,
+    ),
+    Case(
+        "compressed_sensing",
+        lambda h, w: CompressedSensing(0.5, (h, w), NOISE),
+        channels=2,
+        uses_cg=True,
+    ),
+    Case(
+        "compressed_sensing_sequency",
+        lambda h, w: CompressedSensing(0.3, (h, w), 0.02, ordering="sequency"),
+        channels=1,
+        uses_cg=True,
+    ),
+    Case(
+        "stack_blurs",
+        lambda h, w: Stack((Blur(random_kernel(BATCH, 1, 3, 4), NOISE), Denoising(0.1)), (3, h, w)),
+    ),
+    Case(
+        "stack_masks",
+        lambda h, w: Stack(
+            (Inpainting(random_mask(h, w), 0.02), Demosaicing(NOISE), Denoising(0.3)), (3, h, w)
+        ),
+    ),
+    Case(
+        "stack_mixed",
+        lambda h, w: Stack(
+            (SuperResolution(2, 0.05, random_kernel(4, 3)), Colorization(NOISE)), (3, h, w)
+        ),
+        factor=2,
+        uses_cg=True,
+    ),
+    Case(
+        "compose_blurs",
+        lambda h, w: Compose((Blur(random_kernel(3, 4), 0.0), Blur.gaussian(0.7, NOISE, size=5))),
+    ),
+    Case(
+        "compose_blur_mask",
+        lambda h, w: Compose(
+            (Blur(random_kernel(BATCH, 1, 3, 4), 0.0), Inpainting(random_mask(h, w), NOISE))
+        ),
         uses_cg=True,
     ),
 )

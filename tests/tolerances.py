@@ -35,8 +35,13 @@ TOLERANCES: dict[tuple[str, torch.dtype], float] = {
     ("batch", F64): 2e-15,  # 6.2e-16
     ("noncontiguous", F32): 4e-7,  # 1.1e-7
     ("noncontiguous", F64): 1e-15,  # 2.1e-16
+    # Two runs of CG may stop an iteration apart, both within tol = 1e-6.
+    ("batch_cg", F32): 5e-7,  # 1.3e-7
+    ("batch_cg", F64): 1.5e-7,  # 5.0e-8
+    ("noncontiguous_cg", F32): 4e-7,  # 1.1e-7
+    ("noncontiguous_cg", F64): 6e-10,  # 2.0e-10
     ("dense", F64): 5e-14,  # 1.5e-14
-    ("dense_cg", F64): 9e-6,  # 2.8e-6
+    ("dense_cg", F64): 3.3e-5,  # 1.1e-5
     ("gradient", F32): 2e-6,  # 7.1e-7
     ("gradient", F64): 1e-14,  # 3.2e-15
     ("gradient_cg", F32): 7e-6,  # 2.2e-6

@@ -100,13 +100,13 @@ class Blur:
 
     def A(self, x: Tensor) -> Tensor:
         """h * x."""
-        h, _ = self._spectra("x", x)
+        h, _ = self.spectra_of(x, "x")
         y: Tensor = torch.fft.irfft2(h * torch.fft.rfft2(x), s=x.shape[-2:])
         return y
 
     def A_adjoint(self, y: Tensor) -> Tensor:
         """Correlation with h: irfft2(conj(h) rfft2(y))."""
-        h, _ = self._spectra("y", y)
+        h, _ = self.spectra_of(y, "y")
         x: Tensor = torch.fft.irfft2(h.conj() * torch.fft.rfft2(y), s=y.shape[-2:])
         return x
 
@@ -116,7 +116,7 @@ class Blur:
 
     def data_step(self, y: Tensor) -> DataStep:
         """The prox for one y, conj(h) Y computed once."""
-        h, power = self._spectra("y", y)
+        h, power = self.spectra_of(y, "y")
         back_projected = h.conj() * torch.fft.rfft2(y)
         return FusedStep(
             tuple(y.shape),
@@ -150,8 +150,8 @@ class Blur:
         index = check_index(index, self.batch_size)
         return Blur(pick(self.kernel, index), pick_noise_std(self.noise_std, index))
 
-    def _spectra(self, name: str, image: Tensor) -> tuple[Tensor, Tensor]:
-        """h and |h|^2 as half-spectra for this image."""
+    def spectra_of(self, image: Tensor, name: str = "image") -> tuple[Tensor, Tensor]:
+        """h (complex) and |h|^2, half-spectra (B|1, C|1, H, W//2+1), for images of this size."""
         check_image(name, image, self.batch_size, self.kernel.shape[1])
         size = (image.shape[-2], image.shape[-1])
 

@@ -80,7 +80,7 @@ class Inpainting:
 
     def data_step(self, y: Tensor) -> DataStep:
         """The prox for one y."""
-        return _masked_step(self._mask(y), self._kept("y", y))
+        return masked_step(self._mask(y), self._kept("y", y))
 
     def initial_estimate(self, y: Tensor) -> Tensor:
         """y where it is observed, elsewhere filled from its neighbours; mid-grey if nothing is."""
@@ -160,7 +160,7 @@ class Denoising:
         """The prox for one y."""
         check_image("y", y, self.batch_size)
         everything = torch.ones((1, 1, *y.shape[2:]), dtype=y.dtype, device=y.device)
-        return _masked_step(everything, y)
+        return masked_step(everything, y)
 
     def initial_estimate(self, y: Tensor) -> Tensor:
         """y itself."""
@@ -187,7 +187,8 @@ class Denoising:
         return Denoising(pick_noise_std(self.noise_std, index))
 
 
-def _masked_step(mask: Tensor, y: Tensor) -> FusedStep:
+def masked_step(mask: Tensor, y: Tensor) -> FusedStep:
+    """The data step of a mask (B|1, C|1, H, W) of 0 and 1; y (B, C, H, W), 0 where m = 0."""
     return FusedStep(
         tuple(y.shape),
         y.dtype,

@@ -1,0 +1,248 @@
+"""Photon noise: Poisson counts behind any linear operator, by variance stabilisation."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import NoReturn
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from latino_engine import ops
+from latino_engine.errors import invalid, invalid_type
+from latino_engine.operators.anscombe import stabilised, stabilised_mean
+from latino_engine.operators.checks import check_anchor, check_gamma
+from latino_engine.operators.inpainting import Denoising, Inpainting
+from latino_engine.operators.linear import proximal_solve
+from latino_engine.operators.protocol import DataStep, Operator
+from latino_engine.operators.smooth_start import mid_grey, smooth_estimate
+
+_CG_TOL, _CG_MAX_ITER = 1e-5, 500
+_NUM_ITER = 10  # Gauss-Newton steps; each about squares the error once it is small
+_NUM_HALVINGS = 6
+_LARGEST_VALUE = 16.0  # beyond this, y holds counts that nobody divided by the peak
+
+
+@dataclass(frozen=True, eq=False, repr=False, init=False)
+class PoissonNoise:
+    """y ~ Poisson(peak A x) / peak: `peak` photons where A x = 1.
+
+    Anscombe's transform T(k) = 2 sqrt(k + 3/8) of the counts has variance about 1 and the mean
+    m(peak A x), m(r) = E[T(K)], K ~ Poisson(r). The likelihood that the sampler sees is therefore
+
+        T(peak y) ~ Normal(m(peak A x), 1), entry by entry,
+
+    an approximation of the Poisson law that is close from about 2 photons on; m, not T, stands on
+    the side of the model, so that there is no bias at low counts (m^-1 is the exact unbiased
+    inverse). In the public units of the noise levels both sides are divided by 2 sqrt(peak):
+    `noise_std` = 1 / (2 sqrt(peak)).
+
+    Not linear in x. `prox` minimises gamma/2 || (m(peak A x) - T(peak y)) / (2 sqrt(peak)) ||^2
+    + 1/2 ||x - v||^2 from v by at most 10 Gauss-Newton steps, each with halvings until the
+    objective falls: pixel by pixel for denoising and inpainting, else by conjugate gradients.
+    `residual_chi2` is that of the stabilised residual.
+
+    Args:
+        operator: A, linear, with noise_std = 0; y has its shape. A x should not be negative for
+            x in [0, 1]; where it is, m continues linearly.
+        peak: photons at A x = 1, > 0.
+
+    Raises:
+        ValueError, TypeError: a parameter or an image that cannot be used, in one sentence.
+
+    Source: Anscombe (1948); Makitalo, Foi (2011), see `anscombe`.
+    """
+
+    operator: Operator
+    peak: float
+
+    def __init__(self, operator: Operator, peak: float) -> None:
+        if not isinstance(operator, Operator) or not operator.is_linear:
+            got = type(operator).__name__
+            raise invalid_type("operator", "a linear operator", got, "Denoising(0.0) for A = 1")
+        if bool(torch.as_tensor(operator.noise_std).any()):
+            remedy = "the photons are all the noise there is"
+            raise invalid("operator.noise_std", "0", operator.noise_std, remedy)
+        if not (isinstance(peak, int | float) and 0 < peak < math.inf):
+            remedy = "give the photons of a pixel of brightness 1"
+            raise invalid("peak", "a finite number > 0", peak, remedy)
+        object.__setattr__(self, "operator", operator)
+        object.__setattr__(self, "peak", float(peak))
+
+    def __repr__(self) -> str:
+        return f"PoissonNoise({self.operator!r}, peak={self.peak:g})"
+
+    @property
+    def noise_std(self) -> float:
+        """1 / (2 sqrt(peak)), of the stabilised measurement."""
+        return 0.5 / math.sqrt(self.peak)
+
+    @property
+    def is_linear(self) -> bool:
+        """False: the stabilised measurement is a root of A x."""
+        return False
+
+    @property
+    def batch_size(self) -> int | None:
+        """That of the operator."""
+        return self.operator.batch_size
+
+    def A(self, x: Tensor) -> Tensor:
+        """A x, the mean of y."""
+        return self.operator.A(x)
+
+    def A_adjoint(self, y: Tensor) -> NoReturn:
+        """Raises: the stabilised model is not linear."""
+        remedy = "use prox, or operator.A_adjoint"
+        raise invalid("A_adjoint", "a linear operator", "PoissonNoise", remedy)
+
+    def prox(self, v: Tensor, y: Tensor, gamma: float | Tensor) -> Tensor:
+        """The data step of the stabilised measurement; gamma >= 0, a number or (B,)."""
+        return self.data_step(y)(v, gamma)
+
+    def data_step(self, y: Tensor) -> DataStep:
+        """The prox for one y, its stabilised form computed once."""
+        target, kept = self._stabilised(y), self._kept(y)
+        shape, dtype = self.operator.A_adjoint(target).shape, y.dtype
+
+        def step(v: Tensor, gamma: float | Tensor) -> Tensor:
+            check_anchor(v, tuple(shape), dtype)
+            check_gamma(gamma)
+            with torch.no_grad():
+                x = v
+                cost = self._cost(x, v, gamma, target, kept)
+                for _ in range(_NUM_ITER):
+                    proposal = self._linearised(x, v, gamma, target, kept)
+                    x, cost, moved = self._descend(x, proposal, cost, v, gamma, target, kept)
+                    if not moved:
+                        break
+            if torch.is_grad_enabled() and (v.requires_grad or _needs_gradient(gamma)):
+                return self._linearised(x, v, gamma, target, kept)  # carries the gradient
+            return x
+
+        return step
+
+    def residual(self, x: Tensor, y: Tensor) -> Tensor:
+        """(m(peak A x) - T(peak y)) / (2 sqrt(peak)), 0 where nothing is observed."""
+        mean, _ = self._mean(self.operator.A(x))
+        return self._kept(y) * (mean - self._stabilised(y))
+
+    def initial_estimate(self, y: Tensor) -> Tensor:
+        """The smooth image that explains y under its mean variance; see `smooth_start`."""
+        y = self.operator.observed(y)
+        back_projected = self.operator.A_adjoint(y)
+        mean = y.double().flatten(1).sum(1) / self.operator.num_observed(y).clamp(min=1.0)
+        noise_std = torch.sqrt(mean.clamp(min=1.0 / self.peak) / self.peak)
+        grey = self._normal(mid_grey(back_projected))
+        return smooth_estimate(self._normal, back_projected - grey, noise_std)
+
+    def measure(self, x: Tensor, seed: int = 0) -> Tensor:
+        """Poisson(peak A x) / peak, a function of (seed, place in the batch); A x < 0 as 0."""
+        ops.check_seed(seed)
+        rates = self.peak * self.operator.A(x).detach().double().cpu().clamp(min=0.0)
+        counts = []
+        for image, rate in enumerate(rates):
+            random = np.random.Generator(np.random.Philox(key=seed, counter=[0, 0, 2, image]))
+            counts.append(torch.from_numpy(np.asarray(random.poisson(rate.numpy()))))
+        y = torch.stack(counts).to(x.device, torch.float64) / self.peak
+        return self.operator.observed(y.to(x.dtype))
+
+    def observed(self, y: Tensor) -> Tensor:
+        """y with every entry that the operator never observed set to 0."""
+        return self.operator.observed(y)
+
+    def num_observed(self, y: Tensor) -> Tensor:
+        """As the operator, (B,) float64."""
+        return self.operator.num_observed(y)
+
+    def take(self, index: Tensor) -> PoissonNoise:
+        """The operator of the images `index`, 1-D int64."""
+        return PoissonNoise(self.operator.take(index), self.peak)
+
+    def check_measurement(self, y: Tensor) -> None:
+        """Raise the sentence for a y of another shape, or for counts that were not divided."""
+        largest = float(self.operator.observed(y).abs().max()) if y.numel() else 0.0
+        if largest > _LARGEST_VALUE:
+            got = f"values up to {largest:g}"
+            raise invalid("y", "counts divided by the peak, about [0, 1]", got, "divide it")
+
+    def _stabilised(self, y: Tensor) -> Tensor:
+        return self.noise_std * stabilised(self.peak * self.operator.observed(y))
+
+    def _mean(self, predicted: Tensor) -> tuple[Tensor, Tensor]:
+        """The mean of the stabilised measurement and its derivative with respect to A x."""
+        mean, slope = stabilised_mean(self.peak * predicted)
+        return self.noise_std * mean, self.noise_std * self.peak * slope
+
+    def _kept(self, y: Tensor) -> Tensor:
+        """1 where y is observed, else 0."""
+        return self.operator.observed(torch.ones_like(y))
+
+    @property
+    def _is_pixelwise(self) -> bool:
+        return isinstance(self.operator, Inpainting | Denoising)
+
+    def _cost(
+        self, x: Tensor, v: Tensor, gamma: float | Tensor, target: Tensor, kept: Tensor
+    ) -> Tensor:
+        """The objective: pixel by pixel where it is a sum over pixels, else (B, 1, 1, 1)."""
+        misfit = (kept * (self._mean(self.operator.A(x))[0] - target)).square()
+        distance = (x - v).square()
+        weight = ops.per_image(gamma, v)
+        if self._is_pixelwise:
+            return 0.5 * (weight * misfit + distance)
+        total = misfit.flatten(1).sum(1).reshape(-1, 1, 1, 1)
+        return 0.5 * (weight * total + distance.sum(dim=(1, 2, 3), keepdim=True))
+
+    def _linearised(
+        self, x: Tensor, v: Tensor, gamma: float | Tensor, target: Tensor, kept: Tensor
+    ) -> Tensor:
+        """The prox of the model linearised at x: one Gauss-Newton step."""
+        with torch.no_grad():
+            predicted = self.operator.A(x)
+            mean, slope = self._mean(predicted)
+            power = kept * slope.square()
+            wanted = power * predicted - kept * slope * (mean - target)
+        if self._is_pixelwise:
+            weight = ops.per_image(gamma, v)
+            return (v + weight * wanted) / (1.0 + weight * power)
+        back_projected = self.operator.A_adjoint(wanted)
+
+        def normal(u: Tensor) -> Tensor:
+            return self.operator.A_adjoint(power * self.operator.A(u))
+
+        return proximal_solve(normal, v, back_projected, gamma, _CG_TOL, _CG_MAX_ITER)
+
+    def _descend(
+        self,
+        x: Tensor,
+        proposal: Tensor,
+        cost: Tensor,
+        v: Tensor,
+        gamma: float | Tensor,
+        target: Tensor,
+        kept: Tensor,
+    ) -> tuple[Tensor, Tensor, bool]:
+        """x + t (proposal - x) with the first t = 1, 1/2, ... that lowers the objective, else x."""
+        direction, best, lowest = proposal - x, x, cost
+        open_ = torch.ones_like(cost, dtype=torch.bool)
+        for halving in range(_NUM_HALVINGS):
+            trial = x + 0.5**halving * direction
+            value = self._cost(trial, v, gamma, target, kept)
+            lower = open_ & (value < cost)
+            best, lowest = torch.where(lower, trial, best), torch.where(lower, value, lowest)
+            open_ = open_ & ~lower
+            if not bool(open_.any()):
+                break
+        eps = 10.0 * torch.finfo(x.dtype).eps
+        moved = bool((best - x).abs().amax() > eps * (1.0 + x.abs().amax()))
+        return best, lowest, moved
+
+    def _normal(self, x: Tensor) -> Tensor:
+        return self.operator.A_adjoint(self.operator.A(x))
+
+
+def _needs_gradient(gamma: float | Tensor) -> bool:
+    return isinstance(gamma, Tensor) and gamma.requires_grad
