@@ -251,7 +251,8 @@ class PhaseRetrieval:
         masks, _ = self._constants(x)
         height, width = self._size
         back = torch.fft.ifft2(y * phase, norm="ortho")[..., :height, :width]
-        return (masks.conj() * back).real.sum(dim=2)
+        explained: Tensor = (masks.conj() * back).real.sum(dim=2)
+        return explained
 
     def _constants(self, like: Tensor) -> tuple[Tensor, Tensor]:
         """The masks, complex, and A^H A = sum_l |m_l|^2, (H, W)."""
