@@ -33,8 +33,9 @@ def layout(prior, ram=False, scalars=SCALARS, count=1):
         if name.endswith(("qkv.weight", "proj_out.weight")):
             layer, (out, inside) = name.removesuffix(".weight"), weight.shape[:2]
             stem = f"{layer}.parametrizations.weight.0"
-            state[f"{stem}.lora_A"] = torch.randn(out, RANK, generator=generator)
-            state[f"{stem}.lora_B"] = torch.randn(RANK, inside, generator=generator)
+            for side, shape in (("A", (out, RANK)), ("B", (RANK, inside))):
+                normal = torch.randn(shape, generator=generator)
+                state[f"{stem}.lora_{side}"] = normal * (2 / sum(shape)) ** 0.5  # as they start
         elif name.startswith("out."):
             state[name] = weight + 0.1
     hqs = {f"{k}.{i}": torch.tensor(v + 0.01 * i) for k, v in scalars.items() for i in range(count)}

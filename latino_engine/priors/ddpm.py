@@ -10,11 +10,9 @@ from typing import Any
 from torch import Tensor
 
 from latino_engine.errors import PriorInvalid
-from latino_engine.priors.assembly import build_network
 from latino_engine.priors.checkpoint import MAX_BYTES, read_checkpoint, state_of
-from latino_engine.priors.folder import build_prior, check_weights
-from latino_engine.priors.prior import Prior, PriorSpec
-from latino_engine.priors.sigma_tables import named_sigmas
+from latino_engine.priors.discrete import eps_prior
+from latino_engine.priors.prior import Prior
 
 _PREFIX = "model."
 
@@ -49,30 +47,8 @@ def import_ddpm(
     if weights and all(k.startswith(_PREFIX) for k in weights):
         weights = {k[len(_PREFIX) :]: v for k, v in weights.items()}
     found = describe_ddpm(weights)
-    channels, table = int(found.pop("channels")), named_sigmas("linear")
-    spec = PriorSpec(
-        name=name or Path(checkpoint).stem,
-        channels=channels,
-        size_multiple=2 ** (len(found["widths"]) - 1),
-        data_range=data_range,
-        sigma_min=table[0],
-        sigma_max=table[-1],
-        architecture={"name": "ddpm-unet", **found},
-        preconditioning={
-            "name": "prediction",
-            "prediction": "eps",
-            "scaling": "vp",
-            "time": "index",
-        },
-        sigma_table=table,
-    )
-    check_weights(
-        build_network(spec).state_dict(),
-        weights,
-        "checkpoint: expected the weights of the DDPM U-Net",
-        "use a checkpoint of that network",
-    )
-    return build_prior(spec, weights)
+    channels, title = int(found.pop("channels")), name or Path(checkpoint).stem
+    return eps_prior("ddpm-unet", weights, channels, found, "linear", title, data_range)
 
 
 def describe_ddpm(weights: Mapping[str, Tensor]) -> dict[str, Any]:

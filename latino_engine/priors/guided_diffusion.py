@@ -11,11 +11,11 @@ from typing import Any
 from torch import Tensor
 
 from latino_engine.errors import PriorInvalid, invalid, whole_number
-from latino_engine.priors.assembly import build_network
 from latino_engine.priors.checkpoint import MAX_BYTES, read_checkpoint, state_of
-from latino_engine.priors.folder import build_prior, check_weights
-from latino_engine.priors.prior import Prior, PriorSpec
-from latino_engine.priors.sigma_tables import named_sigmas
+from latino_engine.priors.discrete import eps_prior
+from latino_engine.priors.prior import Prior
+
+ADM = "adm-unet"  # the architecture's name in prior.json
 
 _ATTENTION = re.compile(r"(qkv|proj_out)\.weight$")
 _ORDERS = ("legacy", "new")
@@ -109,44 +109,8 @@ def import_guided_diffusion(
     }
     channels = int(architecture.pop("channels"))
     _check_heads(architecture)
-    return adm_prior(
-        weights, channels, architecture, str(schedule), name or Path(checkpoint).stem, data_range
-    )
-
-
-def adm_prior(
-    weights: Mapping[str, Tensor],
-    channels: int,
-    architecture: Mapping[str, Any],
-    schedule: str,
-    name: str,
-    data_range: tuple[float, float],
-) -> Prior:
-    """The prior of an ADM U-Net that predicts eps at the times of a named schedule."""
-    table = named_sigmas(schedule)
-    spec = PriorSpec(
-        name=name,
-        channels=channels,
-        size_multiple=2 ** (len(architecture["widths"]) - 1),
-        data_range=data_range,
-        sigma_min=table[0],
-        sigma_max=table[-1],
-        architecture={"name": "adm-unet", **architecture},
-        preconditioning={
-            "name": "prediction",
-            "prediction": "eps",
-            "scaling": "vp",
-            "time": "index",
-        },
-        sigma_table=table,
-    )
-    check_weights(
-        build_network(spec).state_dict(),
-        weights,
-        "checkpoint: expected the weights of a guided-diffusion U-Net",
-        "use a checkpoint of that network",
-    )
-    return build_prior(spec, weights)
+    title = name or Path(checkpoint).stem
+    return eps_prior(ADM, weights, channels, architecture, str(schedule), title, data_range)
 
 
 def as_convolutions(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -16,7 +16,8 @@ from latino_engine.priors.assembly import (
     ModuleNetwork,
     build_denoiser,
 )
-from latino_engine.priors.guided_diffusion import adm_prior, as_convolutions, describe_adm
+from latino_engine.priors.discrete import eps_prior
+from latino_engine.priors.guided_diffusion import ADM, as_convolutions, describe_adm
 from latino_engine.priors.prior import Prior, PriorSpec
 from latino_engine.priors.sigma_tables import named_sigmas
 
@@ -129,11 +130,12 @@ def _diff_unet(denoiser: Any, name: str) -> Prior:
     weights = as_convolutions({k: v.detach().float() for k, v in state.items()})
     found = describe_adm(weights)
     channels = int(found.pop("channels"))
-    return adm_prior(weights, channels, found | _ADM_DEEPINV, "linear", name, (0.0, 1.0))
+    arguments = found | _ADM_DEEPINV
+    return eps_prior(ADM, weights, channels, arguments, "linear", name, (0.0, 1.0))
 
 
 def _drunet(denoiser: Any, name: str) -> Prior:
-    prior = from_module(
+    return from_module(
         denoiser,
         parametrization="denoiser",
         channels=denoiser.m_tail.weight.shape[0],
@@ -143,7 +145,6 @@ def _drunet(denoiser: Any, name: str) -> Prior:
         input_range=(0.0, 1.0),
         name=name,
     )
-    return prior
 
 
 def _edm(denoiser: Any, name: str) -> Prior:
