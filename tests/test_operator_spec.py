@@ -166,10 +166,13 @@ def test_every_example_parses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     Image.fromarray(np.eye(256, dtype=np.uint8) * 255).save("mask.png")
     operators = [parse_operator(text, 0.05, (256, 256)) for text in EXAMPLES]
     assert all(isinstance(operator, Operator) for operator in operators)
-    assert len({text.partition(":")[0] for text in EXAMPLES}) == 8
+    assert len({text.partition(":")[0] for text in EXAMPLES}) == 14
 
 
-NAMES = "blur, uniform, motion, sr, inpaint, denoise, jpeg, mri"
+NAMES = (
+    "blur, uniform, motion, sr, inpaint, denoise, jpeg, mri, demosaic, colorize, tomography, cs, "
+    "phase, poisson"
+)
 BLUR = "blur:std=1.6,size=13 or blur:kernel=psf.npy"
 INPAINT = "inpaint:mask=mask.png or inpaint:random=0.5,seed=0 or inpaint:box=64"
 
@@ -190,11 +193,12 @@ INPAINT = "inpaint:mask=mask.png or inpaint:random=0.5,seed=0 or inpaint:box=64"
         ),
         (
             "blur:stdd=1",
-            "operator blur: expected the keys kernel, size, std, got 'stdd'; did you mean 'std'?",
+            "operator blur: expected the keys border, kernel, size, std, got 'stdd'; "
+            "did you mean 'std'?",
         ),
         (
             "blur:std=1,q=2",
-            f"operator blur: expected the keys kernel, size, std, got 'q'; write {BLUR}",
+            f"operator blur: expected the keys border, kernel, size, std, got 'q'; write {BLUR}",
         ),
         ("denoise:std=1", "operator denoise: expected no keys, got 'std'; write denoise"),
         ("blur", f"operator blur: expected one of the keys std, kernel, got none; write {BLUR}"),
@@ -210,6 +214,26 @@ INPAINT = "inpaint:mask=mask.png or inpaint:random=0.5,seed=0 or inpaint:box=64"
         (
             "blur:kernel=a.npy,size=3",
             f"operator blur: expected kernel without size, got both; write {BLUR}",
+        ),
+        (
+            "blur:std=1,border=reflekt",
+            "operator blur, border: expected one of reflect, replicate, valid, got 'reflekt'; "
+            "did you mean 'reflect'?",
+        ),
+        (
+            "demosaic:pattern=XTRANS",
+            "operator demosaic, pattern: expected one of RGGB, BGGR, GRBG, GBRG, got 'XTRANS'; "
+            "write e.g. demosaic:pattern=RGGB",
+        ),
+        (
+            "poisson:peak=0",
+            "operator poisson, peak: expected a number of photons above 0, got '0'; "
+            "write e.g. poisson:peak=50",
+        ),
+        (
+            "cs:ratio=2",
+            "operator cs, ratio: expected a share above 0, at most 1, got '2'; "
+            "write e.g. cs:ratio=0.25,seed=0",
         ),
         (
             "sr:kernel=bicubic",

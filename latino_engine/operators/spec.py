@@ -12,6 +12,13 @@
     jpeg:quality=20            compression; the noise level follows from the quality
     mri:mask=mask.npy          the k-space samples that are measured, DC at pixel (H//2, W//2)
     mri:acceleration=4,seed=0  1/4 of the columns: a full centre, the rest at random
+    blur:std=2,border=reflect  real borders: reflect, replicate or valid
+    demosaic:pattern=RGGB      the raw image behind a Bayer pattern
+    colorize                   a grey image of a colour one
+    tomography:angles=60       parallel beams over 180 degrees
+    cs:ratio=0.25,seed=0       Hadamard coefficients: ordering=random (the default) or sequency
+    phase:masks=4,seed=0       magnitudes of coded diffraction; phase:oversampling=2 has no mask
+    poisson:peak=50            photon noise alone, 50 photons at white; takes the noise's place
 
 A seed that is left out is that of the call. File names may hold no comma.
 """
@@ -20,9 +27,10 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, cast
 
 import torch
 from torch import Tensor
@@ -30,11 +38,18 @@ from torch import Tensor
 from latino_engine import image_io
 from latino_engine.errors import invalid
 from latino_engine.operators.blur import Blur
+from latino_engine.operators.bordered_blur import BORDERS, Border, BorderedBlur
+from latino_engine.operators.colorization import Colorization
+from latino_engine.operators.compressed_sensing import CompressedSensing
+from latino_engine.operators.demosaicing import PATTERNS, Demosaicing
 from latino_engine.operators.inpainting import Denoising, Inpainting
 from latino_engine.operators.jpeg import JPEG
 from latino_engine.operators.mri import MRI
+from latino_engine.operators.phase_retrieval import PhaseRetrieval
+from latino_engine.operators.poisson import PoissonNoise
 from latino_engine.operators.protocol import Operator
 from latino_engine.operators.super_resolution import SuperResolution
+from latino_engine.operators.tomography import Tomography
 
 CENTRE_SHARE = 0.32  # of the measured k-space columns: 8 % of all at 4x, 4 % at 8x, as in fastMRI
 
@@ -102,6 +117,13 @@ class _Request:
             return self.default_seed
         return self.integer("seed", 0, 2**64 - 1)
 
+    def choice(self, key: str, known: Sequence[str]) -> str:
+        text = self.values[key]
+        if text not in known:
+            expected, example = f"one of {', '.join(known)}", f"write e.g. {self.example}"
+            raise _unknown(f"operator {self.name}, {key}", expected, text, known, example)
+        return text
+
     def refuse(self, key: str, expected: str, got: object) -> Exception:
         return invalid(f"operator {self.name}, {key}", expected, got, f"write e.g. {self.example}")
 
@@ -165,11 +187,19 @@ def _gaussian_blur(request: _Request) -> Operator:
     expected = f"a number of pixels above 0, at most {request.shorter_side}"
     std = request.number("std", expected, lambda v: 0 < v <= request.shorter_side)
     size = _size(request) if "size" in request.values else None
-    return Blur.gaussian(std, request.noise_std, size=size)
+    return _with_border(Blur.gaussian(std, request.noise_std, size=size), request)
 
 
 def _kernel_blur(request: _Request) -> Operator:
-    return Blur(image_io.read_kernel(request.values["kernel"]), request.noise_std)
+    kernel = image_io.read_kernel(request.values["kernel"])
+    return _with_border(Blur(kernel, request.noise_std), request)
+
+
+def _with_border(blur: Blur, request: _Request) -> Operator:
+    if "border" not in request.values:
+        return blur
+    border = cast(Border, request.choice("border", BORDERS))
+    return BorderedBlur(blur.kernel, blur.noise_std, border)
 
 
 def _uniform_blur(request: _Request) -> Operator:
@@ -212,6 +242,48 @@ def _denoising(request: _Request) -> Operator:
 
 def _jpeg(request: _Request) -> Operator:
     return JPEG(request.integer("quality", 1, 100))
+
+
+def _demosaicing(request: _Request) -> Operator:
+    pattern = request.choice("pattern", PATTERNS) if "pattern" in request.values else "RGGB"
+    return Demosaicing(request.noise_std, pattern)
+
+
+def _colorization(request: _Request) -> Operator:
+    return Colorization(request.noise_std)
+
+
+def _tomography(request: _Request) -> Operator:
+    angles = request.integer("angles", 1, 4096)
+    return Tomography(angles, request.image_shape, request.noise_std)
+
+
+def _compressed_sensing(request: _Request) -> Operator:
+    ratio = request.number("ratio", "a share above 0, at most 1", lambda v: 0 < v <= 1)
+    known = ("random", "sequency")
+    ordering = request.choice("ordering", known) if "ordering" in request.values else "random"
+    return CompressedSensing(
+        ratio,
+        request.image_shape,
+        request.noise_std,
+        cast(Literal["random", "sequency"], ordering),
+        seed=request.seed,
+    )
+
+
+def _coded_diffraction(request: _Request) -> Operator:
+    masks, seed = request.integer("masks", 1, 64), request.seed
+    return PhaseRetrieval.coded_diffraction(request.image_shape, request.noise_std, masks, seed)
+
+
+def _oversampled_phase(request: _Request) -> Operator:
+    factor = request.integer("oversampling", 1, 8)
+    return PhaseRetrieval.oversampled(request.image_shape, request.noise_std, factor)
+
+
+def _poisson(request: _Request) -> Operator:
+    peak = request.number("peak", "a number of photons above 0", lambda v: v > 0)
+    return PoissonNoise(Denoising(0.0), peak)
 
 
 def _size(request: _Request) -> int:
@@ -280,8 +352,8 @@ def _permutation(length: int, seed: int) -> Tensor:
 #: name -> leading key -> the way that it begins; "" where no key is needed.
 _OPERATORS: dict[str, dict[str, _Way]] = {
     "blur": {
-        "std": _Way("blur:std=1.6,size=13", _gaussian_blur, ("size",)),
-        "kernel": _Way("blur:kernel=psf.npy", _kernel_blur),
+        "std": _Way("blur:std=1.6,size=13", _gaussian_blur, ("size", "border")),
+        "kernel": _Way("blur:kernel=psf.npy", _kernel_blur, ("border",)),
     },
     "uniform": {"size": _Way("uniform:size=9", _uniform_blur)},
     "motion": {"size": _Way("motion:size=31,seed=3", _motion_blur, ("seed",))},
@@ -297,6 +369,15 @@ _OPERATORS: dict[str, dict[str, _Way]] = {
         "mask": _Way("mri:mask=mask.npy", _mri(_mask_from_file)),
         "acceleration": _Way("mri:acceleration=4,seed=0", _mri(_random_columns), ("seed",)),
     },
+    "demosaic": {"": _Way("demosaic:pattern=RGGB", _demosaicing, ("pattern",))},
+    "colorize": {"": _Way("colorize", _colorization)},
+    "tomography": {"angles": _Way("tomography:angles=60", _tomography)},
+    "cs": {"ratio": _Way("cs:ratio=0.25,seed=0", _compressed_sensing, ("ordering", "seed"))},
+    "phase": {
+        "masks": _Way("phase:masks=4,seed=0", _coded_diffraction, ("seed",)),
+        "oversampling": _Way("phase:oversampling=2", _oversampled_phase),
+    },
+    "poisson": {"peak": _Way("poisson:peak=50", _poisson)},
 }
 
 #: One example of every form, for help texts.
