@@ -23,7 +23,7 @@
 namespace latino::binding {
 namespace {
 
-constexpr int kInterfaceVersion = 3;  // latino_engine.native asks for exactly this one
+constexpr int kInterfaceVersion = 4;  // latino_engine.native asks for exactly this one
 constexpr std::int64_t kImageLimit = std::int64_t{1} << 22;
 constexpr std::int64_t kSampleLimit = std::int64_t{1} << 32;
 constexpr py::ssize_t kMaxChannels = 1024;
@@ -124,9 +124,10 @@ void langevin_noise(const py::array& z, const py::array& scale, std::uint64_t se
 }
 
 void reverse_step(const py::array& x0_hat, const py::array& x_t, float sigma_next, float kept,
-                  float renewed, std::uint64_t seed, const py::array& image_ids,
-                  const py::array& sample_ids, std::uint32_t step, const py::array& out,
-                  int num_threads) {
+                  float renewed, float lowest, float highest, std::uint64_t seed,
+                  const py::array& image_ids, const py::array& sample_ids, std::uint32_t step,
+                  const py::array& out, int num_threads) {
+  check_bounds(lowest, highest);
   const Sizes sizes = sizes_of(out);
   const cpu::Shape shape = image_shape(sizes);
   const Identity identity(seed, image_ids, sample_ids, step, sizes);
@@ -137,8 +138,8 @@ void reverse_step(const py::array& x0_hat, const py::array& x_t, float sigma_nex
   check_apart(out, "out", x_t, "x_t");
   check_threads(num_threads);
   const py::gil_scoped_release unlocked;
-  cpu::reverse_step(identity.get(), shape, estimate, state, {sigma_next, kept, renewed}, result,
-                    num_threads);
+  const ReverseStep scalars{sigma_next, kept, renewed, lowest, highest};
+  cpu::reverse_step(identity.get(), shape, estimate, state, scalars, result, num_threads);
 }
 
 cpu::MaskedProx masked_prox_arguments(const py::array& v, const py::array& mask,
@@ -277,6 +278,71 @@ void alias_prox_noise(const py::array& x, const OptionalArray& x_t, const py::ar
   cpu::alias_prox_noise(identity.get(), shape, inner, data, loops, num_threads);
 }
 
+// The shape of complex images (P, H, W) that travel as (P, 2, H, W).
+cpu::Shape complex_shape(const py::array& image, const std::string& name) {
+  const Sizes sizes = sizes_of(image);
+  if (sizes.size() != 3) refuse(name, "(P, H, W)", text_of(sizes), "give three axes");
+  return image_shape({sizes[0], 2, sizes[1], sizes[2]});
+}
+
+Sizes real_sizes(const cpu::Shape& shape) {
+  return {shape.pairs, shape.channels, shape.height, shape.width};
+}
+
+// image (P, H, W) = ifftshift(x_weight x + (1 - x_weight) x_t).
+void kspace_pack(const py::array& x, const OptionalArray& x_t, const py::array& x_weight,
+                 const py::array& image, int num_threads) {
+  const cpu::Shape shape = complex_shape(image, "image");
+  const Sizes sizes = real_sizes(shape);
+  const float* start = input(x, "x", sizes);
+  const float* state = x_t ? input(*x_t, "x_t", sizes) : nullptr;
+  const cpu::PerPair weight = per_pair(x_weight, "x_weight", shape.pairs);
+  float* result = output<Complex>(image, "image", sizes_of(image));
+  check_apart(image, "image", x, "x", false);
+  if (x_t) check_apart(image, "image", *x_t, "x_t", false);
+  check_apart(image, "image", x_weight, "x_weight", false);
+  check_threads(num_threads);
+  const py::gil_scoped_release unlocked;
+  cpu::kspace_pack(shape, {start, state, weight, {}, nullptr}, result, num_threads);
+}
+
+// spectrum (P, H, W), in place; mask (P|1, 1, H, W) and y (P|1, 2, H, W) centred.
+void kspace_combine(const py::array& spectrum, const py::array& mask, const py::array& y,
+                    const py::array& gamma, int num_threads) {
+  const cpu::Shape shape = complex_shape(spectrum, "spectrum");
+  Sizes sizes = real_sizes(shape);
+  if (y.ndim() == 4 && y.shape(1) != 2) refuse("y", "2 channels (re, im)", "another number",
+                                               "store both parts");
+  const cpu::Broadcast seen = broadcast(y, "y", sizes);
+  sizes[1] = 1;
+  const cpu::MaskedData data{broadcast(mask, "mask", sizes), seen,
+                             per_pair(gamma, "gamma", shape.pairs)};
+  float* values = output<Complex>(spectrum, "spectrum", sizes_of(spectrum));
+  check_apart(spectrum, "spectrum", mask, "mask", false);
+  check_apart(spectrum, "spectrum", y, "y", false);
+  check_apart(spectrum, "spectrum", gamma, "gamma", false);
+  check_threads(num_threads);
+  const py::gil_scoped_release unlocked;
+  cpu::kspace_combine(shape, data, values, num_threads);
+}
+
+// out (P, 2, H, W) = fftshift(image) + scale eps.
+void kspace_unpack(const py::array& image, const py::array& scale, std::uint64_t seed,
+                   const py::array& image_ids, const py::array& sample_ids, std::uint32_t step,
+                   const py::array& out, int num_threads) {
+  const cpu::Shape shape = complex_shape(image, "image");
+  const Sizes sizes = real_sizes(shape);
+  const Identity identity(seed, image_ids, sample_ids, step, sizes);
+  const float* values = input<Complex>(image, "image", sizes_of(image));
+  const cpu::PerPair scales = per_pair(scale, "scale", shape.pairs);
+  float* result = output(out, "out", sizes);
+  check_apart(out, "out", image, "image", false);
+  check_apart(out, "out", scale, "scale", false);
+  check_threads(num_threads);
+  const py::gil_scoped_release unlocked;
+  cpu::kspace_unpack(identity.get(), shape, values, scales, result, num_threads);
+}
+
 // spectrum (P, C, H, width/2 + 1), in place.
 void fourier_combine(const py::array& spectrum, const py::array& power,
                      const py::array& back_projected, const py::array& gamma, int num_threads) {
@@ -328,8 +394,8 @@ PYBIND11_MODULE(_cpu, m) {
   m.def("langevin_noise", &langevin_noise, arg("z"), arg("scale"), arg("seed"), arg("image_ids"),
         arg("sample_ids"), arg("step"), arg("out"), arg("num_threads"));
   m.def("reverse_step", &reverse_step, arg("x0_hat"), arg("x_t"), arg("sigma_next"), arg("kept"),
-        arg("renewed"), arg("seed"), arg("image_ids"), arg("sample_ids"), arg("step"), arg("out"),
-        arg("num_threads"));
+        arg("renewed"), arg("lowest"), arg("highest"), arg("seed"), arg("image_ids"),
+        arg("sample_ids"), arg("step"), arg("out"), arg("num_threads"));
   m.def("masked_prox", &masked_prox, arg("v"), arg("mask"), arg("y"), arg("gamma"), arg("out"),
         arg("num_threads"));
   m.def("masked_prox_noise", &masked_prox_noise, arg("x"), arg("x_t"), arg("x_weight"),
@@ -345,6 +411,12 @@ PYBIND11_MODULE(_cpu, m) {
         arg("num_threads"), arg("target") = "");
   m.def("fourier_combine", &fourier_combine, arg("spectrum"), arg("power"), arg("back_projected"),
         arg("gamma"), arg("num_threads"));
+  m.def("kspace_pack", &kspace_pack, arg("x"), arg("x_t"), arg("x_weight"), arg("image"),
+        arg("num_threads"));
+  m.def("kspace_combine", &kspace_combine, arg("spectrum"), arg("mask"), arg("y"), arg("gamma"),
+        arg("num_threads"));
+  m.def("kspace_unpack", &kspace_unpack, arg("image"), arg("scale"), arg("seed"),
+        arg("image_ids"), arg("sample_ids"), arg("step"), arg("out"), arg("num_threads"));
   m.def("has_fourier_loops",
         [](std::int64_t height, std::int64_t width) {
           return fft::is_own_side(height) && fft::is_own_side(width);

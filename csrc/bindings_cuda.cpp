@@ -20,7 +20,7 @@
 namespace latino::binding {
 namespace {
 
-constexpr int kInterfaceVersion = 1;  // latino_engine.cuda_native asks for exactly this one
+constexpr int kInterfaceVersion = 2;  // latino_engine.cuda_native asks for exactly this one
 
 cudaStream_t stream_of(std::uintptr_t handle) { return reinterpret_cast<cudaStream_t>(handle); }
 
@@ -150,8 +150,10 @@ void masked_prox_noise(const py::object& x, const py::object& x_t, const py::obj
   cuda::launch_masked_prox_noise(p, stream_of(stream));
 }
 
-void reverse_step(const py::object& x0_hat, const py::object& x_t, const py::tuple& steps,
-                  const py::tuple& noise, const py::object& out, std::uintptr_t stream) {
+void reverse_step(const py::object& x0_hat, const py::object& x_t, float lowest, float highest,
+                  const py::tuple& steps, const py::tuple& noise, const py::object& out,
+                  std::uintptr_t stream) {
+  check_bounds(lowest, highest);
   Call call(x0_hat, "x0_hat");
   if (x_t.is_none()) throw py::type_error("x_t: expected a torch tensor, got None; give the state");
   cuda::Quads p{};
@@ -160,6 +162,8 @@ void reverse_step(const py::object& x0_hat, const py::object& x_t, const py::tup
   p.x_t = call.image(x_t, "x_t");
   p.steps = call.steps(steps);
   p.noise = call.noise(noise);
+  p.lowest = lowest;
+  p.highest = highest;
   p.out = call.output(out);
   cuda::launch_reverse_step(p, stream_of(stream));
 }
@@ -292,8 +296,8 @@ void define_cuda(py::module_& m) {
         arg("stream"));
   m.def("masked_prox_noise", &masked_prox_noise, arg("x"), arg("x_t"), arg("mask"), arg("y"),
         arg("steps"), arg("noise"), arg("out"), arg("stream"));
-  m.def("reverse_step", &reverse_step, arg("x0_hat"), arg("x_t"), arg("steps"), arg("noise"),
-        arg("out"), arg("stream"));
+  m.def("reverse_step", &reverse_step, arg("x0_hat"), arg("x_t"), arg("lowest"), arg("highest"),
+        arg("steps"), arg("noise"), arg("out"), arg("stream"));
   m.def("combine_anchors", &combine_anchors, arg("x"), arg("x_t"), arg("steps"), arg("out"),
         arg("stream"));
   m.def("fourier_combine", &fourier_combine, arg("image"), arg("spectrum"), arg("power"),

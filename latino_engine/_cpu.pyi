@@ -43,6 +43,8 @@ def reverse_step(
     sigma_next: float,
     kept: float,
     renewed: float,
+    lowest: float,
+    highest: float,
     seed: int,
     image_ids: NDArray[int64],
     sample_ids: NDArray[int64],
@@ -112,6 +114,30 @@ def fourier_combine(
     power: NDArray[float32],
     back_projected: NDArray[complex64],
     gamma: NDArray[float32],
+    num_threads: int,
+) -> None: ...
+def kspace_pack(
+    x: NDArray[float32],
+    x_t: NDArray[float32] | None,
+    x_weight: NDArray[float32],
+    image: NDArray[complex64],
+    num_threads: int,
+) -> None: ...
+def kspace_combine(
+    spectrum: NDArray[complex64],
+    mask: NDArray[float32],
+    y: NDArray[float32],
+    gamma: NDArray[float32],
+    num_threads: int,
+) -> None: ...
+def kspace_unpack(
+    image: NDArray[complex64],
+    scale: NDArray[float32],
+    seed: int,
+    image_ids: NDArray[int64],
+    sample_ids: NDArray[int64],
+    step: int,
+    out: NDArray[float32],
     num_threads: int,
 ) -> None: ...
 def has_fourier_loops(height: int, width: int) -> bool: ...

@@ -14,13 +14,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._C._functorch import is_functorch_wrapped_tensor
-from torch.autograd import forward_ad
-from torch.nn import Parameter
 
-from latino_engine import cuda_nvrtc
+from latino_engine import cuda_nvrtc, op_checks
 
-_INTERFACE_VERSION = 1
+_INTERFACE_VERSION = 2
 _REMEDY = (
     "with the CUDA toolkit's nvcc on the path run "
     "`LATINO_CUDA=1 python -m pip install --force-reinstall --no-deps .` in the source folder"
@@ -66,26 +63,15 @@ def missing() -> str | None:
     return None
 
 
-def unfit(*tensors: Tensor | None) -> str | None:
-    """None if the extension can take these tensors, else what it was given instead."""
+def device_type() -> str:
+    """Of the tensors that are taken."""
     kernels = extension()
-    device_type = "cuda" if kernels is None else kernels.DEVICE_TYPE
-    if torch.compiler.is_compiling():
-        return "a traced graph"
-    if forward_ad._current_level >= 0:
-        return "a forward derivative"
-    for tensor in tensors:
-        if tensor is None:
-            continue
-        if type(tensor) not in (Tensor, Parameter) or is_functorch_wrapped_tensor(tensor):
-            return f"a {type(tensor).__name__} of torch.func or of a subclass"
-        if tensor.device.type != device_type or tensor.layout != torch.strided:
-            return f"a {tensor.layout} tensor on {tensor.device}"
-        if tensor.dtype not in (torch.float32, torch.complex64):
-            return f"{tensor.dtype}"
-        if torch.is_grad_enabled() and tensor.requires_grad:
-            return "a tensor that requires a gradient"
-    return None
+    return "cuda" if kernels is None else str(kernels.DEVICE_TYPE)
+
+
+def unfit(*tensors: Tensor | None, spectra: bool = False) -> str | None:
+    """None if the extension can take these tensors, else what it was given instead."""
+    return op_checks.unfit(device_type(), *tensors, spectra=spectra)
 
 
 def fourier_path(height: int, width: int, factor: int | None = None) -> str:

@@ -8,6 +8,7 @@ other size takes torch.fft, with the same formulas in pointwise kernels. `fourie
 from __future__ import annotations
 
 import contextlib
+import math
 from typing import Any, TypeAlias
 
 import torch
@@ -149,12 +150,20 @@ def run_gaussian_noise(out: Tensor, steps: StepTable, noise: Identity) -> Tensor
 
 
 def run_reverse_step(
-    x0_hat: Tensor, x_t: Tensor, steps: StepTable, noise: Identity, *, out: Tensor | None = None
+    x0_hat: Tensor,
+    x_t: Tensor,
+    steps: StepTable,
+    noise: Identity,
+    *,
+    clamp: tuple[float, float] | None = None,
+    out: Tensor | None = None,
 ) -> Tensor:
     """`reference.reverse_step` in one launch; rows are (sigma_next, kept, renewed)."""
     out = torch.empty_like(x_t) if out is None else out
+    bounds = clamp or (-math.inf, math.inf)
     with on_device(x_t):
-        extension().reverse_step(x0_hat, x_t, steps.arguments(), noise, out, stream_of(x_t))
+        images = (x0_hat, x_t, *bounds)
+        extension().reverse_step(*images, steps.arguments(), noise, out, stream_of(x_t))
     steps.position += 1
     return out
 

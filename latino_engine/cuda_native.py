@@ -12,11 +12,18 @@ import torch
 from torch import Tensor
 
 from latino_engine import cuda_launches
-from latino_engine.cuda_extension import extension, fourier_path, missing, recorded_launches, unfit
+from latino_engine.cuda_extension import (
+    device_type,
+    extension,
+    fourier_path,
+    missing,
+    recorded_launches,
+    unfit,
+)
 from latino_engine.cuda_launches import Identity
 from latino_engine.step_table import StepTable
 
-__all__ = ["fourier_path", "missing", "recorded_launches", "unfit"]
+__all__ = ["device_type", "fourier_path", "missing", "recorded_launches", "unfit"]
 
 
 def fourier_prox_noise(
@@ -31,12 +38,14 @@ def fourier_prox_noise(
     image_ids: Tensor,
     sample_ids: Tensor,
     step: int,
+    *,
+    out: Tensor | None = None,
 ) -> Tensor:
     """As `reference.fourier_prox_noise`."""
     steps = StepTable.single(x.device, (x_weight, gamma, scale), step)
     images = (_plain(x), _plain(x_t), _plain(power), _plain(back_projected))
     return cuda_launches.run_fourier_prox_noise(
-        *images, steps, _identity(seed, image_ids, sample_ids)
+        *images, steps, _identity(seed, image_ids, sample_ids), out=out
     )
 
 
@@ -54,12 +63,14 @@ def alias_prox_noise(
     image_ids: Tensor,
     sample_ids: Tensor,
     step: int,
+    *,
+    out: Tensor | None = None,
 ) -> Tensor:
     """As `reference.alias_prox_noise`."""
     steps = StepTable.single(x.device, (x_weight, gamma, scale), step)
     images = (_plain(x), _plain(x_t), _plain(h), _plain(folded_power), _plain(back_projected))
     return cuda_launches.run_alias_prox_noise(
-        *images, factor, steps, _identity(seed, image_ids, sample_ids)
+        *images, factor, steps, _identity(seed, image_ids, sample_ids), out=out
     )
 
 
@@ -75,12 +86,14 @@ def fourier_mask_prox_noise(
     image_ids: Tensor,
     sample_ids: Tensor,
     step: int,
+    *,
+    out: Tensor | None = None,
 ) -> Tensor:
     """As `reference.fourier_mask_prox_noise`."""
     steps = StepTable.single(x.device, (x_weight, gamma, scale), step)
     images = (_plain(x), _plain(x_t), _plain(mask), _plain(y))
     return cuda_launches.run_fourier_mask_prox_noise(
-        *images, steps, _identity(seed, image_ids, sample_ids)
+        *images, steps, _identity(seed, image_ids, sample_ids), out=out
     )
 
 
@@ -96,20 +109,28 @@ def masked_prox_noise(
     image_ids: Tensor,
     sample_ids: Tensor,
     step: int,
+    *,
+    out: Tensor | None = None,
 ) -> Tensor:
     """As `reference.masked_prox_noise`, for mask and y (P|1, C|1, H, W)."""
     steps = StepTable.single(x.device, (x_weight, gamma, scale), step)
     images = (_plain(x), _plain(x_t), _plain(mask), _plain(y))
     return cuda_launches.run_masked_prox_noise(
-        *images, steps, _identity(seed, image_ids, sample_ids)
+        *images, steps, _identity(seed, image_ids, sample_ids), out=out
     )
 
 
 def gaussian_noise(
-    seed: int, image_ids: Tensor, sample_ids: Tensor, step: int, shape: tuple[int, int, int, int]
+    seed: int,
+    image_ids: Tensor,
+    sample_ids: Tensor,
+    step: int,
+    shape: tuple[int, int, int, int],
+    *,
+    out: Tensor | None = None,
 ) -> Tensor:
     """As `reference.gaussian_noise`, within 1e-6."""
-    out = torch.empty(shape, dtype=torch.float32, device=image_ids.device)
+    out = torch.empty(shape, dtype=torch.float32, device=image_ids.device) if out is None else out
     if out.numel() == 0:
         return out
     steps = StepTable.single(out.device, (0.0, 0.0, 1.0), step)
@@ -117,14 +138,21 @@ def gaussian_noise(
 
 
 def langevin_noise(
-    z: Tensor, scale: Tensor, seed: int, image_ids: Tensor, sample_ids: Tensor, step: int
+    z: Tensor,
+    scale: Tensor,
+    seed: int,
+    image_ids: Tensor,
+    sample_ids: Tensor,
+    step: int,
+    *,
+    out: Tensor | None = None,
 ) -> Tensor:
     """As `reference.langevin_noise`, without an array of normals."""
     if z.numel() == 0:
-        return z.clone()
+        return z.clone() if out is None else out
     steps = StepTable.single(z.device, (0.0, 0.0, scale), step)
     return cuda_launches.run_langevin_noise(
-        _plain(z), steps, _identity(seed, image_ids, sample_ids)
+        _plain(z), steps, _identity(seed, image_ids, sample_ids), out=out
     )
 
 
@@ -138,20 +166,22 @@ def reverse_step(
     image_ids: Tensor,
     sample_ids: Tensor,
     step: int,
+    *,
+    clamp: tuple[float, float] | None = None,
+    out: Tensor | None = None,
 ) -> Tensor:
     """As `reference.reverse_step`, without an array of normals."""
     if x_t.numel() == 0:
-        return x_t.clone()
+        return x_t.clone() if out is None else out
     scalars = (sigma_next, math.sqrt(1.0 - zeta) / sigma_n, math.sqrt(zeta))
     steps = StepTable.single(x_t.device, scalars, step)
-    return cuda_launches.run_reverse_step(
-        _plain(x0_hat), _plain(x_t), steps, _identity(seed, image_ids, sample_ids)
-    )
+    images, who = (_plain(x0_hat), _plain(x_t)), _identity(seed, image_ids, sample_ids)
+    return cuda_launches.run_reverse_step(*images, steps, who, clamp=clamp, out=out)
 
 
 def running_moments(mean: Tensor, m2: Tensor, count: int, x: Tensor) -> tuple[Tensor, Tensor]:
     """As `reference.running_moments`."""
-    updated, deviations = torch.empty_like(x), torch.empty_like(x)
+    updated, deviations = torch.empty(2, *x.shape, device=x.device).unbind(0)
     with cuda_launches.on_device(x):
         inputs = (_plain(mean), _plain(m2), count, _plain(x))
         extension().running_moments(*inputs, updated, deviations, cuda_launches.stream_of(x))

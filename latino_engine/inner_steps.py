@@ -1,83 +1,49 @@
 """A whole inner step without the network in one operation: anchors, data step and noise.
 
 Part of `latino_engine.ops`: shape checks and one dict {backend: function} each.
-`backend="auto"` takes the CUDA or the CPU extension where it is built and can take the tensors,
-else torch; a backend that is named is used or refused in one sentence.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from types import ModuleType
-from typing import Literal, TypeAlias
+from collections.abc import Sequence
 
 from torch import Tensor
 
-from latino_engine import cuda_native, native, reference
-from latino_engine.errors import BackendNotAvailable, invalid
+from latino_engine import cuda_native, native, reference, triton_native
+from latino_engine.dispatch import Backend, Table, choose, write
+from latino_engine.errors import invalid
 from latino_engine.op_checks import (
     check_identity,
+    check_out,
     check_real,
     check_same,
     on_device_of,
     per_image,
 )
 
-FusedBackend: TypeAlias = Literal["auto", "torch", "cpu", "cuda"]
-
-_FOURIER_PROX_NOISE: dict[str, Callable[..., Tensor]] = {
+_FOURIER_PROX_NOISE: Table = {
     "torch": reference.fourier_prox_noise,
     "cpu": native.fourier_prox_noise,
+    "triton": triton_native.fourier_prox_noise,
     "cuda": cuda_native.fourier_prox_noise,
 }
-_ALIAS_PROX_NOISE: dict[str, Callable[..., Tensor]] = {
+_ALIAS_PROX_NOISE: Table = {
     "torch": reference.alias_prox_noise,
     "cpu": native.alias_prox_noise,
+    "triton": triton_native.alias_prox_noise,
     "cuda": cuda_native.alias_prox_noise,
 }
-_MASKED_PROX_NOISE: dict[str, Callable[..., Tensor]] = {
+_MASKED_PROX_NOISE: Table = {
     "torch": reference.masked_prox_noise,
     "cpu": native.masked_prox_noise,
+    "triton": triton_native.masked_prox_noise,
     "cuda": cuda_native.masked_prox_noise,
 }
-_FOURIER_MASK_PROX_NOISE: dict[str, Callable[..., Tensor]] = {
+_FOURIER_MASK_PROX_NOISE: Table = {
     "torch": reference.fourier_mask_prox_noise,
+    "cpu": native.fourier_mask_prox_noise,
     "cuda": cuda_native.fourier_mask_prox_noise,
 }
-
-
-def _resolve(
-    table: dict[str, Callable[..., Tensor]], backend: str, *tensors: Tensor | None
-) -> Callable[..., Tensor]:
-    if backend not in ("auto", *table):
-        choices = "one of " + ", ".join(repr(name) for name in ("auto", *table))
-        raise invalid("backend", choices, repr(backend), "choose one of these")
-    if backend == "torch":
-        return table["torch"]
-    named = [name for name in _EXTENSIONS if name in table and backend in ("auto", name)]
-    for name in named:
-        module, expected = _EXTENSIONS[name]
-        missing = module.missing()
-        if missing is not None and backend == name:
-            raise BackendNotAvailable(missing)
-        obstacle = missing or _obstacle(name, *tensors)
-        if obstacle is None:
-            return table[name]
-        if backend == name:
-            raise invalid("backend", expected, obstacle, "use backend='torch'")
-    return table["torch"]
-
-
-_EXTENSIONS: dict[str, tuple[ModuleType, str]] = {
-    "cuda": (cuda_native, "float32 tensors on one GPU, without gradients, for 'cuda'"),
-    "cpu": (native, "float32 tensors on the CPU, without gradients, for 'cpu'"),
-}
-
-
-def _obstacle(name: str, *tensors: Tensor | None) -> str | None:
-    if name == "cpu":
-        return native.unfit(*tensors, spectra=True)
-    return cuda_native.unfit(*tensors)
 
 
 def _check_state(x: Tensor, x_t: Tensor | None) -> None:
@@ -110,7 +76,8 @@ def fourier_prox_noise(
     sample_ids: Tensor | Sequence[int],
     step: int,
     *,
-    backend: FusedBackend = "auto",
+    backend: Backend = "auto",
+    out: Tensor | None = None,
 ) -> Tensor:
     """fourier_prox(a x + (1 - a) x_t) + scale * eps: the inner step of a circular convolution.
 
@@ -122,9 +89,10 @@ def fourier_prox_noise(
         gamma: >= 0, a number or (P,).
         scale: of the noise, a number or (P,).
         seed, image_ids, sample_ids, step: as in `gaussian_noise`.
-        backend: "auto", "torch", "cpu" or "cuda". "cpu" has its own transforms for sides of a
-            power of two from 16 to 2048, "cuda", in three launches, from 64 to 2048; other sizes
-            take torch.fft with pointwise kernels.
+        backend: "auto", "torch", "cpu", "triton" or "cuda". "cpu" has its own transforms for
+            sides of a power of two from 16 to 2048, "cuda", in three launches, from 64 to 2048;
+            other sizes and "triton" take torch.fft with pointwise kernels.
+        out: where the result is written, may be x or x_t itself; allocated if None.
 
     Raises:
         ValueError, TypeError: an argument that cannot be used or a backend that cannot serve.
@@ -137,8 +105,11 @@ def fourier_prox_noise(
     scalars = (per_image(gamma, x), per_image(scale, x, "scale"))
     weight = per_image(x_weight, x, "x_weight")
     tensors = (x, x_t, power, back_projected, weight, *scalars)
-    run = _resolve(_FOURIER_PROX_NOISE, backend, *tensors)
-    return run(x, x_t, weight, power, back_projected, *scalars, *on_device_of(x, identity))
+    check_out(out, x, x.shape)
+    run = choose(_FOURIER_PROX_NOISE, backend, *tensors, out, spectra=True)
+    return write(
+        run, out, x, x_t, weight, power, back_projected, *scalars, *on_device_of(x, identity)
+    )
 
 
 def alias_prox_noise(
@@ -156,12 +127,13 @@ def alias_prox_noise(
     sample_ids: Tensor | Sequence[int],
     step: int,
     *,
-    backend: FusedBackend = "auto",
+    backend: Backend = "auto",
+    out: Tensor | None = None,
 ) -> Tensor:
     """alias_prox(a x + (1 - a) x_t) + scale * eps: the inner step of super-resolution.
 
     Args:
-        x, x_t, x_weight, gamma, scale, seed, image_ids, sample_ids, step, backend: as in
+        x, x_t, x_weight, gamma, scale, seed, image_ids, sample_ids, step, backend, out: as in
             `fourier_prox_noise`; own kernels for factors 2, 4 and 8, on the
             CPU for any power of two up to W/16.
         h, folded_power, back_projected: as in `alias_prox`; h is the spectrum of a real kernel.
@@ -179,8 +151,11 @@ def alias_prox_noise(
     scalars = (per_image(gamma, x), per_image(scale, x, "scale"))
     weight = per_image(x_weight, x, "x_weight")
     constants = (h, folded_power, back_projected)
-    run = _resolve(_ALIAS_PROX_NOISE, backend, x, x_t, *constants, weight, *scalars)
-    return run(x, x_t, weight, *constants, *scalars, factor, *on_device_of(x, identity))
+    check_out(out, x, x.shape)
+    run = choose(
+        _ALIAS_PROX_NOISE, backend, x, x_t, *constants, weight, *scalars, out, spectra=True
+    )
+    return write(run, out, x, x_t, weight, *constants, *scalars, factor, *on_device_of(x, identity))
 
 
 def masked_prox_noise(
@@ -196,12 +171,13 @@ def masked_prox_noise(
     sample_ids: Tensor | Sequence[int],
     step: int,
     *,
-    backend: FusedBackend = "auto",
+    backend: Backend = "auto",
+    out: Tensor | None = None,
 ) -> Tensor:
     """masked_prox(a x + (1 - a) x_t) + scale * eps: the inner step of inpainting and denoising.
 
     Args:
-        x, x_t, x_weight, gamma, scale, seed, image_ids, sample_ids, step, backend: as in
+        x, x_t, x_weight, gamma, scale, seed, image_ids, sample_ids, step, backend, out: as in
             `fourier_prox_noise`; one launch for any size.
         mask, y: (P|1, C|1, H, W), m in {0, 1}, y finite.
     """
@@ -211,8 +187,9 @@ def masked_prox_noise(
     identity = check_identity(seed, image_ids, sample_ids, step, x.shape)[:4]
     scalars = (per_image(gamma, x), per_image(scale, x, "scale"))
     weight = per_image(x_weight, x, "x_weight")
-    run = _resolve(_MASKED_PROX_NOISE, backend, x, x_t, mask, y, weight, *scalars)
-    return run(x, x_t, weight, mask, y, *scalars, *on_device_of(x, identity))
+    check_out(out, x, x.shape)
+    run = choose(_MASKED_PROX_NOISE, backend, x, x_t, mask, y, weight, *scalars, out, spectra=True)
+    return write(run, out, x, x_t, weight, mask, y, *scalars, *on_device_of(x, identity))
 
 
 def fourier_mask_prox_noise(
@@ -228,7 +205,8 @@ def fourier_mask_prox_noise(
     sample_ids: Tensor | Sequence[int],
     step: int,
     *,
-    backend: FusedBackend = "auto",
+    backend: Backend = "auto",
+    out: Tensor | None = None,
 ) -> Tensor:
     """F^-1 masked_prox(F v, mask, y) + scale * eps, v = a x + (1 - a) x_t: single-coil MRI.
 
@@ -236,7 +214,7 @@ def fourier_mask_prox_noise(
         x, x_t: complex images as channels (re, im), (P, 2, H, W).
         mask: (P|1, 1, H, W) over k-space, DC in the middle, m in {0, 1}.
         y: (P|1, 2, H, W), k-space as (re, im), DC in the middle, orthonormal, finite.
-        x_weight, gamma, scale, seed, image_ids, sample_ids, step, backend: as in
+        x_weight, gamma, scale, seed, image_ids, sample_ids, step, backend, out: as in
             `fourier_prox_noise`.
     """
     _check_state(x, x_t)
@@ -249,5 +227,8 @@ def fourier_mask_prox_noise(
     identity = check_identity(seed, image_ids, sample_ids, step, x.shape)[:4]
     scalars = (per_image(gamma, x), per_image(scale, x, "scale"))
     weight = per_image(x_weight, x, "x_weight")
-    run = _resolve(_FOURIER_MASK_PROX_NOISE, backend, x, x_t, mask, y, weight, *scalars)
-    return run(x, x_t, weight, mask, y, *scalars, *on_device_of(x, identity))
+    check_out(out, x, x.shape)
+    run = choose(
+        _FOURIER_MASK_PROX_NOISE, backend, x, x_t, mask, y, weight, *scalars, out, spectra=True
+    )
+    return write(run, out, x, x_t, weight, mask, y, *scalars, *on_device_of(x, identity))

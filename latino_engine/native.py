@@ -14,13 +14,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._C._functorch import is_functorch_wrapped_tensor
-from torch.autograd import forward_ad
-from torch.nn import Parameter
 
-from latino_engine import reference
+from latino_engine import op_checks, reference
 
-_INTERFACE_VERSION = 3
+_INTERFACE_VERSION = 4
 _REMEDY = (
     "with a C++17 compiler on the path run "
     "`python -m pip install --force-reinstall --no-deps .` in the source folder"
@@ -52,30 +49,19 @@ def missing() -> str | None:
     return problem and f"backend 'cpu' needs {problem}; {_REMEDY}"
 
 
+def device_type() -> str:
+    """Of the tensors that are taken."""
+    return "cpu"
+
+
 def unfit(*tensors: Tensor | None, spectra: bool = False) -> str | None:
     """None if the extension can take these tensors, else what it was given instead.
 
     `spectra` allows complex64 beside float32.
     """
-    dtypes = (torch.float32, torch.complex64) if spectra else (torch.float32,)
-    if torch.compiler.is_compiling():
-        return "a traced graph"
-    if forward_ad._current_level >= 0:
-        return "a forward derivative"  # the extension would drop the tangents
-    for tensor in tensors:
-        if tensor is None:
-            continue
-        if type(tensor) not in (Tensor, Parameter) or is_functorch_wrapped_tensor(tensor):
-            return f"a {type(tensor).__name__} of torch.func or of a subclass"
-        if tensor.device.type != "cpu" or tensor.layout != torch.strided:
-            return f"a {tensor.layout} tensor on {tensor.device}"
-        if tensor.dtype not in dtypes:
-            return f"{tensor.dtype}"
-        if tensor.is_neg():
-            return "a lazily negated view"
-        if torch.is_grad_enabled() and tensor.requires_grad:
-            return "a tensor that requires a gradient"
-    return None
+    if any(tensor is not None and tensor.is_neg() for tensor in tensors):
+        return "a lazily negated view"
+    return op_checks.unfit(device_type(), *tensors, spectra=spectra)
 
 
 def broadcasts_to_planes(tensor: Tensor, like: Tensor) -> bool:
@@ -105,23 +91,28 @@ def _array(tensor: Tensor) -> Any:
 
 
 def gaussian_noise(
-    seed: int, image_ids: Tensor, sample_ids: Tensor, step: int, shape: tuple[int, int, int, int]
+    seed: int,
+    image_ids: Tensor,
+    sample_ids: Tensor,
+    step: int,
+    shape: tuple[int, int, int, int],
+    *,
+    out: Tensor | None = None,
 ) -> Tensor:
     """As `reference.gaussian_noise`, within 1e-6."""
-    out = torch.empty(shape, dtype=torch.float32)
+    out = torch.empty(shape, dtype=torch.float32) if out is None else out
     identity = (seed, _ids(image_ids), _ids(sample_ids), step)
     _extension().gaussian_noise(*identity, _array(out), torch.get_num_threads())
     return out
 
 
-def langevin_noise(
-    z: Tensor, scale: Tensor, seed: int, image_ids: Tensor, sample_ids: Tensor, step: int
-) -> Tensor:
-    """As `reference.langevin_noise`, without an array of normals."""
-    out = torch.empty(z.shape, dtype=torch.float32)
-    identity = (seed, _ids(image_ids), _ids(sample_ids), step)
-    arrays = (_array(z), _array(scale.reshape(-1)))
-    _extension().langevin_noise(*arrays, *identity, _array(out), torch.get_num_threads())
+def langevin_noise(z: Tensor, scale: Tensor, *identity: Any, out: Tensor | None = None) -> Tensor:
+    """As `reference.langevin_noise`, without an array of normals; identity: seed, image_ids,
+    sample_ids, step.
+    """
+    out = _empty(z) if out is None else out
+    rest = (*_identity(*identity), _array(out), torch.get_num_threads())
+    _extension().langevin_noise(_array(z), _scalars(scale), *rest)
     return out
 
 
@@ -131,23 +122,22 @@ def reverse_step(
     sigma_n: float,
     sigma_next: float,
     zeta: float,
-    seed: int,
-    image_ids: Tensor,
-    sample_ids: Tensor,
-    step: int,
+    *identity: Any,
+    clamp: tuple[float, float] | None = None,
+    out: Tensor | None = None,
 ) -> Tensor:
     """As `reference.reverse_step`, without an array of normals."""
-    out = torch.empty(x0_hat.shape, dtype=torch.float32)
+    out = _empty(x0_hat) if out is None else out
     scalars = (sigma_next, math.sqrt(1.0 - zeta) / sigma_n, math.sqrt(zeta))
-    identity = (seed, _ids(image_ids), _ids(sample_ids), step)
-    arrays = (_array(x0_hat), _array(x_t))
-    _extension().reverse_step(*arrays, *scalars, *identity, _array(out), torch.get_num_threads())
+    bounds = clamp or (-math.inf, math.inf)
+    rest = (*_identity(*identity), _array(out), torch.get_num_threads())
+    _extension().reverse_step(_array(x0_hat), _array(x_t), *scalars, *bounds, *rest)
     return out
 
 
 def masked_prox(v: Tensor, mask: Tensor, y: Tensor, gamma: Tensor) -> Tensor:
     """As `reference.masked_prox`, for mask and y (B|1, C|1, H, W)."""
-    out = torch.empty(v.shape, dtype=torch.float32)
+    out = _empty(v)
     planes = (_array(v), _array(_four_axes(mask)), _array(_four_axes(y)))
     gammas = _array(gamma.reshape(-1))
     _extension().masked_prox(*planes, gammas, _array(out), torch.get_num_threads())
@@ -181,10 +171,11 @@ def fourier_prox_noise(
     gamma: Tensor,
     scale: Tensor,
     *identity: Any,
+    out: Tensor | None = None,
 ) -> Tensor:
     """As `reference.fourier_prox_noise`; identity: seed, image_ids, sample_ids, step."""
     run = _FOURIER_PATHS[fourier_path(x.shape[2], x.shape[3])]
-    return run(x, x_t, x_weight, power, back_projected, gamma, scale, *identity)
+    return run(x, x_t, x_weight, power, back_projected, gamma, scale, *identity, out=out)
 
 
 def _fourier_by_own_loops(
@@ -196,8 +187,9 @@ def _fourier_by_own_loops(
     gamma: Tensor,
     scale: Tensor,
     *identity: Any,
+    out: Tensor | None = None,
 ) -> Tensor:
-    out = torch.empty(x.shape, dtype=torch.float32)
+    out = _empty(x) if out is None else out
     constants = (_array(power), _array(back_projected.to(torch.complex64)), _scalars(gamma))
     rest = (_scalars(scale), *_identity(*identity), _array(out), torch.get_num_threads())
     _extension().fourier_prox_noise(*_anchors(x, x_t, x_weight), *constants, *rest)
@@ -213,12 +205,13 @@ def _fourier_by_torch(
     gamma: Tensor,
     scale: Tensor,
     *identity: Any,
+    out: Tensor | None = None,
 ) -> Tensor:
     v = x if x_t is None else torch.lerp(x_t, x, x_weight)
     V = torch.fft.rfft2(v)  # (P, C, H, W//2+1)
     constants = (_array(power), _array(back_projected.to(torch.complex64)), _scalars(gamma))
     _extension().fourier_combine(_array(V), *constants, torch.get_num_threads())
-    return _add_noise(torch.fft.irfft2(V, s=x.shape[-2:]), scale, *identity)
+    return _add_noise(torch.fft.irfft2(V, s=x.shape[-2:]), scale, *identity, out=out)
 
 
 def alias_prox_noise(
@@ -232,11 +225,12 @@ def alias_prox_noise(
     scale: Tensor,
     factor: int,
     *identity: Any,
+    out: Tensor | None = None,
 ) -> Tensor:
     """As `reference.alias_prox_noise`; identity: seed, image_ids, sample_ids, step."""
     run = _ALIAS_PATHS[fourier_path(x.shape[2], x.shape[3], factor)]
     spectra = (h, folded_power, back_projected)
-    return run(x, x_t, x_weight, *spectra, gamma, scale, factor, *identity)
+    return run(x, x_t, x_weight, *spectra, gamma, scale, factor, *identity, out=out)
 
 
 def _alias_by_own_loops(
@@ -250,8 +244,9 @@ def _alias_by_own_loops(
     scale: Tensor,
     factor: int,
     *identity: Any,
+    out: Tensor | None = None,
 ) -> Tensor:
-    out = torch.empty(x.shape, dtype=torch.float32)
+    out = _empty(x) if out is None else out
     complexes = [_array(spectrum.to(torch.complex64)) for spectrum in (h, back_projected)]
     constants = (complexes[0], _array(folded_power), complexes[1], _scalars(gamma))
     rest = (_scalars(scale), factor, *_identity(*identity), _array(out), torch.get_num_threads())
@@ -270,10 +265,11 @@ def _alias_by_torch(
     scale: Tensor,
     factor: int,
     *identity: Any,
+    out: Tensor | None = None,
 ) -> Tensor:
     v = x if x_t is None else torch.lerp(x_t, x, x_weight)
     z = reference.alias_prox(v, h, folded_power, back_projected, gamma, factor)
-    return _add_noise(z, scale, *identity)
+    return _add_noise(z, scale, *identity, out=out)
 
 
 _FOURIER_PATHS: dict[str, Callable[..., Tensor]] = {
@@ -295,12 +291,37 @@ def masked_prox_noise(
     gamma: Tensor,
     scale: Tensor,
     *identity: Any,
+    out: Tensor | None = None,
 ) -> Tensor:
     """As `reference.masked_prox_noise`, for mask and y (P|1, C|1, H, W)."""
-    out = torch.empty(x.shape, dtype=torch.float32)
+    out = _empty(x) if out is None else out
     arrays = (_array(mask), _array(y), _scalars(gamma), _scalars(scale))
     rest = (*_identity(*identity), _array(out), torch.get_num_threads())
     _extension().masked_prox_noise(*_anchors(x, x_t, x_weight), *arrays, *rest)
+    return out
+
+
+def fourier_mask_prox_noise(
+    x: Tensor,
+    x_t: Tensor | None,
+    x_weight: Tensor,
+    mask: Tensor,
+    y: Tensor,
+    gamma: Tensor,
+    scale: Tensor,
+    *identity: Any,
+    out: Tensor | None = None,
+) -> Tensor:
+    """As `reference.fourier_mask_prox_noise`: torch.fft, with one pass before, between, behind."""
+    out, threads = _empty(x) if out is None else out, torch.get_num_threads()
+    pairs, _, height, width = x.shape
+    image = torch.empty((pairs, height, width), dtype=torch.complex64)
+    _extension().kspace_pack(*_anchors(x, x_t, x_weight), _array(image), threads)
+    V = torch.fft.fft2(image).contiguous()
+    _extension().kspace_combine(_array(V), _array(mask), _array(y), _scalars(gamma), threads)
+    image = torch.fft.ifft2(V)
+    rest = (*_identity(*identity), _array(out), threads)
+    _extension().kspace_unpack(_array(image), _scalars(scale), *rest)
     return out
 
 
@@ -316,9 +337,11 @@ def _identity(seed: int, image_ids: Tensor, sample_ids: Tensor, step: int) -> tu
     return seed, _ids(image_ids), _ids(sample_ids), step
 
 
-def _add_noise(z: Tensor, scale: Tensor, *identity: Any) -> Tensor:
-    """z + scale eps in the memory of z, which nobody else has."""
+def _add_noise(z: Tensor, scale: Tensor, *identity: Any, out: Tensor | None) -> Tensor:
+    """z + scale eps, in the memory of z, which nobody else has, unless there is an `out`."""
     z = z.contiguous()
-    rest = (_scalars(scale), *_identity(*identity), _array(z), torch.get_num_threads())
-    _extension().langevin_noise(_array(z), *rest)
-    return z
+    return langevin_noise(z, scale, *identity, out=z if out is None else out)
+
+
+def _empty(like: Tensor) -> Tensor:
+    return torch.empty(like.shape, dtype=torch.float32)

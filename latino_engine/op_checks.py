@@ -6,6 +6,9 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch._C._functorch import is_functorch_wrapped_tensor
+from torch.autograd import forward_ad
+from torch.nn import Parameter
 
 from latino_engine.errors import invalid, invalid_type, whole_number
 from latino_engine.noise import MAX_CHANNELS, MAX_IMAGE_ID
@@ -97,3 +100,61 @@ def check_same(
     if tensor.shape != other.shape:
         expected = f"the shape of {other_name} {tuple(other.shape)}"
         raise invalid(name, expected, tuple(tensor.shape), remedy)
+
+
+def check_bounds(name: str, bounds: tuple[float, float] | None) -> tuple[float, float] | None:
+    """(lowest, highest) as floats; raises unless lowest <= highest."""
+    if bounds is None:
+        return None
+    pair = tuple(float(bound) for bound in bounds)
+    if len(pair) != 2 or not pair[0] <= pair[1]:
+        expected = "(lowest, highest) with lowest <= highest"
+        raise invalid(name, expected, pair, "swap the bounds, or leave them out")
+    return pair[0], pair[1]
+
+
+def check_out(out: Tensor | None, like: Tensor, shape: Sequence[int]) -> None:
+    """Raises unless `out` can take a float result of this shape, of the dtype of `like`."""
+    if out is None:
+        return
+    if not isinstance(out, Tensor):
+        got = type(out).__name__
+        raise invalid_type("out", "a torch tensor", got, "give torch.empty_like of the image")
+    if tuple(out.shape) != tuple(shape):
+        raise invalid("out", f"shape {tuple(shape)}", tuple(out.shape), "match the image")
+    if out.dtype != like.dtype or out.device != like.device:
+        expected, got = f"{like.dtype} on {like.device}", f"{out.dtype} on {out.device}"
+        raise invalid_type("out", expected, got, "give torch.empty_like of the image")
+    if not out.is_contiguous():
+        raise invalid("out", "a contiguous tensor", "strides", "give a tensor of its own")
+    if torch.is_grad_enabled() and out.requires_grad:
+        raise invalid("out", "a tensor without gradients", "one that requires a gradient", "detach")
+
+
+def unfit(device_type: str, *tensors: Tensor | None, spectra: bool = False) -> str | None:
+    """None if raw pointers to these tensors are all that a kernel needs, else what it was given.
+
+    They must be plain, float32 (with `spectra` also complex64) and on one device of this type,
+    and no derivative may be asked for.
+    """
+    dtypes = (torch.float32, torch.complex64) if spectra else (torch.float32,)
+    if torch.compiler.is_compiling():
+        return "a traced graph"
+    if forward_ad._current_level >= 0:
+        return "a forward derivative"  # the kernel would drop the tangents
+    first: torch.device | None = None
+    for tensor in tensors:
+        if tensor is None:
+            continue
+        if type(tensor) not in (Tensor, Parameter) or is_functorch_wrapped_tensor(tensor):
+            return f"a {type(tensor).__name__} of torch.func or of a subclass"
+        if tensor.device.type != device_type or tensor.layout != torch.strided:
+            return f"a {tensor.layout} tensor on {tensor.device}"
+        if tensor.dtype not in dtypes:
+            return f"{tensor.dtype}"
+        if torch.is_grad_enabled() and tensor.requires_grad:
+            return "a tensor that requires a gradient"
+        first = first or tensor.device
+        if tensor.device != first:
+            return f"tensors on {first} and {tensor.device}"
+    return None

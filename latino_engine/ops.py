@@ -1,21 +1,20 @@
 """The fused operations: shape checks and one dict {backend: function} each.
 
-`latino_engine.reference` is the specification; every other backend must agree with it.
-`backend="auto"` takes the compiled CPU extension where it is built and can take the tensors, else
-torch; a backend that is named is used or refused in one sentence. The operations without a
-`backend` have torch alone: for combine_anchors the extension was no faster.
+`latino_engine.reference` is the specification; every other backend must agree with it. A table
+holds the backends that pay: `latino_engine.dispatch` says which one runs. combine_anchors is one
+kernel in torch already, and masked_prox, running once at the end of a chain, pays on the CPU alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, Literal, TypeAlias, TypeVar
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from latino_engine import native, reference
-from latino_engine.errors import BackendNotAvailable, invalid
+from latino_engine import cuda_native, native, reference, triton_native
+from latino_engine.dispatch import Backend, Table, backend_of, choose, transforms_of, write
+from latino_engine.errors import invalid
 from latino_engine.inner_steps import (
     alias_prox_noise,
     fourier_mask_prox_noise,
@@ -24,8 +23,10 @@ from latino_engine.inner_steps import (
 )
 from latino_engine.noise import MAX_IMAGE_ID
 from latino_engine.op_checks import (
+    check_bounds,
     check_identity,
     check_ids,
+    check_out,
     check_real,
     check_same,
     check_seed,
@@ -52,47 +53,37 @@ __all__ = [
     "per_image",
     "reverse_step",
     "running_moments",
+    "transforms_of",
 ]
 
-Backend: TypeAlias = Literal["auto", "torch", "cpu"]
-_Function = TypeVar("_Function", bound=Callable[..., Any])
-
-
-_GAUSSIAN_NOISE = {"torch": reference.gaussian_noise, "cpu": native.gaussian_noise}
-_LANGEVIN_NOISE = {"torch": reference.langevin_noise, "cpu": native.langevin_noise}
-_FOURIER_PROX = {"torch": reference.fourier_prox}
-_ALIAS_PROX = {"torch": reference.alias_prox}
-_MASKED_PROX = {"torch": reference.masked_prox, "cpu": native.masked_prox}
-_COMBINE_ANCHORS = {"torch": reference.combine_anchors}
-_REVERSE_STEP = {"torch": reference.reverse_step, "cpu": native.reverse_step}
-_RUNNING_MOMENTS = {"torch": reference.running_moments, "cpu": native.running_moments}
-
-
-def backend_of(device: str | torch.device) -> str:
-    """What `backend="auto"` takes for float32 tensors on this device: "cpu" or "torch"."""
-    usable = torch.device(device).type == "cpu" and native.missing() is None
-    return "cpu" if usable else "torch"
-
-
-def _resolve(
-    table: dict[str, _Function], backend: str, *tensors: Tensor, obstacle: str | None = None
-) -> _Function:
-    """The function to run; `obstacle` is a further reason why the extension cannot serve."""
-    if backend != "auto" and backend not in table:
-        choices = "one of " + ", ".join(repr(name) for name in ("auto", *table))
-        raise invalid("backend", choices, repr(backend), "choose one of these")
-    if backend == "torch":
-        return table["torch"]
-    obstacle = obstacle or native.unfit(*tensors)
-    if backend == "auto":
-        return table["torch" if obstacle or native.missing() else "cpu"]
-    missing = native.missing()
-    if missing is not None:
-        raise BackendNotAvailable(missing)
-    if obstacle is not None:
-        expected = "float32 tensors on the CPU, without gradients, for 'cpu'"
-        raise invalid("backend", expected, obstacle, "use backend='torch'")
-    return table["cpu"]
+_GAUSSIAN_NOISE: Table = {
+    "torch": reference.gaussian_noise,
+    "cpu": native.gaussian_noise,
+    "triton": triton_native.gaussian_noise,
+    "cuda": cuda_native.gaussian_noise,
+}
+_LANGEVIN_NOISE: Table = {
+    "torch": reference.langevin_noise,
+    "cpu": native.langevin_noise,
+    "triton": triton_native.langevin_noise,
+    "cuda": cuda_native.langevin_noise,
+}
+_REVERSE_STEP: Table = {
+    "torch": reference.reverse_step,
+    "cpu": native.reverse_step,
+    "triton": triton_native.reverse_step,
+    "cuda": cuda_native.reverse_step,
+}
+_RUNNING_MOMENTS: Table = {
+    "torch": reference.running_moments,
+    "cpu": native.running_moments,
+    "triton": triton_native.running_moments,
+    "cuda": cuda_native.running_moments,
+}
+_FOURIER_PROX: Table = {"torch": reference.fourier_prox, "triton": triton_native.fourier_prox}
+_ALIAS_PROX: Table = {"torch": reference.alias_prox, "triton": triton_native.alias_prox}
+_MASKED_PROX: Table = {"torch": reference.masked_prox, "cpu": native.masked_prox}
+_COMBINE_ANCHORS: Table = {"torch": reference.combine_anchors}
 
 
 def gaussian_noise(
@@ -103,6 +94,7 @@ def gaussian_noise(
     shape: Sequence[int],
     *,
     backend: Backend = "auto",
+    out: Tensor | None = None,
 ) -> Tensor:
     """Standard normals (P, C, H, W), float32, a function of (seed, image, sample, step, pixel).
 
@@ -115,15 +107,17 @@ def gaussian_noise(
         sample_ids: (P,) integers in [0, 2^32).
         step: the position in the chain, 0 <= step < 2^32.
         shape: (P, C, H, W), C <= 1024.
-        backend: "auto", "torch" or "cpu" (the compiled extension).
+        backend: "auto", "torch", "cpu", "triton" or "cuda", see `latino_engine.dispatch`.
+        out: where the result is written, float32 and contiguous; allocated if None.
 
     Raises:
         ValueError, TypeError: an argument out of its range or a backend that cannot serve.
     """
     seed, images, samples, step, size = check_identity(seed, image_ids, sample_ids, step, shape)
-    obstacle = None if images.device.type == "cpu" else f"image_ids on {images.device}"
-    run = _resolve(_GAUSSIAN_NOISE, backend, obstacle=obstacle)
-    return run(seed, images, samples, step, size)
+    like = torch.empty(0, device=images.device) if out is None else out
+    check_out(out, torch.empty(0, device=images.device), size)
+    run = choose(_GAUSSIAN_NOISE, backend, like)
+    return write(run, out, seed, images, samples, step, size)
 
 
 def langevin_noise(
@@ -135,15 +129,17 @@ def langevin_noise(
     step: int,
     *,
     backend: Backend = "auto",
+    out: Tensor | None = None,
 ) -> Tensor:
     """z + scale * eps with eps = gaussian_noise(seed, image_ids, sample_ids, step, z.shape).
 
-    The extension makes eps where it adds it; no array of normals is written.
+    All backends but torch make eps where they add it; no array of normals is written.
 
     Args:
         z: (P, C, H, W), real; differentiable, as is scale.
         scale: a number or (P,).
         seed, image_ids, sample_ids, step, backend: as in `gaussian_noise`.
+        out: where the result is written, may be z itself; allocated if None.
 
     Raises:
         ValueError, TypeError: as `gaussian_noise`.
@@ -151,8 +147,9 @@ def langevin_noise(
     check_real("z", z)
     identity = check_identity(seed, image_ids, sample_ids, step, z.shape)[:4]
     scales = per_image(scale, z, "scale")
-    run = _resolve(_LANGEVIN_NOISE, backend, z, scales)
-    return run(z, scales, *on_device_of(z, identity))
+    check_out(out, z, z.shape)
+    run = choose(_LANGEVIN_NOISE, backend, z, scales, out)
+    return write(run, out, z, scales, *on_device_of(z, identity))
 
 
 def reverse_step(
@@ -166,7 +163,9 @@ def reverse_step(
     sample_ids: Tensor | Sequence[int],
     step: int,
     *,
+    clamp: tuple[float, float] | None = None,
     backend: Backend = "auto",
+    out: Tensor | None = None,
 ) -> Tensor:
     """x0 + sigma_next (sqrt(1 - zeta) (x_t - x0) / sigma_n + sqrt(zeta) eps) [UD2M, Alg. 1].
 
@@ -176,15 +175,27 @@ def reverse_step(
         sigma_next: noise level of the result.
         zeta: share of fresh noise, in [0, 1].
         seed, image_ids, sample_ids, step, backend: as in `gaussian_noise`.
+        clamp: (lowest, highest) of x0_hat, which is clamped first; None leaves it as it is.
+        out: where the result is written, may be x0_hat or x_t itself; allocated if None.
     """
     check_real("x0_hat", x0_hat)
     check_same("x_t", x_t, "x0_hat", x0_hat)
     identity = check_identity(seed, image_ids, sample_ids, step, x0_hat.shape)[:4]
-    run = _resolve(_REVERSE_STEP, backend, x0_hat, x_t)
-    return run(x0_hat, x_t, sigma_n, sigma_next, zeta, *on_device_of(x0_hat, identity))
+    check_out(out, x0_hat, x0_hat.shape)
+    bounds = check_bounds("clamp", clamp)
+    run = choose(_REVERSE_STEP, backend, x0_hat, x_t, out)
+    who = on_device_of(x0_hat, identity)
+    return write(run, out, x0_hat, x_t, sigma_n, sigma_next, zeta, *who, clamp=bounds)
 
 
-def fourier_prox(v: Tensor, power: Tensor, back_projected: Tensor, gamma: float | Tensor) -> Tensor:
+def fourier_prox(
+    v: Tensor,
+    power: Tensor,
+    back_projected: Tensor,
+    gamma: float | Tensor,
+    *,
+    backend: Backend = "auto",
+) -> Tensor:
     """argmin_x gamma/2 ||h * x - y||^2 + 1/2 ||x - v||^2 for a circular convolution.
 
     Args:
@@ -192,10 +203,13 @@ def fourier_prox(v: Tensor, power: Tensor, back_projected: Tensor, gamma: float 
         power: |h|^2, real half-spectrum (B|1, C|1, H, W//2+1).
         back_projected: conj(h) Y, complex half-spectrum (B|1, C|1, H, W//2+1).
         gamma: >= 0, a number or (B,).
+        backend: "auto", "torch" or "triton".
     """
     _check_spectrum("power", power, v)
     _check_spectrum("back_projected", back_projected, v)
-    return _FOURIER_PROX["torch"](v, power, back_projected, per_image(gamma, v))
+    tensors = (v, power, back_projected, per_image(gamma, v))
+    z: Tensor = choose(_FOURIER_PROX, backend, *tensors, spectra=True)(*tensors)
+    return z
 
 
 def alias_prox(
@@ -205,6 +219,8 @@ def alias_prox(
     back_projected: Tensor,
     gamma: float | Tensor,
     factor: int,
+    *,
+    backend: Backend = "auto",
 ) -> Tensor:
     """argmin_x gamma/2 ||decimate(h * x) - y||^2 + 1/2 ||x - v||^2, keeping every factor-th pixel.
 
@@ -213,11 +229,14 @@ def alias_prox(
         h, back_projected: full spectra (B|1, C|1, H, W); back_projected = conj(h) tile(Y).
         folded_power: mean of |h|^2 over aliases, (B|1, C|1, H/factor, W/factor).
         gamma: >= 0, a number or (B,).
+        backend: "auto", "torch" or "triton".
     """
     if v.ndim != 4 or v.shape[-2] % factor or v.shape[-1] % factor:
         remedy = "crop the image"
         raise invalid("v", f"sides divisible by {factor}", tuple(v.shape), remedy)
-    return _ALIAS_PROX["torch"](v, h, folded_power, back_projected, per_image(gamma, v), factor)
+    tensors = (v, h, folded_power, back_projected, per_image(gamma, v))
+    z: Tensor = choose(_ALIAS_PROX, backend, *tensors, spectra=True)(*tensors, factor)
+    return z
 
 
 def masked_prox(
@@ -227,21 +246,23 @@ def masked_prox(
 
     Args:
         v: (B, C, H, W), real or complex.
-        mask, y: broadcast against v; the extension takes (B|1, C|1, H, W), real.
+        mask, y: broadcast against v; "cpu" takes (B|1, C|1, H, W), real.
         gamma: >= 0, a number or (B,).
-        backend: as in `gaussian_noise`.
+        backend: "auto", "torch" or "cpu".
     """
     gammas = per_image(gamma, v.real if v.is_complex() else v)
     fits = all(native.broadcasts_to_planes(tensor, v) for tensor in (mask, y))
     obstacle = None if fits else "mask or y that is not (B|1, C|1, H, W)"
-    run = _resolve(_MASKED_PROX, backend, v, mask, y, gammas, obstacle=obstacle)
-    return run(v, mask, y, gammas)
+    run = choose(_MASKED_PROX, backend, v, mask, y, gammas, obstacle=obstacle)
+    z: Tensor = run(v, mask, y, gammas)
+    return z
 
 
 def combine_anchors(x: Tensor, x_t: Tensor, x_weight: float | Tensor) -> Tensor:
     """a x + (1 - a) x_t; x, x_t (B, C, H, W), a in [0, 1] a number or (B,)."""
     check_same("x_t", x_t, "x", x)
-    return _COMBINE_ANCHORS["torch"](x, x_t, per_image(x_weight, x, "x_weight"))
+    v: Tensor = _COMBINE_ANCHORS["torch"](x, x_t, per_image(x_weight, x, "x_weight"))
+    return v
 
 
 def running_moments(
@@ -252,7 +273,9 @@ def running_moments(
         raise invalid("count", "a count from 1", count, "count the value being added")
     check_same("mean", mean, "x", x, "start from zeros of x's shape")
     check_same("m2", m2, "x", x, "start from zeros of x's shape")
-    return _resolve(_RUNNING_MOMENTS, backend, mean, m2, x)(mean, m2, count, x)
+    run = choose(_RUNNING_MOMENTS, backend, mean, m2, x)
+    moments: tuple[Tensor, Tensor] = run(mean, m2, count, x)
+    return moments
 
 
 def _check_spectrum(name: str, spectrum: Tensor, v: Tensor) -> None:

@@ -106,12 +106,15 @@ def reverse_step(
     image_ids: Tensor,
     sample_ids: Tensor,
     step: int,
+    *,
+    clamp: tuple[float, float] | None = None,
 ) -> Tensor:
-    """x_t <- x0 + sigma_next (sqrt(1 - zeta) (x_t - x0) / sigma_n + sqrt(zeta) eps)."""
+    """x_t <- x0 + sigma_next (sqrt(1 - zeta) (x_t - x0) / sigma_n + sqrt(zeta) eps), x0 clamped."""
+    x0 = x0_hat if clamp is None else x0_hat.clamp(*clamp)
     pairs, channels, height, width = x_t.shape
     eps = gaussian_noise(seed, image_ids, sample_ids, step, (pairs, channels, height, width))
     kept = math.sqrt(1.0 - zeta) / sigma_n
-    return x0_hat + sigma_next * (kept * (x_t - x0_hat) + math.sqrt(zeta) * eps.to(x_t))
+    return x0 + sigma_next * (kept * (x_t - x0) + math.sqrt(zeta) * eps.to(x_t))
 
 
 def fourier_prox_noise(

@@ -50,7 +50,13 @@ def calls() -> dict[str, dict[str, Any]]:
         "masked_prox_noise": {**start, **mask, **end},
         "gaussian_noise": end,
         "langevin_noise": {"z": image(), **end},
-        "reverse_step": {"x0_hat": image(), "x_t": image(), **end},
+        "reverse_step": {
+            "x0_hat": image(),
+            "x_t": image(),
+            "lowest": -1.0,
+            "highest": 1.0,
+            **end,
+        },
         "combine_anchors": {**start, "steps": table, "out": image(), "stream": 0},
         "fourier_combine": {
             **combine,
@@ -302,7 +308,7 @@ def test_without_the_extension(hidden: Callable[[Any], None]) -> None:
 
 def test_an_extension_of_another_version(hidden: Callable[[Any], None]) -> None:
     hidden(SimpleNamespace(INTERFACE_VERSION=0))
-    with pytest.raises(BackendNotAvailable, match="with interface 1, but the one here has 0"):
+    with pytest.raises(BackendNotAvailable, match="with interface 2, but the one here has 0"):
         ops.fourier_prox_noise(*step_arguments(), backend="cuda")
 
 
@@ -312,7 +318,7 @@ def test_an_extension_that_launches_by_name(
     """Built without nvcc it needs NVRTC, and is told who compiles."""
     loaders: list[Any] = []
     driver = SimpleNamespace(
-        INTERFACE_VERSION=1,
+        INTERFACE_VERSION=2,
         LAUNCHES_BY_NAME=True,
         DEVICE_TYPE="cuda",
         set_function_loader=loaders.append,

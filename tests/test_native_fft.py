@@ -287,9 +287,9 @@ def paths(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     ran: list[str] = []
 
     def recorder(run: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        def recorded(*arguments: Any) -> Tensor:
+        def recorded(*arguments: Any, **options: Any) -> Tensor:
             ran.append(run.__name__)
-            return run(*arguments)
+            return run(*arguments, **options)
 
         return recorded
 

@@ -59,7 +59,7 @@ void gaussian_noise(const NoiseIdentity& identity, const Shape& shape, float* ou
 void langevin_noise(const NoiseIdentity& identity, const Shape& shape, const float* z,
                     PerPair scale, float* out, int num_threads);
 
-// out = x0_hat + sigma_next (kept (x_t - x0_hat) + renewed eps)
+// out = x0_hat + sigma_next (kept (x_t - x0_hat) + renewed eps), x0_hat clamped first
 void reverse_step(const NoiseIdentity& identity, const Shape& shape, const float* x0_hat,
                   const float* x_t, const ReverseStep& step, float* out, int num_threads);
 
@@ -119,6 +119,18 @@ void masked_prox_noise(const NoiseIdentity& identity, const Shape& shape, const 
 // V <- (gamma back_projected + V) / (gamma power + 1).
 void fourier_combine(const Shape& shape, const FourierData& data, float* spectrum,
                      int num_threads);
+
+// Around fft2 and ifft2 of complex images (P, H, W) that travel as (P, 2, H, W), shape.channels = 2.
+// k-space is centred and orthonormal; the shifts are places, no pass of their own.
+// image = ifftshift(x_weight x + (1 - x_weight) x_t); of the step only these are read.
+void kspace_pack(const Shape& shape, const InnerStep& step, float* image, int num_threads);
+
+// V <- (gamma m sqrt(H W) y + V) / (gamma m + 1), mask (P|1, 1, H, W), y (P|1, 2, H, W).
+void kspace_combine(const Shape& shape, const MaskedData& data, float* spectrum, int num_threads);
+
+// out = fftshift(image) + scale eps
+void kspace_unpack(const NoiseIdentity& identity, const Shape& shape, const float* image,
+                   PerPair scale, float* out, int num_threads);
 
 // Welford over `size` entries; mean_out and m2_out may be mean and m2.
 struct MomentArrays {

@@ -130,6 +130,26 @@ void masked_prox_noise(const NoiseIdentity& identity, const Shape& shape, const 
                });
 }
 
+void kspace_unpack(const NoiseIdentity& identity, const Shape& shape, const float* image,
+                   PerPair scale, float* out, int num_threads) {
+  const std::int64_t size = shape.plane_size(), height = shape.height, width = shape.width;
+  const std::int64_t half = width / 2;
+  for_each_run(identity, shape, num_threads,
+               [=](const Place& place, const float* eps, std::int64_t count) {
+                 const std::int64_t row = place.offset / width, column = place.offset % width;
+                 const std::int64_t from = (row + height - height / 2) % height * width;
+                 const float* part = image + 2 * (place.pair * size + from) + place.channel;
+                 float* run = out + place.plane * size + place.offset;
+                 const float amplitude = scale.of(place.pair);
+                 // Columns before the middle come from the end of the row.
+                 const std::int64_t before = std::clamp<std::int64_t>(half - column, 0, count);
+                 part_with_noise_row(part + 2 * (column + width - half), amplitude, eps, before,
+                                     run);
+                 part_with_noise_row(part + 2 * (column + before - half), amplitude, eps + before,
+                                     count - before, run + before);
+               });
+}
+
 void fourier_prox_noise(const NoiseIdentity& identity, const Shape& shape, const InnerStep& step,
                         const FourierData& data, const Loops& loops, int num_threads) {
   const FourierMiddle middle(shape, data, loops);

@@ -1,5 +1,6 @@
 // Pointwise steps of the sampler in one pass over memory each.
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
 
 #include "cpu/kernels.h"
@@ -34,7 +35,44 @@ void for_each_plane_block(const Shape& shape, int num_threads, const Body& body)
   });
 }
 
+// body(pair, at, centred, count) over the runs of complex images (P, H, W), `at` the offset of a run
+// in its image and `centred` its place where pixel (0, 0) lies in the middle: (i + n/2) mod n.
+template <class Body>
+void for_each_centred_run(const Shape& shape, int num_threads, const Body& body) {
+  const std::int64_t height = shape.height, width = shape.width, half = width / 2;
+  const int threads = threads_for(shape.num_elements(), kPointwiseGrain, num_threads);
+  parallel_for(shape.pairs * height, threads, [&](std::int64_t unit) {
+    const std::int64_t pair = unit / height, row = unit % height;
+    const std::int64_t at = row * width, centred = (row + height / 2) % height * width;
+    body(pair, at, centred + half, width - half);
+    if (half > 0) body(pair, at + width - half, centred, half);
+  });
+}
+
 }  // namespace
+
+void kspace_pack(const Shape& shape, const InnerStep& step, float* image, int num_threads) {
+  const std::int64_t size = shape.plane_size();
+  for_each_centred_run(shape, num_threads, [&](std::int64_t pair, std::int64_t at,
+                                               std::int64_t centred, std::int64_t count) {
+    const std::int64_t re = 2 * pair * size + centred, im = re + size;
+    const float* x_t = step.x_t;
+    interleave_row({step.x + re, step.x + im, x_t == nullptr ? nullptr : x_t + re,
+                    x_t == nullptr ? nullptr : x_t + im, step.x_weight.of(pair)},
+                   count, image + 2 * (pair * size + at));
+  });
+}
+
+void kspace_combine(const Shape& shape, const MaskedData& data, float* spectrum, int num_threads) {
+  const std::int64_t size = shape.plane_size();
+  const float root = std::sqrt(static_cast<float>(size));
+  for_each_centred_run(shape, num_threads, [&](std::int64_t pair, std::int64_t at,
+                                               std::int64_t centred, std::int64_t count) {
+    kspace_combine_row(data.mask.plane(pair, 0) + centred, data.y.plane(pair, 0) + centred,
+                       data.y.plane(pair, 1) + centred, data.gamma.of(pair), root, count,
+                       spectrum + 2 * (pair * size + at));
+  });
+}
 
 void masked_prox(const Shape& shape, const MaskedProx& prox, float* out, int num_threads) {
   const std::int64_t size = shape.plane_size();

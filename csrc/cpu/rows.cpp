@@ -113,6 +113,40 @@ LATINO_CLONES void masked_prox_noise_row(const float* v, const float* mask, cons
   }
 }
 
+LATINO_CLONES void interleave_row(const AnchorParts& parts, std::int64_t count, float* image) {
+  const float *re = parts.re, *im = parts.im, *re_t = parts.re_t, *im_t = parts.im_t;
+  const float weight = parts.weight, other = 1.0f - weight;
+  if (re_t == nullptr) {
+#pragma GCC ivdep
+    for (std::int64_t i = 0; i < count; ++i) image[2 * i] = re[i], image[2 * i + 1] = im[i];
+    return;
+  }
+#pragma GCC ivdep
+  for (std::int64_t i = 0; i < count; ++i) {
+    image[2 * i] = weight * re[i] + other * re_t[i];
+    image[2 * i + 1] = weight * im[i] + other * im_t[i];
+  }
+}
+
+LATINO_CLONES void kspace_combine_row(const float* mask, const float* y_re, const float* y_im,
+                                      float gamma, float root, std::int64_t count,
+                                      float* spectrum) {
+#pragma GCC ivdep
+  for (std::int64_t i = 0; i < count; ++i) {
+    const float weight = gamma * mask[i];
+    spectrum[2 * i] = latino::masked_prox(spectrum[2 * i], weight, root * y_re[i]);
+    spectrum[2 * i + 1] = latino::masked_prox(spectrum[2 * i + 1], weight, root * y_im[i]);
+  }
+}
+
+LATINO_CLONES void part_with_noise_row(const float* part, float scale, const float* eps,
+                                       std::int64_t count, float* out) {
+#pragma GCC ivdep
+  for (std::int64_t i = 0; i < count; ++i) {
+    out[i] = latino::add_noise(part[2 * i], scale, eps[i]);
+  }
+}
+
 LATINO_CLONES void running_moments_row(const MomentArrays& arrays, float number,
                                        std::int64_t begin, std::int64_t end) {
   const float *mean = arrays.mean, *m2 = arrays.m2, *x = arrays.x;

@@ -28,6 +28,22 @@ void masked_prox_noise_row(const float* v, const float* mask, const float* y, fl
 void fourier_combine_row(const float* power, const float* back_projected, float gamma,
                          std::int64_t count, float* spectrum);
 
+// Complex numbers from their parts, anchors combined if there are states.
+struct AnchorParts {
+  const float *re, *im, *re_t, *im_t;  // re_t null: there are no states
+  float weight;
+};
+
+void interleave_row(const AnchorParts& parts, std::int64_t count, float* image);
+
+// V <- (gamma m root y + V) / (gamma m + 1), y in its parts.
+void kspace_combine_row(const float* mask, const float* y_re, const float* y_im, float gamma,
+                        float root, std::int64_t count, float* spectrum);
+
+// out = part + scale eps, part every second entry.
+void part_with_noise_row(const float* part, float scale, const float* eps, std::int64_t count,
+                         float* out);
+
 void running_moments_row(const MomentArrays& arrays, float number, std::int64_t begin,
                          std::int64_t end);
 

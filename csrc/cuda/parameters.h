@@ -97,6 +97,7 @@ struct Quads {
   Steps steps;
   Noise noise;
   Shape shape;
+  float lowest, highest;  // of x in a reverse step
 };
 
 struct Anchors {

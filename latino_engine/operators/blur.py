@@ -122,9 +122,10 @@ class Blur:
             tuple(y.shape),
             y.dtype,
             prox=lambda v, gamma: ops.fourier_prox(v, power, back_projected, gamma),
-            inner=lambda x, x_t, x_weight, *rest: ops.fourier_prox_noise(
-                x, x_t, x_weight, power, back_projected, *rest
+            inner=lambda x, x_t, x_weight, *rest, out=None: ops.fourier_prox_noise(
+                x, x_t, x_weight, power, back_projected, *rest, out=out
             ),
+            transforms=ops.transforms_of(y.device, y.shape[-2:]),
         )
 
     def initial_estimate(self, y: Tensor) -> Tensor:

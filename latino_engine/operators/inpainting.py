@@ -193,7 +193,7 @@ def masked_step(mask: Tensor, y: Tensor) -> FusedStep:
         tuple(y.shape),
         y.dtype,
         prox=lambda v, gamma: ops.masked_prox(v, mask, y, gamma),
-        inner=lambda x, x_t, x_weight, *rest: ops.masked_prox_noise(
-            x, x_t, x_weight, mask, y, *rest
+        inner=lambda x, x_t, x_weight, *rest, out=None: ops.masked_prox_noise(
+            x, x_t, x_weight, mask, y, *rest, out=out
         ),
     )

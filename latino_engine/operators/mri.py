@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,6 +28,7 @@ from latino_engine.operators.checks import (
     show_noise_std,
     starting_gamma,
 )
+from latino_engine.operators.fused_step import FusedStep
 from latino_engine.operators.linear import best_scale, proximal_solve
 from latino_engine.operators.protocol import DataStep
 from latino_engine.operators.simulation import add_measurement_noise
@@ -122,12 +124,9 @@ class MRI:
         """The prox for one y, the zero-filled image and its spectrum computed once."""
         self._check_y(y)
         zero_filled = self._zero_filled(y)
-        solve = (
-            self._cg_step(zero_filled)
-            if self.coil_maps is not None
-            else self._exact_step(zero_filled)
-        )
-        batch, dtype = y.shape[0], y.dtype
+        if self.coil_maps is None:
+            return self._exact_step(y, zero_filled)
+        solve, batch, dtype = self._cg_step(zero_filled), y.shape[0], y.dtype
 
         def step(v: Tensor, gamma: float | Tensor) -> Tensor:
             self._check_image("v", v)
@@ -179,23 +178,42 @@ class MRI:
     def _size(self) -> tuple[int, int]:
         return (self.mask.shape[-2], self.mask.shape[-1])
 
-    def _exact_step(self, zero_filled: Tensor) -> DataStep:
-        """One coil. With DC moved to (0, 0) the shifts of F cancel, so the step is without any.
+    def _exact_step(self, y: Tensor, zero_filled: Tensor) -> DataStep:
+        """One coil; the whole inner step is one operation, for complex and for real images.
 
-        fft2(zero-filled) is m Y there; of its real part, S(m Y).
+        In the prox alone DC lies at (0, 0), where the shifts of F cancel: fft2(zero-filled) is m Y
+        there; of its real part, S(m Y).
         """
         masked, symmetric = self._corner_masks(zero_filled.real)
         complex_y = torch.fft.fft2(zero_filled)
         real_y = torch.fft.rfft2(zero_filled.real)
+        (mask,) = self._table.get("mask", self._size, y, lambda: (self.mask.to(y),))
+        kept = self._kept(y)
 
         def solve(v: Tensor, gamma: float | Tensor) -> Tensor:
+            self._check_image("v", v)
             if v.shape[1] == 1:
                 return ops.fourier_prox(v, symmetric, real_y, gamma)
             spectrum = torch.fft.fft2(_to_complex(v))
             spectrum = ops.masked_prox(spectrum, masked, complex_y, gamma)
             return self._as_image(torch.fft.ifft2(spectrum), 2)
 
-        return solve
+        def inner(
+            x: Tensor,
+            x_t: Tensor | None,
+            x_weight: float | Tensor,
+            *rest: Any,
+            out: Tensor | None = None,
+        ) -> Tensor:
+            self._check_image("x", x)
+            if x.shape[1] == 1:
+                constants = (symmetric, real_y)
+                return ops.fourier_prox_noise(x, x_t, x_weight, *constants, *rest, out=out)
+            return ops.fourier_mask_prox_noise(x, x_t, x_weight, mask, kept, *rest, out=out)
+
+        shape, real = (y.shape[0], 1 if self.real_image else 2, *self._size), self.real_image
+        transforms = ops.transforms_of(y.device, self._size, None if real else 0)
+        return FusedStep(shape, y.dtype, solve, inner, transforms, channels=(1, 2))
 
     def _cg_step(self, zero_filled: Tensor) -> DataStep:
         """Several coils."""

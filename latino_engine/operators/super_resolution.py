@@ -135,9 +135,10 @@ class SuperResolution:
             (*y.shape[:2], *size),
             y.dtype,
             prox=lambda v, gamma: ops.alias_prox(v, *spectra, gamma, factor),
-            inner=lambda x, x_t, x_weight, gamma, scale, *identity: ops.alias_prox_noise(
-                x, x_t, x_weight, *spectra, gamma, scale, factor, *identity
+            inner=lambda x, x_t, x_weight, gamma, scale, *identity, out=None: ops.alias_prox_noise(
+                x, x_t, x_weight, *spectra, gamma, scale, factor, *identity, out=out
             ),
+            transforms=ops.transforms_of(y.device, size, factor),
         )
 
     def initial_estimate(self, y: Tensor) -> Tensor:

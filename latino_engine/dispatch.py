@@ -1,0 +1,130 @@
+"""Which function of an operation's table {backend: function} runs.
+
+`backend="auto"` takes the first of "cuda", "triton" and "cpu" that is in the table, is there and
+can take the tensors, else torch. A backend that is named is used or refused in one sentence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any, Literal, TypeAlias
+
+import torch
+from torch import Tensor
+
+from latino_engine import cuda_native, native, reference, triton_native
+from latino_engine.errors import BackendNotAvailable, invalid
+
+Backend: TypeAlias = Literal["auto", "torch", "cpu", "triton", "cuda"]
+Table: TypeAlias = Mapping[str, Callable[..., Any]]
+
+
+@dataclass(frozen=True)
+class _Implementation:
+    """A module with `missing` and `unfit`, and what it takes."""
+
+    module: ModuleType
+    takes: str
+
+    def obstacle(self, spectra: bool, *tensors: Tensor | None) -> str | None:
+        found: str | None = self.module.unfit(*tensors, spectra=spectra)
+        return found
+
+
+_ON_A_GPU = "float32 tensors on one GPU, without gradients"
+#: In the order in which "auto" asks them.
+_IMPLEMENTATIONS = {
+    "cuda": _Implementation(cuda_native, f"{_ON_A_GPU}, for 'cuda'"),
+    "triton": _Implementation(triton_native, f"{_ON_A_GPU}, for 'triton'"),
+    "cpu": _Implementation(native, "float32 tensors on the CPU, without gradients, for 'cpu'"),
+}
+
+
+def choose(
+    table: Table,
+    backend: str,
+    *tensors: Tensor | None,
+    obstacle: str | None = None,
+    spectra: bool = False,
+) -> Callable[..., Any]:
+    """The function to run.
+
+    Args:
+        table: {backend: function}, "torch" among them.
+        backend: "auto" or a key of the table.
+        tensors: what the function is given.
+        obstacle: a further reason why torch alone can serve.
+        spectra: complex64 may stand beside float32.
+
+    Raises:
+        BackendNotAvailable: the named backend is missing; the sentence says what installs it.
+        InvalidArgument: the name is none of the table's, or its backend cannot take the tensors.
+    """
+    if backend == "torch":
+        return table["torch"]
+    if backend == "auto":
+        return table[_first(table, obstacle, spectra, *tensors)]
+    if backend not in table:
+        choices = "one of " + ", ".join(repr(name) for name in ("auto", *table))
+        raise invalid("backend", choices, repr(backend), "choose one of these")
+    implementation = _IMPLEMENTATIONS[backend]
+    missing = implementation.module.missing()
+    if missing is not None:
+        raise BackendNotAvailable(missing)
+    obstacle = obstacle or implementation.obstacle(spectra, *tensors)
+    if obstacle is not None:
+        raise invalid("backend", implementation.takes, obstacle, "use backend='torch'")
+    return table[backend]
+
+
+def write(run: Callable[..., Any], out: Tensor | None, *arguments: Any, **options: Any) -> Tensor:
+    """run(*arguments) as a new tensor, or in `out`; only torch's functions have no `out`."""
+    if out is None:
+        made: Tensor = run(*arguments, **options)
+        return made
+    if run.__module__ == reference.__name__:
+        return out.copy_(run(*arguments, **options))
+    run(*arguments, **options, out=out)
+    return out
+
+
+def _first(
+    table: Collection[str], obstacle: str | None, spectra: bool, *tensors: Tensor | None
+) -> str:
+    if obstacle is not None:
+        return "torch"
+    for name, implementation in _IMPLEMENTATIONS.items():
+        # What is there is asked last: it may load a library.
+        if name not in table or implementation.obstacle(spectra, *tensors) is not None:
+            continue
+        if implementation.module.missing() is None:
+            return name
+    return "torch"
+
+
+def backend_of(device: str | torch.device) -> str:
+    """What `backend="auto"` takes for float32 tensors on this device."""
+    kind = torch.device(device).type
+    for name, implementation in _IMPLEMENTATIONS.items():
+        module = implementation.module
+        if module.device_type() == kind and module.missing() is None:
+            return name
+    return "torch"
+
+
+def transforms_of(
+    device: str | torch.device, size: Sequence[int], factor: int | None = None
+) -> str:
+    """Whose transforms "auto" takes for images of this size, e.g. "cpu, own loops".
+
+    "cuda, own kernels", "cpu, own loops", or the backend and "torch.fft"; `factor` is that of
+    super-resolution, and 0 a mask in k-space.
+    """
+    backend = backend_of(device)
+    if backend == "cuda":
+        return f"cuda, {cuda_native.fourier_path(size[0], size[1], factor or None)}"
+    if backend == "cpu" and factor != 0:
+        return f"cpu, {native.fourier_path(size[0], size[1], factor)}"
+    return f"{backend}, torch.fft"
