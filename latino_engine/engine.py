@@ -103,7 +103,7 @@ class Engine:
     def sample(
         self,
         y: Tensor | np.ndarray,
-        op: Operator,
+        op: Operator | torch.nn.Module,
         num_samples: int = 4,
         seed: int = 0,
         sampler: str = "auto",
@@ -120,7 +120,8 @@ class Engine:
 
         Args:
             y: measurement, (B, ...) floating point, public units, torch or numpy.
-            op: the forward model, with its noise level; it may differ at every call.
+            op: the forward model, with its noise level; it may differ at every call. A linear
+                physics of deepinv is taken as it is.
             num_samples: S >= 1.
             seed: 0 <= seed < 2^64. A sample depends on (seed, image id, sample index) alone, not on
                 the batch, the chunk or num_samples.
@@ -129,7 +130,7 @@ class Engine:
             steps: LATINO: network evaluations, 8 by default; UD2M: outer steps N, 3 by default.
             unfold: UD2M: inner iterations K, 3 by default.
             init: None for the operator's own estimate, "measurement", an image (B, C, H, W) in
-                public units, or a restoration network (y, op) -> image.
+                public units, or a restoration network (y, op) -> image, deepinv's included.
             image_ids: B integers in [0, 2^22), 0..B-1 by default.
             keep_samples: False keeps mean and std only, in the memory of two images.
             progress: True for a bar on stderr, or a function (evaluations done, evaluations in
@@ -161,7 +162,7 @@ class Engine:
         about = {
             "prior": self.spec.name,
             "data_range": list(self.spec.data_range),
-            "operator": repr(op),
+            "operator": repr(problem.operator),
             "backend": self.backend,
             "precision": self.precision,
             "sampler": sampler if sampler != "auto" else "latino" if learned is None else "adapter",

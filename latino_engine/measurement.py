@@ -5,13 +5,14 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeAlias, cast
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from latino_engine.errors import InvalidArgument, InvalidType, invalid, invalid_type
+from latino_engine.interop.physics import from_physics, is_physics, is_reconstructor
 from latino_engine.operators import JPEG, MRI, Colorization, Demosaicing, LinearOperator
 from latino_engine.operators.checks import SMALLEST_NOISE_STD
 from latino_engine.operators.protocol import DataStep, Operator
@@ -23,8 +24,9 @@ _LARGEST_VALUE = (
     16.0  # |y| beyond this many ranges is a picture in 0..255, not one in the public range
 )
 
-#: How the chain starts: a word, an image, or a restoration network (y, operator) -> x.
-Init: TypeAlias = "str | Tensor | np.ndarray | Callable[[Tensor, Operator], Tensor] | None"
+#: How the chain starts: a word, an image, or a restoration network (y, operator) -> x. The operator
+#: is the one that the caller gave: a physics of deepinv reaches a network of deepinv as it is.
+Init: TypeAlias = "str | Tensor | np.ndarray | Callable[[Tensor, Any], Tensor] | None"
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,13 +85,16 @@ class Problem:
 
 
 def make_problem(
-    y: Tensor | np.ndarray, operator: Operator, spec: PriorSpec, init: Init, device: str
+    y: Tensor | np.ndarray, op: Operator | nn.Module, spec: PriorSpec, init: Init, device: str
 ) -> Problem:
     """Check the user's arguments and state the problem in the engine's units.
+
+    A physics of deepinv becomes an operator here; a restoration network is given the physics.
 
     Raises:
         ValueError, TypeError: an argument that cannot be used, in one sentence.
     """
+    operator = from_physics(op, device) if is_physics(op) else op
     if not isinstance(operator, Operator):
         expected = "an operator such as Blur or Inpainting"
         lacking = [name for name in _OPERATOR_NAMES if not hasattr(operator, name)]
@@ -110,7 +115,7 @@ def make_problem(
         _check_model(operator, measured)
     estimate = operator.initial_estimate(measured)
     check_image("y", estimate, spec)
-    x_public = _start(init, measured, operator, estimate, spec)
+    x_public = _start(init, measured, op, estimate, spec)
     x_init = (spec.scale * x_public + spec.offset).contiguous()
     return Problem(operator, spec, measured, x_init, _sigma_y(operator, spec))
 
@@ -124,6 +129,18 @@ def _check_model(operator: LinearOperator, y: Tensor) -> None:
     if not bool(torch.isfinite(predicted).all() & torch.isfinite(image).all()):
         got = "NaN or infinite numbers"
         raise invalid("A, A_adjoint", "finite results for finite images", got, "correct the model")
+    if operator.batch_size is None and not _alike(operator, image):
+        # The images travel in chunks of any order: such a model would be applied to the wrong ones.
+        got = "one that depends on the place of an image in the batch"
+        raise invalid("A", "the same model for every image", got, "sample the images one by one")
+
+
+def _alike(operator: LinearOperator, image: Tensor) -> bool:
+    """Whether A commutes with a reordering of the batch."""
+    if image.shape[0] == 1:
+        return True
+    straight, reordered = operator.A(image), operator.A(image.flip(0)).flip(0)
+    return bool((straight - reordered).abs().max() <= 1e-3 * straight.abs().max())
 
 
 def _for_grey_images(operator: Operator) -> Operator:
@@ -180,7 +197,9 @@ def _check_values(y: Tensor, operator: Operator, spec: PriorSpec) -> None:
         raise invalid("y", expected, f"values up to {largest:g}", "rescale it, for example y / 255")
 
 
-def _start(init: Init, y: Tensor, operator: Operator, estimate: Tensor, spec: PriorSpec) -> Tensor:
+def _start(
+    init: Init, y: Tensor, op: Operator | nn.Module, estimate: Tensor, spec: PriorSpec
+) -> Tensor:
     if init is None:
         return estimate
     if isinstance(init, str):
@@ -190,7 +209,7 @@ def _start(init: Init, y: Tensor, operator: Operator, estimate: Tensor, spec: Pr
         found, remedy = y, "use init=None where y is no image of the same size"
     else:
         if callable(init) and not isinstance(init, Tensor):
-            init = init(y, operator)
+            init = init(y, _as_physics(op, estimate) if is_reconstructor(init) else op)
         try:
             found = torch.as_tensor(cast(Tensor, init)).detach().to(y.device, torch.float32)
         except (TypeError, RuntimeError) as error:
@@ -204,6 +223,17 @@ def _start(init: Init, y: Tensor, operator: Operator, estimate: Tensor, spec: Pr
     if not bool(torch.isfinite(found).all()):
         raise invalid("init", "finite numbers", "NaN or infinite entries", "clean the start")
     return found
+
+
+def _as_physics(op: Operator | nn.Module, image: Tensor) -> nn.Module:
+    """What a network of deepinv is called with: its own physics, also for an operator of ours."""
+    if isinstance(op, nn.Module):
+        return op
+    from latino_engine.interop.deepinv import to_physics
+
+    channels, height, width = image.shape[1:]
+    physics = to_physics(op, (channels, height, width))
+    return cast(nn.Module, physics.to(image.device))
 
 
 def _sigma_y(operator: Operator, spec: PriorSpec) -> Scalar:

@@ -2,23 +2,14 @@
 
 from __future__ import annotations
 
-from deepinv.physics import (
-    MRI as DeepinvMRI,
-)
-from deepinv.physics import (
-    BlurFFT,
-    DecomposablePhysics,
-    Downsampling,
-    GaussianNoise,
-    LinearPhysics,
-)
-from deepinv.physics import (
-    Inpainting as DeepinvInpainting,
-)
+from typing import cast
+
+from deepinv.physics import DecomposablePhysics, LinearPhysics
 from torch import Tensor
 
 from benchmarks.peers.convolution import ConvolutionPhysics, halved
 from latino_engine.errors import invalid, invalid_type
+from latino_engine.interop.deepinv import to_physics
 from latino_engine.operators import MRI, Blur, Inpainting, SuperResolution
 from latino_engine.operators.protocol import Operator
 
@@ -37,24 +28,12 @@ def make_physics(op: Operator, img_size: tuple[int, int, int]) -> LinearPhysics:
         InvalidType, InvalidArgument: another operator, parameters that differ from image to image,
             or MRI of real images.
     """
-    noise = GaussianNoise(_shared_noise_std(op))
-    if isinstance(op, Blur):
-        return BlurFFT(img_size, filter=op.kernel.float(), noise_model=noise)
-    if isinstance(op, SuperResolution):
-        taps = op.kernel.float()
-        return Downsampling(
-            img_size, filter=taps, factor=op.factor, padding="circular", noise_model=noise
-        )
-    if isinstance(op, Inpainting):
-        mask = op.mask.float().expand(1, *img_size).contiguous()
-        return DeepinvInpainting(img_size, mask=mask, noise_model=noise)
-    if isinstance(op, MRI) and op.coil_maps is None:
-        if img_size[0] != 2:
-            remedy = "use a prior of complex images"
-            raise invalid("operator", "2 channels (re, im) for MRI", img_size[0], remedy)
-        return DeepinvMRI(mask=op.mask.float()[:, 0], img_size=img_size, noise_model=noise)
-    expected = "Blur, SuperResolution, Inpainting or MRI of one coil"
-    raise invalid_type("operator", expected, repr(op), "the peers know no other")
+    _shared_noise_std(op)
+    known = isinstance(op, Blur | SuperResolution | Inpainting | MRI)
+    if not known or (isinstance(op, MRI) and op.coil_maps is not None):
+        expected = "Blur, SuperResolution, Inpainting or MRI of one coil"
+        raise invalid_type("operator", expected, repr(op), "the peers know no other")
+    return cast(LinearPhysics, to_physics(op, img_size))
 
 
 def make_decomposable(

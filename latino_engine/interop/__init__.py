@@ -1,0 +1,1 @@
+"""Bridges to other libraries of the field; none of them is imported before it is needed."""
