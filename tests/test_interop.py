@@ -1,0 +1,132 @@
+"""What tells deepinv's objects from others, with classes that carry the names of its modules.
+
+The conversions themselves are compared with deepinv in tests/peers/test_interop.py.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+
+import pytest
+import torch
+from tiny import tiny_prior
+
+import latino_engine as le
+from latino_engine.errors import BackendNotAvailable
+from latino_engine.interop.physics import (
+    PhysicsOperator,
+    from_physics,
+    is_physics,
+    is_reconstructor,
+)
+from latino_engine.measurement import make_problem
+
+
+def named(name, module, *bases, **content):
+    return type(name, bases or (torch.nn.Module,), {"__module__": module, **content})
+
+
+Physics = named("Physics", "deepinv.physics.forward")
+Linear = named("LinearPhysics", "deepinv.physics.forward", Physics)
+Gaussian = named("GaussianNoise", "deepinv.physics.noise", sigma=torch.tensor(0.1))
+
+
+class Halved(Linear):
+    """A user's own physics."""
+
+    noise_model = Gaussian()
+
+    def A(self, x):
+        return 0.5 * x
+
+    def A_adjoint(self, y):
+        return 0.5 * y
+
+    def clone(self):
+        return self
+
+
+def test_physics_is_told_by_the_modules_of_its_classes():
+    assert is_physics(Halved()) and is_physics(Physics())
+    assert not is_physics(le.Denoising(0.1)) and not is_physics(torch.nn.Identity())
+    assert not is_physics(named("Physics", "deepinvented.physics")())
+    assert not is_physics(named("LinearPhysics", "deepinv.physicslike")())
+    assert is_reconstructor(named("Reconstructor", "deepinv.models.base")())
+    assert not is_reconstructor(torch.nn.Identity())
+
+
+def test_a_users_physics_is_solved_by_its_own_a():
+    op = from_physics(Halved())
+    assert type(op) is PhysicsOperator and op.noise_std == pytest.approx(0.1)
+    v, y = torch.randn(2, 3, 8, 8), torch.randn(2, 3, 8, 8)
+    torch.testing.assert_close(op.prox(v, y, 4.0), (v + 2.0 * y) / 2.0, atol=1e-5, rtol=0)
+
+
+def test_a_network_is_given_the_physics_and_not_its_conversion():
+    physics, seen = Halved(), []
+
+    def network(y, op):
+        seen.append(op)
+        return 2.0 * y
+
+    y = torch.rand(1, 3, 8, 8)
+    problem = make_problem(y, physics, tiny_prior().spec, network, "cpu")
+    assert seen == [physics] and type(problem.operator) is PhysicsOperator
+    torch.testing.assert_close(problem.x_init, 4.0 * y - 1.0)
+
+
+CASES = {
+    "not linear": (
+        Physics(),
+        "op: expected a linear deepinv physics, got Physics; use an operator of this package, or "
+        "linearise it as a LinearPhysics",
+    ),
+    "stacked": (
+        named("StackedPhysics", "deepinv.physics.forward", Physics)(),
+        "op: expected a deepinv physics with one tensor as its measurement, got StackedPhysics; "
+        "sample with one of its parts, physics[i]",
+    ),
+    "noise": (
+        named(
+            "Mine",
+            "mine",
+            Halved,
+            noise_model=named("PoissonNoise", "deepinv.physics.noise")(),
+        )(),
+        "op.noise_model: expected GaussianNoise or ZeroNoise, got PoissonNoise; stabilise the "
+        "variance of y (Poisson: the Anscombe transform), or approximate its noise by "
+        "physics.set_noise_model(GaussianNoise(sigma))",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_sentence(name):
+    physics, sentence = CASES[name]
+    with pytest.raises((ValueError, TypeError)) as caught:
+        make_problem(torch.rand(1, 3, 8, 8), physics, tiny_prior().spec, None, "cpu")
+    assert str(caught.value) == sentence
+
+
+def test_a_model_that_depends_on_the_place_in_the_batch_is_refused():
+    weights = torch.tensor([1.0, 0.5]).reshape(2, 1, 1, 1)
+    op = le.LinearOperator(lambda x: weights * x, lambda y: weights * y, 0.1)
+    with pytest.raises(ValueError) as caught:
+        make_problem(torch.rand(2, 3, 8, 8), op, tiny_prior().spec, None, "cpu")
+    assert str(caught.value) == (
+        "A: expected the same model for every image, got one that depends on the place of an "
+        "image in the batch; sample the images one by one"
+    )
+
+
+def test_deepinv_is_neither_needed_nor_imported():
+    code = "import sys, latino_engine.measurement; sys.exit('deepinv' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.skipif(importlib.util.find_spec("deepinv") is not None, reason="deepinv is installed")
+def test_the_reconstructor_names_what_it_lacks():
+    with pytest.raises(BackendNotAvailable, match="install it with: pip install deepinv"):
+        importlib.import_module("latino_engine.interop.deepinv")
