@@ -19,16 +19,8 @@ _SAMPLES = 10
 
 
 def choices(mnist: Path, training_steps: int, limit: int) -> None:
-    """N, K in {1, 2, 4} with and without training; targets and rank; start; objective; c."""
+    """Targets and rank; start; objective; N, K in {1, 2, 4} with and without training."""
     base = _base(mnist, training_steps)
-    for steps in (1, 2, 4):
-        for unfold in (1, 2, 4):
-            name = f"N={steps}, K={unfold}"
-            untrained = Sampler(
-                f"{name}, untrained", DIGITS, None, "ud2m", steps, unfold, num_samples=_SAMPLES
-            )
-            score_row("ablation", _problem(mnist, limit), untrained)
-            _train_and_score(name, replace(base, steps=steps, unfold=unfold), mnist, limit)
     for rank in (1, 5, 20):
         trained = replace(base, targets="all-conv", rank=rank, alpha=float(rank))
         trained = replace(trained, learning_rate=1e-3)
@@ -40,6 +32,14 @@ def choices(mnist: Path, training_steps: int, limit: int) -> None:
         started = replace(base, operators=(blur.operator,), init=init)
         _train_and_score(f"2 x 2, init {init}", started, mnist, limit, blur)
     _train_and_score("2 x 2, paper objective", replace(base, objective="paper"), mnist, limit)
+    for steps in (1, 2, 4):
+        for unfold in (1, 2, 4):
+            name = f"N={steps}, K={unfold}"
+            untrained = Sampler(
+                f"{name}, untrained", DIGITS, None, "ud2m", steps, unfold, num_samples=_SAMPLES
+            )
+            score_row("ablation", _problem(mnist, limit), untrained)
+            _train_and_score(name, replace(base, steps=steps, unfold=unfold), mnist, limit)
 
 
 def change_of_operator(mnist: Path, training_steps: int, limit: int) -> None:
