@@ -16,8 +16,8 @@ score are proper scores (lower is better) and their estimators are unbiased in t
 samples S, so rows of 4 and of 16 samples compare; the PSNR of the mean grows with S. Coverage is
 that of the central interval over the pixels where samples and truth together have a std of at least
 0.02, a choice for which exact posterior samples cover what they should; that of 80 % needs nine
-samples or more, and rows scored by an older choice show none. NFE: network evaluations per sample. PSNR in dB of the mean and of one
-sample.
+samples or more, and rows scored by an older choice show none. NFE: network evaluations per sample.
+PSNR in dB of the mean and of one sample.
 """
 _SECTIONS = (
     (
