@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from benchmarks.operations.case import OURS, Arguments, Case, Provider
-from latino_engine import native, ops, reference
+from latino_engine import cuda_native, inner_steps, native, ops, reference, triton_native
 from latino_engine.bench.counting import Count, count_prox
 from latino_engine.noise import philox_normals
 from latino_engine.operators import MRI, Blur, Inpainting, SuperResolution
+from latino_engine.operators.spectra import kernel_spectrum
 
 GAMMA, SCALE, X_WEIGHT, FACTOR, SEED, STEP = 3.0, 0.3, 0.4, 4, 1, 2
 SIGMA_N, SIGMA_NEXT, ZETA = 2.5, 0.4, 0.9
@@ -35,21 +36,16 @@ def fused_cases(batch: int, height: int, width: int, device: str = "cpu") -> lis
 
 
 def _backends(run: Callable[..., Any], device: str) -> dict[str, Provider]:
-    """The operation with each backend that this machine has."""
-    names = ["torch"]
-    if device == "cpu" and native.missing() is None and run is not ops.fourier_mask_prox_noise:
-        names.insert(0, "cpu")
-    if device == "cuda" and run in _ON_CUDA:
-        names.insert(0, "cuda")
-    return {f"{OURS} {name}": partial(run, backend=name) for name in names}
+    """The operation with each backend of its table that this machine has."""
+    home = ops if run.__module__ == ops.__name__ else inner_steps
+    table = getattr(home, f"_{run.__name__.upper()}")
+    names = [name for name in _BACKENDS[device] if name in table]
+    here = [name for name in names if name == "torch" or _MODULES[name].missing() is None]
+    return {f"{OURS} {name}": partial(run, backend=name) for name in here}
 
 
-_ON_CUDA = (
-    ops.fourier_prox_noise,
-    ops.alias_prox_noise,
-    ops.masked_prox_noise,
-    ops.fourier_mask_prox_noise,
-)
+_BACKENDS = {"cpu": ("cpu", "torch"), "cuda": ("cuda", "triton", "torch")}
+_MODULES = {"cpu": native, "cuda": cuda_native, "triton": triton_native}
 
 
 def _identity(batch: int, device: str) -> Identity:
@@ -199,8 +195,9 @@ def _fourier_cases(shape: tuple[int, int, int, int], device: str) -> list[Case]:
 
     def constants() -> tuple[Tensor, ...]:
         y = op.A(_images(1, shape, device, seed=8)[0])
-        h = op._spectra("y", y)  # |h|^2 and conj(h) Y, as the operator has them
-        return h[1].clone(), (h[0].conj() * torch.fft.rfft2(y)).resolve_conj()
+        h = kernel_spectrum(op.kernel, size)
+        back = h.conj().resolve_conj().to(y.device, torch.complex64) * torch.fft.rfft2(y)
+        return (h.abs() ** 2).to(y), back
 
     def eager(v: Tensor, power: Tensor, back: Tensor) -> Tensor:
         V = (GAMMA * back + torch.fft.rfft2(v)) / (GAMMA * power + 1.0)
