@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -12,6 +12,7 @@ from torch import Tensor
 from latino_engine import ops
 from latino_engine.atomic import atomic_folder
 from latino_engine.engine import Engine, Progress
+from latino_engine.errors import invalid
 from latino_engine.image_io import read_image, write_image, write_npy
 from latino_engine.kspace_io import read_kspace
 from latino_engine.metrics import SSIM_WINDOW, psnr, ssim
@@ -62,6 +63,10 @@ def restore(
     picture = read_kspace(image) if is_kspace else read_image(image)
     height, width = picture.shape[-2:]
     op = parse_operator(operator, noise_std, (height, width), seed=seed)
+    if not simulate and hasattr(op, "measurement_picture"):
+        expected = "a measurement that is an image or k-space"
+        remedy = "add --simulate, or call Engine.sample from Python"
+        raise invalid("operator", expected, repr(operator), remedy)
     y = op.measure(picture, seed=seed) if simulate else picture
     with atomic_folder(out, ours=POSTERIOR_FILES) as folder:  # refused before any work is done
         post = engine.sample(
@@ -80,7 +85,7 @@ def restore(
         if simulate:
             report["quality"] = quality(post, op, y, picture)
         truth = picture if simulate else None
-        _write(folder, post, y, truth, f"{operator}, {post.nfe} evaluations")
+        _write(folder, post, y, _shown(op, y), truth, f"{operator}, {post.nfe} evaluations")
         text = json.dumps(report, indent=1, allow_nan=False)
         (folder / "posterior.json").write_text(text + "\n")
     return report
@@ -108,16 +113,24 @@ def _ssim(x: Tensor, truth: Tensor) -> float | None:
     return None if min(x.shape[-2:]) < SSIM_WINDOW else finite(ssim(x, truth).mean())
 
 
-def _write(folder: Path, post: Posterior, y: Tensor, truth: Tensor | None, title: str) -> None:
+def _shown(op: Operator, y: Tensor) -> Tensor:
+    """The measurement as a picture: y itself, or what the operator makes of a y that is none."""
+    picture = getattr(op, "measurement_picture", None)
+    return y if picture is None else cast(Tensor, picture(y))
+
+
+def _write(
+    folder: Path, post: Posterior, y: Tensor, shown: Tensor, truth: Tensor | None, title: str
+) -> None:
     post.write_into(folder)
     write_npy(folder / "measurement.npy", y)
-    if y.shape[1] in (1, 3):
-        write_image(folder / "measurement.png", y)
+    if shown.shape[1] in (1, 3):
+        write_image(folder / "measurement.png", shown)
     if post.mean.shape[1] not in (1, 3):
         return
     restoration_picture(
         folder / "restoration.png",
-        measurement=y,
+        measurement=shown,
         samples=post.samples[:, 0],
         mean=post.mean,
         std=post.std,
