@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 PEERS := .venv-peers
 PEERS_STAMP := $(PEERS)/.installed
 
-.PHONY: demo test lint format clean peers test-peers results bench bench-full report
+.PHONY: demo test lint format clean peers test-peers results docs bench bench-full report
 
 NATIVE := $(shell find csrc -name "*.cpp" -o -name "*.h")
 
@@ -58,6 +58,11 @@ bench: $(STAMP)
 bench-full: $(STAMP)
 	$(BENCH_PYTHON) -m pytest benchmarks/operations --grid full -q --benchmark-quiet --timeout 3600
 
+# The documentation as a site, in site/; a broken link is an error.
+docs: $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[docs]'
+	$(BIN)/python -m mkdocs build --strict
+
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -68,4 +73,4 @@ format: $(STAMP)
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf build *.egg-info demo-output .pytest_cache .mypy_cache .ruff_cache
+	rm -rf build site *.egg-info demo-output .pytest_cache .mypy_cache .ruff_cache
