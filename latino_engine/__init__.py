@@ -44,6 +44,8 @@ if TYPE_CHECKING:
         load_prior,
         save_prior,
     )
+    from latino_engine.priors.latent import LatentPrior
+    from latino_engine.priors.latent_folder import load_latent_prior
     from latino_engine.priors.ud2m import import_ud2m
 
 __all__ = [
@@ -59,6 +61,7 @@ __all__ = [
     "Denoising",
     "Engine",
     "Inpainting",
+    "LatentPrior",
     "LinearOperator",
     "PhaseRetrieval",
     "PoissonNoise",
@@ -78,6 +81,7 @@ __all__ = [
     "import_ud2m",
     "load",
     "load_adapter",
+    "load_latent_prior",
     "load_prior",
     "save_adapter",
     "save_prior",
@@ -116,6 +120,8 @@ _HOME = {
     "import_diffusers": "priors",
     "import_guided_diffusion": "priors",
     "import_ud2m": "priors.ud2m",
+    "LatentPrior": "priors.latent",
+    "load_latent_prior": "priors.latent_folder",
     "save_prior": "priors",
 }
 

@@ -73,15 +73,22 @@ def compile_command(
     gpu: Annotated[
         list[str] | None, typer.Option(help="With --backend tensorrt: sm_89; may be repeated.")
     ] = None,
+    prompt: Annotated[
+        str | None, typer.Option(help="Of a text-to-image pipeline: what the images show.")
+    ] = None,
+    lora: Annotated[
+        Path | None, typer.Option(help="Of a text-to-image pipeline: safetensors file to merge.")
+    ] = None,
     threads: Threads = None,
     as_json: Json = False,
 ) -> None:
     """Compile a prior to an engine: export, check against float32 torch, time the runtimes."""
     from latino_engine.compilation import compile as compile_prior
+    from latino_engine.priors import load_prior
 
     with _busy(f"compiling {prior}"):
         engine = compile_prior(
-            prior,
+            load_prior(prior, prompt=prompt, lora=lora),
             out,
             backend=backend or "auto",
             precision=precision,
@@ -111,7 +118,7 @@ def sample(
     ] = 0.02,
     num_samples: Annotated[int, typer.Option(help="How many draws.")] = 4,
     seed: Seed = 0,
-    sampler: Annotated[str, typer.Option(help="auto, latino or ud2m.")] = "auto",
+    sampler: Annotated[str, typer.Option(help="auto, latino, ud2m or latino-pro.")] = "auto",
     steps: Annotated[
         int | None, typer.Option(help="LATINO: evaluations. UD2M: outer steps.")
     ] = None,
@@ -257,6 +264,10 @@ def _engine_table(folder: Path, fields: dict[str, Any]) -> Table:
     table.add_row(
         "prior", f"{prior['name']}, {prior['channels']} channels, {fields['prior_sha256'][:12]}"
     )
+    latent = prior["architecture"]
+    if latent.get("name") == "latent":
+        text = f"{latent['pipeline']}, factor {latent['factor']}, {latent['channels']} channels"
+        table.add_row("latent", f"{text}, prompt {latent['prompt']!r}")
     if fields.get("adapter"):
         table.add_row("adapter", f"{fields['adapter']['name']}, {fields['sampler']['nfe']} NFE")
     table.add_row("precision", fields["precision"])

@@ -16,6 +16,7 @@ from latino_engine.accuracy import BOUNDS, check_accuracy, probe_sigmas, relativ
 from latino_engine.adapters import Adapter, load_adapter
 from latino_engine.atomic import atomic_folder
 from latino_engine.compilation_gpu import build_for_gpus
+from latino_engine.compilation_latent import compile_latent
 from latino_engine.engine import Engine, check_threads, load
 from latino_engine.errors import (
     AccuracyError,
@@ -30,6 +31,7 @@ from latino_engine.manifest import ENGINE_FILES, machine, versions, write_manife
 from latino_engine.memory import memory_model
 from latino_engine.priors.folder import FORMAT_VERSION as PRIOR_FORMAT
 from latino_engine.priors.folder import load_prior, write_prior
+from latino_engine.priors.latent import LatentPrior
 from latino_engine.priors.precision import PRECISIONS
 from latino_engine.priors.prior import Prior
 from latino_engine.runtimes import (
@@ -90,6 +92,10 @@ def compile(
     if backend != "auto":
         runtime_module(backend)
     adapter = load_adapter(adapter) if isinstance(adapter, str | Path) else adapter
+    if isinstance(prior, LatentPrior):
+        return _compile_latent(
+            prior, path, backend, precision, adapter, image_size, size, max_batch, threads
+        )
     if not (adapter is None or isinstance(adapter, Adapter)):
         expected = "an adapter, its name or its folder"
         raise invalid_type("adapter", expected, type(adapter).__name__, "use load_adapter")
@@ -128,6 +134,30 @@ def compile(
                 "machine": machine(),
             },
         )
+    return load(path, threads=threads)
+
+
+def _compile_latent(
+    prior: LatentPrior,
+    path: str | Path,
+    backend: str,
+    precision: str,
+    adapter: Adapter | None,
+    image_size: int | tuple[int, int] | None,
+    size: tuple[int, int],
+    max_batch: int,
+    threads: int | None,
+) -> Engine:
+    if adapter is not None:
+        remedy = "give a LoRA of the U-Net to load_prior(folder, lora=...)"
+        raise invalid("adapter", "None for a latent prior", adapter.name, remedy)
+    if backend in AHEAD_OF_TIME:
+        raise BackendNotAvailable(
+            f"backend: expected 'auto', 'onnxruntime' or 'torch' for a latent prior, got "
+            f"{backend!r}; choose one of these"
+        )
+    named = None if image_size is None else size
+    compile_latent(prior, path, backend, precision, named, size, max_batch, threads, choose=_choose)
     return load(path, threads=threads)
 
 

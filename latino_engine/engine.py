@@ -17,12 +17,13 @@ from latino_engine import ops
 from latino_engine.adapters import LearnedSchedule, parse_schedule
 from latino_engine.errors import EngineInvalid, invalid, invalid_type, whole_number
 from latino_engine.manifest import read_manifest
-from latino_engine.measurement import Init, make_problem
+from latino_engine.measurement import Init, Problem, make_problem
 from latino_engine.memory import available_bytes, bytes_per_image
 from latino_engine.operators import Inpainting
 from latino_engine.operators.protocol import Operator
 from latino_engine.posterior import Posterior
 from latino_engine.priors.folder import parse_spec
+from latino_engine.priors.latent import is_latent
 from latino_engine.priors.prior import PriorSpec, check_image, pad_to_multiple
 from latino_engine.run import Run, StageClock
 from latino_engine.runtimes import DenoiserRuntime, runtime_module
@@ -154,8 +155,8 @@ class Engine:
             init = self._start(init) if learned is not None else init
             problem = make_problem(y, op, self.spec, init, self.device)
             build = self._schedule_builder(problem.operator, sampler, steps, unfold)
-            ids = _image_ids(image_ids, problem.y.shape[0])
-            run = Run(self, problem, build, ids, seed, clock, report, tiles)
+            ids = check_image_ids(image_ids, problem.y.shape[0])
+            run = self._run(problem, build, ids, seed, clock, report, tiles)
             collected = run.collect(num_samples, keep_samples)
         total = 1e3 * (time.perf_counter() - start)
         spent = clock.spent
@@ -180,6 +181,18 @@ class Engine:
             **collected,
         )
 
+    def _run(
+        self,
+        problem: Problem,
+        build: ScheduleBuilder,
+        image_ids: Tensor,
+        seed: int,
+        clock: StageClock,
+        report: Callable[[int, int], None],
+        tiles: Tiles | None,
+    ) -> Run:
+        return Run(self, problem, build, image_ids, seed, clock, report, tiles)
+
     def _start(self, init: Init) -> Init:
         """The start that the adapter was trained with, where the caller names none."""
         if init is None and self._init == "network":
@@ -191,6 +204,9 @@ class Engine:
     def _schedule_builder(
         self, op: Operator, sampler: str, steps: int | None, unfold: int | None
     ) -> ScheduleBuilder:
+        if sampler == "latino-pro":
+            remedy = "compile a text-to-image pipeline of diffusers, or use sampler='latino'"
+            raise invalid("sampler", "a latent prior for 'latino-pro'", self.spec.name, remedy)
         if sampler not in SAMPLERS:
             known = ", ".join(repr(name) for name in SAMPLERS)
             raise invalid("sampler", f"one of {known}", repr(sampler), "choose one of these")
@@ -281,6 +297,10 @@ def load(
             f"backend: expected one that the engine {folder.name!r} serves, got {chosen!r}; "
             f"{reason}"
         )
+    if is_latent(parse_spec(manifest["prior"])):
+        from latino_engine.latent_engine import open_latent_engine
+
+        return open_latent_engine(folder, manifest, chosen, device, threads)
     runtime = module.open_runtime(folder, manifest["precision"], device, threads)
     return Engine(folder, manifest, chosen, runtime, threads)
 
@@ -309,7 +329,8 @@ def _check_counts(num_samples: int, keep_samples: bool) -> int:
     return num_samples
 
 
-def _image_ids(image_ids: Sequence[int] | Tensor | None, batch: int) -> Tensor:
+def check_image_ids(image_ids: Sequence[int] | Tensor | None, batch: int) -> Tensor:
+    """The identities of B images, 0 .. B - 1 where none are given: (B,) int64."""
     if image_ids is None:
         return torch.arange(batch)
     return ops.check_ids("image_ids", image_ids, batch, ops.MAX_IMAGE_ID)

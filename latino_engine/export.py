@@ -6,14 +6,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import os
 import shutil
-import warnings
-from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
-from io import StringIO
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -23,9 +19,7 @@ from latino_engine.errors import OutputNotWritable
 from latino_engine.priors.assembly import MODULE
 from latino_engine.priors.precision import to_precision
 from latino_engine.priors.prior import Prior
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+from latino_engine.quiet import quiet
 
 OPSET = 18
 EXPORTER_VERSION = (
@@ -98,7 +92,7 @@ def _export(denoiser: nn.Module, prior: Prior, target: Path) -> None:
     columns = torch.export.Dim("columns", min=1, max=4096)
     x = torch.zeros(2, prior.channels, 4 * multiple, 6 * multiple)  # no two sizes alike
     sigma = torch.tensor([0.3, 0.4])
-    with _quiet():
+    with quiet():
         program = torch.onnx.export(
             denoiser,
             (x, sigma),
@@ -114,16 +108,3 @@ def _export(denoiser: nn.Module, prior: Prior, target: Path) -> None:
         )
         assert program is not None
         program.save(str(target), external_data=False)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """The exporter tells of its progress on every channel; a failure still raises."""
-    before = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings(), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)

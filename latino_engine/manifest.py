@@ -18,7 +18,15 @@ from latino_engine.version import __version__
 FORMAT_VERSION = 1
 MANIFEST = "engine.json"
 #: Names that an engine folder may hold: the first marks a folder as an engine.
-ENGINE_FILES = (MANIFEST, "denoiser.*", "prior.json", "model.safetensors")
+ENGINE_FILES = (
+    MANIFEST,
+    "denoiser.*",
+    "prior.json",
+    "model.safetensors",
+    "encoder.*",
+    "decoder.*",
+    "prompt.safetensors",
+)
 
 _REMEDY = "compile the engine again (latino-engine compile)"
 

@@ -37,6 +37,7 @@ class Posterior:
         stages_ms: its split: prox, noise, denoise, other.
         num_samples: S.
         about: what was asked and what ran, as JSON types.
+        prompt_embedding: (B, tokens, width): the prompts that LATINO-PRO found, else None.
     """
 
     residual_chi2: Tensor
@@ -47,6 +48,7 @@ class Posterior:
     about: dict[str, Any]
     kept: Tensor | None
     running: tuple[Tensor, Tensor] | None
+    prompt_embedding: Tensor | None = None
 
     @property
     def samples(self) -> Tensor:

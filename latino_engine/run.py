@@ -15,7 +15,7 @@ from torch import Tensor
 from latino_engine import ops
 from latino_engine.measurement import Problem
 from latino_engine.operators.protocol import DataStep
-from latino_engine.sampler import sample_posterior
+from latino_engine.sampler import Noise, sample_posterior
 from latino_engine.schedule import InnerStep, OuterStep, Scalar, Schedule, ScheduleBuilder
 from latino_engine.stream import NoiseStream
 from latino_engine.tiles import Tiles
@@ -73,7 +73,7 @@ class _TimedStep:
 
 
 @dataclass(frozen=True, eq=False)
-class _TimedNoise:
+class TimedNoise:
     stream: NoiseStream
     clock: StageClock
 
@@ -161,13 +161,11 @@ class Run:
 
     def draw(self, index: Tensor, sample_ids: Tensor, total: int) -> Tensor:
         """One sample for each pair (image, sample id): (P, C, H, W), public units."""
-        with self.clock.measure("prox"):
-            data_step = _TimedStep(self.problem.data_step(index), self.clock)
-        noise = _TimedNoise(NoiseStream(self.seed, self.image_ids[index], sample_ids), self.clock)
+        data_step, noise = self._data_step(index), self._noise(index, sample_ids)
 
         def denoise(x: Tensor, sigma: Scalar) -> Tensor:
             with self.clock.measure("denoise"):
-                out = self.engine.denoise(x, sigma, self.tiles)
+                out = self._denoise(x, sigma, index)
             self.done += len(x)
             self.report(self.done, total)
             return out
@@ -180,6 +178,16 @@ class Run:
             self.done = done
             raise
         return (x - self.engine.spec.offset) / self.engine.spec.scale
+
+    def _data_step(self, index: Tensor) -> DataStep:
+        with self.clock.measure("prox"):
+            return _TimedStep(self.problem.data_step(index), self.clock)
+
+    def _noise(self, index: Tensor, sample_ids: Tensor) -> Noise:
+        return TimedNoise(NoiseStream(self.seed, self.image_ids[index], sample_ids), self.clock)
+
+    def _denoise(self, x: Tensor, sigma: Scalar, index: Tensor) -> Tensor:
+        return self.engine.denoise(x, sigma, self.tiles)
 
 
 def _out_of_memory(error: BaseException) -> bool:

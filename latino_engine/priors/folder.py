@@ -15,8 +15,15 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from latino_engine.atomic import atomic_file, atomic_folder
-from latino_engine.errors import PriorInvalid
+from latino_engine.errors import PriorInvalid, invalid
 from latino_engine.priors.assembly import build_denoiser, build_network
+from latino_engine.priors.latent import LatentPrior, is_latent
+from latino_engine.priors.latent_folder import (
+    latent_pipeline,
+    load_latent_prior,
+    read_latent_prior,
+    write_latent_weights,
+)
 from latino_engine.priors.prior import Prior, PriorSpec
 
 FORMAT_VERSION = 1
@@ -43,14 +50,22 @@ _UNET_ARGUMENTS = (
 )
 
 
-def load_prior(source: str | Path, module: nn.Module | None = None) -> Prior:
+def load_prior(
+    source: str | Path,
+    module: nn.Module | None = None,
+    prompt: str | None = None,
+    lora: str | Path | None = None,
+) -> Prior:
     """Load a prior by its shipped name or from a folder.
 
     Args:
         source: a shipped name ("photo-small", "digits-32"), a folder with `prior.json` and
             `model.safetensors`, as `save_prior` and every importer write it, or a folder of
-            diffusers, which `import_diffusers` then reads.
+            diffusers: an unconditional one, which `import_diffusers` then reads, or a text-to-image
+            pipeline, which becomes a `LatentPrior` (`load_latent_prior` has further options).
         module: the network of a prior that was made from a torch module; its weights are filled in.
+        prompt: of a latent prior: what the images show; None is the empty prompt.
+        lora: of a latent prior: a safetensors file of low-rank changes of the U-Net.
 
     Returns:
         The prior, float32, on the CPU, in evaluation mode.
@@ -60,6 +75,7 @@ def load_prior(source: str | Path, module: nn.Module | None = None) -> Prior:
             stated architecture (with the missing and unexpected names), a pickled file.
     """
     if str(source) in SHIPPED and not Path(source).is_dir():
+        _refuse_text(source, prompt, lora)
         with resources.as_file(resources.files("latino_engine") / "assets" / str(source)) as folder:
             return _read_folder(folder, module)
     folder = Path(source)
@@ -73,6 +89,9 @@ def load_prior(source: str | Path, module: nn.Module | None = None) -> Prior:
             f"prior: expected a shipped name or a folder, got {str(source)!r}, which is neither; "
             f"{hint}"
         )
+    if latent_pipeline(folder) is not None:
+        return load_latent_prior(folder, prompt, lora)
+    _refuse_text(source, prompt, lora)
     if not (folder / "prior.json").is_file() and is_diffusers_folder(folder):
         from latino_engine.priors.diffusers_folder import import_diffusers
 
@@ -84,6 +103,14 @@ def is_diffusers_folder(folder: Path) -> bool:
     """Whether the folder holds a pipeline or a model that diffusers saved."""
     marks = ("model_index.json", "unet/config.json", "config.json")
     return any((folder / mark).is_file() for mark in marks)
+
+
+def _refuse_text(source: str | Path, prompt: str | None, lora: str | Path | None) -> None:
+    for name, value in (("prompt", prompt), ("lora", lora)):
+        if value is not None:
+            got = f"{str(value)!r} for {Path(source).name!r}"
+            remedy = "leave it out, or load a text-to-image pipeline of diffusers"
+            raise invalid(name, "None for a prior without a text encoder", got, remedy)
 
 
 def save_prior(prior: Prior, folder: str | Path) -> None:
@@ -100,6 +127,10 @@ def write_prior(prior: Prior, folder: Path, half: bool = False) -> None:
     """Write the two files into an existing folder; `half` stores float16, which loads as
     float32.
     """
+    if isinstance(prior, LatentPrior):
+        write_latent_weights(prior, folder)
+        _write_spec(prior, folder)
+        return
     network = prior.denoiser.network
     assert isinstance(network, nn.Module)
     dtype = torch.float16 if half else torch.float32
@@ -112,6 +143,10 @@ def write_prior(prior: Prior, folder: Path, half: bool = False) -> None:
     # OSError.
     with atomic_file(folder / "model.safetensors") as file:
         file.write(save(weights, metadata={"format": "pt"}))
+    _write_spec(prior, folder)
+
+
+def _write_spec(prior: Prior, folder: Path) -> None:
     text = json.dumps({"format": FORMAT_VERSION, **prior.spec.to_json()}, indent=1)
     with atomic_file(folder / "prior.json") as file:
         file.write((text + "\n").encode())
@@ -144,6 +179,8 @@ def _read_folder(folder: Path, module: nn.Module | None) -> Prior:
                 "a prior is a folder with prior.json and model.safetensors"
             )
     spec = _read_spec(folder / "prior.json")
+    if is_latent(spec):
+        return read_latent_prior(spec, folder)
     try:
         weights = load_file(folder / "model.safetensors")
     except (SafetensorError, OSError) as error:

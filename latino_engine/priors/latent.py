@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from dataclasses import dataclass
 from typing import Any, cast
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from latino_engine.errors import invalid
+from latino_engine.priors.precision import PRECISIONS
 from latino_engine.priors.prior import Prior, PriorSpec, check_image, pad_to_multiple
 
 ARCHITECTURE = "latent"
@@ -90,7 +92,7 @@ class LatentModel(nn.Module):
             (alpha * z_noisy).to(unet.dtype),
             time,
             encoder_hidden_states=prompt.to(unet.dtype),
-            timestep_cond=self._guidance(len(z_noisy)),
+            timestep_cond=self._guidance(z_noisy.shape[0]),
             added_cond_kwargs=extra,
         ).sample.float()
         kind = self.facts["prediction_type"]
@@ -184,6 +186,20 @@ class LatentPrior(Prior):
             if tensor is not None:
                 digest.update(tensor.float().contiguous().numpy().tobytes())
         return digest.hexdigest()
+
+
+def latent_in_precision(model: LatentModel, precision: str) -> LatentModel:
+    """The networks in a precision; one that has it already is shared, not copied.
+
+    An autoencoder that says force_upcast (SDXL's first) overflows in half precision: it stays
+    float32.
+    """
+    unet, vae = cast(Any, model.unet), cast(Any, model.vae)
+    dtype = PRECISIONS[precision]
+    vae_dtype = torch.float32 if vae.config.get("force_upcast") else dtype
+    unet = unet if unet.dtype == dtype else copy.deepcopy(unet).to(dtype)
+    vae = vae if vae.dtype == vae_dtype else copy.deepcopy(vae).to(vae_dtype)
+    return LatentModel(unet, vae, model.facts)
 
 
 def is_latent(spec: PriorSpec) -> bool:

@@ -17,10 +17,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from latino_engine.atomic import atomic_file
 from latino_engine.errors import BackendNotAvailable, OutputNotWritable, PriorInvalid
 from latino_engine.priors.latent import ARCHITECTURE, Conditioning, LatentModel, LatentPrior
 from latino_engine.priors.prior import PriorSpec
+from latino_engine.quiet import quiet
 
 _TEXT = ("tokenizer", "text_encoder")
 #: Pipeline class of model_index.json -> the folders that it needs besides unet, vae, scheduler.
@@ -85,15 +85,16 @@ def load_latent_prior(
     _require_diffusers()
     for part in ("unet", "vae", "scheduler", *PIPELINES[name]):
         _check_part(folder, part)
-    from diffusers import AutoencoderKL, UNet2DConditionModel
+    with quiet():  # progress bars and advice about the folder's age
+        from diffusers import AutoencoderKL, UNet2DConditionModel
 
-    unet = _read_network(UNet2DConditionModel, folder / "unet", keep_half)
-    vae = _read_network(AutoencoderKL, folder / "vae", keep_half)
-    if lora is not None:
-        from latino_engine.priors.latent_lora import merge_lora
+        unet = _read_network(UNet2DConditionModel, folder / "unet", keep_half)
+        vae = _read_network(AutoencoderKL, folder / "vae", keep_half)
+        if lora is not None:
+            from latino_engine.priors.latent_lora import merge_lora
 
-        merge_lora(unet, Path(lora))
-    conditioning, scheduler = _embed(folder, name, prompt or "")
+            merge_lora(unet, Path(lora))
+        conditioning, scheduler = _embed(folder, name, prompt or "")
     spec = _specification(folder, name, prompt or "", unet, vae, scheduler)
     return assemble(spec, unet, vae, conditioning)
 
@@ -125,11 +126,13 @@ def write_latent_weights(prior: LatentPrior, folder: Path) -> None:
 def read_latent_prior(spec: PriorSpec, folder: Path) -> LatentPrior:
     """The prior that `write_latent_weights` wrote, `spec` from the prior.json beside it."""
     _require_diffusers()
-    from diffusers import AutoencoderKL, UNet2DConditionModel
+    with quiet():
+        from diffusers import AutoencoderKL, UNet2DConditionModel
 
     weights = _read_tensors(folder / "model.safetensors")
     networks = []
-    for part, kind in (("unet", UNet2DConditionModel), ("vae", AutoencoderKL)):
+    kinds: dict[str, Any] = {"unet": UNet2DConditionModel, "vae": AutoencoderKL}
+    for part, kind in kinds.items():
         with torch.device("meta"):
             network = kind.from_config(dict(spec.architecture[part]))
         own = {k.removeprefix(f"{part}."): weights.pop(k) for k in list(weights) if _of(k, part)}
@@ -143,12 +146,6 @@ def read_conditioning(folder: Path) -> Conditioning:
     """The embedded prompt of an engine or a saved latent prior."""
     found = _read_tensors(folder / PROMPT_FILE)
     return Conditioning(found["prompt"], found.get("pooled"))
-
-
-def write_json(path: Path, fields: Mapping[str, Any]) -> None:
-    """Write one JSON file, whole or not at all."""
-    with atomic_file(path) as file:
-        file.write((json.dumps(fields, indent=1) + "\n").encode())
 
 
 def _of(key: str, part: str) -> bool:

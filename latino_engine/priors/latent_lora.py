@@ -60,8 +60,9 @@ def merge_lora(unet: nn.Module, path: Path) -> None:
             )
         factors.setdefault(target, {})[kind] = tensor
     if not factors:
-        raise AdapterInvalid(f"lora: expected changes of layers, got none in {path.name!r}; "
-                             "give a LoRA file")
+        raise AdapterInvalid(
+            f"lora: expected changes of layers, got none in {path.name!r}; give a LoRA file"
+        )
     changes = {name: _checked(name, layers[name], found) for name, found in factors.items()}
     for name, (down, up, scale) in changes.items():
         weight = layers[name].weight

@@ -130,7 +130,7 @@ def problem_name(operator: Operator, pro: bool = False) -> str:
 
 
 def latent_schedule(
-    sigma_y: Scalar, times: Sequence[int], table: Sequence[float], factors: Sequence[float]
+    sigma_y: Scalar, times: Sequence[int], table: Sequence[float], factors: Sequence[Scalar]
 ) -> Schedule:
     """Zero-shot LATINO at diffusion times: gamma_k = delta_k (1 - abar_k) / sigma_y^2, and the
     first row without a data step, since the prox follows the denoiser.
@@ -165,4 +165,4 @@ def _kernel_std(operator: Blur) -> float:
         profile = kernel.sum(dim=other) / mass[..., None]
         mean = (profile * place).sum(-1, keepdim=True)
         spread = max(spread, float((profile * (place - mean) ** 2).sum(-1).max()))
-    return spread**0.5
+    return float(spread**0.5)

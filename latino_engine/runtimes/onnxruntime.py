@@ -116,13 +116,27 @@ def open_runtime(
     Raises:
         BackendNotAvailable: device "cuda" without the CUDA build of onnxruntime.
     """
+    wanted = device or "cpu"
+    session = open_session(folder / "denoiser.onnx", precision, wanted, threads)
+    if wanted == "cuda":
+        return BoundDenoiser(session, wanted, lambda: torch.cuda.current_stream().synchronize())
+    return OnnxRuntimeDenoiser(session, wanted)
+
+
+def open_session(
+    path: Path, precision: str, device: str, threads: int | None
+) -> onnxruntime.InferenceSession:
+    """An inference session of one ONNX file with the providers of the device.
+
+    Raises:
+        BackendNotAvailable: device "cuda" without the CUDA build of onnxruntime.
+    """
     import onnxruntime
 
-    wanted = device or "cpu"
-    providers = choose_providers(onnxruntime.get_available_providers(), wanted, precision)
+    providers = choose_providers(onnxruntime.get_available_providers(), device, precision)
     if not providers:
         raise BackendNotAvailable(
-            f"device: expected one that onnxruntime was built for, got {wanted!r}; "
+            f"device: expected one that onnxruntime was built for, got {device!r}; "
             "install the CUDA build (pip install onnxruntime-gpu) or use device='cpu'"
         )
     options = onnxruntime.SessionOptions()
@@ -131,9 +145,4 @@ def open_runtime(
     options.add_session_config_entry("session.force_spinning_stop", "1")
     if threads is not None:
         options.intra_op_num_threads = threads
-    session = onnxruntime.InferenceSession(
-        str(folder / "denoiser.onnx"), options, providers=providers
-    )
-    if wanted == "cuda":
-        return BoundDenoiser(session, wanted, lambda: torch.cuda.current_stream().synchronize())
-    return OnnxRuntimeDenoiser(session, wanted)
+    return onnxruntime.InferenceSession(str(path), options, providers=providers)

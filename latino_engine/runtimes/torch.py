@@ -42,12 +42,21 @@ def open_runtime(
     Raises:
         BackendNotAvailable: device "cuda" where torch sees no GPU.
     """
-    wanted = device or "cpu"
-    if wanted == "cuda" and not torch.cuda.is_available():
+    wanted = check_device(device)
+    denoiser = to_precision(load_prior(folder).denoiser, precision)
+    packed = denoiser.to(device=wanted).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return TorchDenoiser(packed, wanted)
+
+
+def check_device(device: str | None) -> str:
+    """The device, "cpu" where none is named.
+
+    Raises:
+        BackendNotAvailable: "cuda" where torch sees no GPU.
+    """
+    if device == "cuda" and not torch.cuda.is_available():
         raise BackendNotAvailable(
             "device: expected one that torch can use, got 'cuda'; "
             "install a CUDA build of torch and a driver, or use device='cpu'"
         )
-    denoiser = to_precision(load_prior(folder).denoiser, precision)
-    packed = denoiser.to(device=wanted).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return TorchDenoiser(packed, wanted)
+    return device or "cpu"

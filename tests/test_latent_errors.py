@@ -1,0 +1,190 @@
+"""What a user can do wrong with a latent prior, and LoRA files of every layout."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from latent_cases import torch_engine
+from safetensors.torch import save_file
+from tiny_pipelines import save_stable_diffusion
+
+import latino_engine as le
+from latino_engine.errors import AdapterInvalid, BackendNotAvailable, PriorInvalid
+from latino_engine.priors.latent import LatentPrior
+
+LAYER = "mid_block.attentions.0.transformer_blocks.0.attn1.to_out.0"
+RANK = 2
+
+
+@pytest.fixture(scope="module")
+def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_stable_diffusion(tmp_path_factory.mktemp("pipelines") / "sd")
+
+
+@pytest.fixture(scope="module")
+def prior(pipeline: Path) -> LatentPrior:
+    return le.load_latent_prior(pipeline)
+
+
+@pytest.fixture
+def copied(pipeline: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(pipeline, tmp_path / "sd"))
+
+
+def test_missing_part(copied: Path) -> None:
+    shutil.rmtree(copied / "vae")
+    with pytest.raises(PriorInvalid, match="expected the folder vae in 'sd', got none"):
+        le.load_prior(copied)
+
+
+def test_pickled_weights(copied: Path) -> None:
+    next((copied / "unet").glob("*.safetensors")).rename(copied / "unet" / "weights.bin")
+    with pytest.raises(PriorInvalid, match=r"unet, got none \(only the pickled 'weights.bin'"):
+        le.load_prior(copied)
+
+
+def test_weights_of_another_network(copied: Path) -> None:
+    path = copied / "unet" / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "layers_per_block": 2}))
+    with pytest.raises(PriorInvalid, match=r"unet: expected a network .* expected shape"):
+        le.load_prior(copied)
+
+
+def test_truncated_weights(copied: Path) -> None:
+    path = next((copied / "vae").glob("*.safetensors"))
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(PriorInvalid, match="vae: expected a network that diffusers can read"):
+        le.load_prior(copied)
+
+
+def test_unknown_pipeline(copied: Path) -> None:
+    path = copied / "model_index.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "_class_name": "FluxPipeline"}))
+    with pytest.raises(PriorInvalid, match=r"expected a pipeline of Stable.*, got 'FluxPipeline'"):
+        le.load_prior(copied)
+
+
+def test_diffusers_is_not_installed(pipeline: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = importlib.util.find_spec
+    without: Any = lambda name: None if name == "diffusers" else found(name)  # noqa: E731
+    monkeypatch.setattr(importlib.util, "find_spec", without)
+    with pytest.raises(
+        BackendNotAvailable, match=re.escape("pip install 'latino-engine[diffusers]")
+    ):
+        le.load_prior(pipeline)
+
+
+def test_prompt_and_lora_for_a_prior_of_pixels() -> None:
+    with pytest.raises(ValueError, match="prompt: expected None for a prior without a text"):
+        le.load_prior("photo-small", prompt="a cat")
+    with pytest.raises(ValueError, match="lora: expected None for a prior without a text"):
+        le.load_prior("photo-small", lora="a.safetensors")
+
+
+def test_arguments_of_sample(prior: LatentPrior) -> None:
+    engine, op = torch_engine(prior), le.Denoising(0.1)
+    y = torch.rand(1, 3, 16, 16)
+    cases: list[tuple[dict[str, Any], str]] = [
+        ({"sampler": "ud2m"}, "sampler: expected one of 'auto', 'latino', 'latino-pro'"),
+        ({"unfold": 2}, "unfold: expected None for a latent prior, got 2"),
+        ({"tile": 64}, "tile: expected None for a latent prior, got 64"),
+        ({"steps": 0}, "steps: expected 1 to 1000, got 0"),
+        ({"delta": "sr3"}, "delta: expected one of sr16, .*, got 'sr3'"),
+        ({"delta": [1.0, 2.0]}, "delta: expected a number, or one for each of the 8 steps"),
+        ({"delta": -1.0}, "delta: expected finite numbers >= 0, got -1.0"),
+        ({"prompt_updates": 3}, "prompt_updates: expected None, got 3"),
+        ({"prompt_updates": 0, "sampler": "latino-pro"}, "prompt_updates: expected at least 1"),
+    ]
+    for arguments, sentence in cases:
+        with pytest.raises(ValueError, match=sentence):
+            engine.sample(y, op, **arguments)
+    with pytest.raises(ValueError, match="y: expected sides of at least 4"):
+        engine.sample(y[..., :2, :], op)
+    with pytest.raises(ValueError, match="repeat the grey image"):
+        engine.sample(y[:, :1], op)
+    with pytest.raises(
+        ValueError,
+        match=r"'latino-pro', got the backend 'onnxruntime'; load it "
+        r"with backend='torch'",
+    ):
+        torch_engine(prior, "onnxruntime").sample(y, op, sampler="latino-pro")
+    with pytest.raises(ValueError, match="one that denoises images"):
+        engine.denoise(y, 0.1)
+    with pytest.raises(ValueError, match="one that denoises images"):
+        prior.denoise(y, 0.1)
+
+
+def test_compile_takes_no_adapter(prior: LatentPrior, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="adapter: expected None for a latent prior"):
+        le.compile(prior, tmp_path / "a.engine", adapter="photo-small")
+
+
+def _factors(prior: LatentPrior) -> tuple[torch.Tensor, torch.Tensor]:
+    out, inner = prior.model.unet.get_submodule(LAYER).weight.shape
+    return torch.randn(RANK, inner), torch.randn(out, RANK)
+
+
+@pytest.mark.parametrize("layout", ["kohya", "peft", "diffusers"])
+def test_lora_is_merged(pipeline: Path, prior: LatentPrior, tmp_path: Path, layout: str) -> None:
+    down, up = _factors(prior)
+    flat, old = LAYER.replace(".", "_"), LAYER.replace("attn1.to_out.0", "attn1.processor.to_out")
+    files = {
+        "kohya": {
+            f"lora_unet_{flat}.lora_down.weight": down,
+            f"lora_unet_{flat}.lora_up.weight": up,
+            f"lora_unet_{flat}.alpha": torch.tensor(1.0),
+        },
+        "peft": {f"unet.{LAYER}.lora_A.weight": down, f"unet.{LAYER}.lora_B.weight": up},
+        "diffusers": {f"unet.{old}_lora.down.weight": down, f"unet.{old}_lora.up.weight": up},
+    }
+    path = tmp_path / "lora.safetensors"
+    save_file(files[layout], path)
+    merged = le.load_latent_prior(pipeline, lora=path)
+    scale = 1.0 / RANK if layout == "kohya" else 1.0
+    before = prior.model.unet.get_submodule(LAYER).weight
+    after = merged.model.unet.get_submodule(LAYER).weight
+    assert torch.allclose(after, before + scale * up @ down, atol=1e-6)
+
+
+def test_lora_of_convolutions(pipeline: Path, prior: LatentPrior, tmp_path: Path) -> None:
+    down, up = torch.randn(RANK, 4, 3, 3), torch.randn(16, RANK, 1, 1)
+    path = tmp_path / "lora.safetensors"
+    save_file({"conv_in.lora_A.weight": down, "conv_in.lora_B.weight": up}, path)
+    merged = le.load_latent_prior(pipeline, lora=path).model.unet.get_submodule("conv_in").weight
+    change = torch.einsum("or,rihw->oihw", up[..., 0, 0], down)
+    before = prior.model.unet.get_submodule("conv_in").weight
+    assert torch.allclose(merged, before + change, atol=1e-5)
+
+
+def test_lora_of_another_model(pipeline: Path, prior: LatentPrior, tmp_path: Path) -> None:
+    down, up = _factors(prior)
+    path = tmp_path / "lora.safetensors"
+    cases: list[tuple[dict[str, torch.Tensor], str]] = [
+        (
+            {f"unet.{LAYER}x.lora_A.weight": down},
+            rf"no place there \(nearest: {re.escape(LAYER)}\)",
+        ),
+        ({f"unet.{LAYER}.lora_A.weight": down}, r"both factors .* got none named up \(B\)"),
+        (
+            {f"unet.{LAYER}.lora_A.weight": down[:, 1:], f"unet.{LAYER}.lora_B.weight": up},
+            r"expected a change of shape \(32, 32\)",
+        ),
+        (
+            {f"unet.{LAYER}.lora_A.weight": down, f"unet.{LAYER}.lora_B.weight": up * torch.nan},
+            "finite factors",
+        ),
+    ]
+    for content, sentence in cases:
+        save_file({k: v.contiguous() for k, v in content.items()}, path)
+        with pytest.raises(AdapterInvalid, match=sentence):
+            le.load_latent_prior(pipeline, lora=path)
+    path.write_bytes(b"no safetensors")
+    with pytest.raises(AdapterInvalid, match="lora: expected a safetensors file"):
+        le.load_latent_prior(pipeline, lora=path)
