@@ -1,0 +1,63 @@
+"""Latent engines on disk: three graphs, both runtimes, the command line."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_pipelines import save_sdxl, save_stable_diffusion
+
+import latino_engine as le
+from latino_engine.cli import run
+from latino_engine.image_io import write_image
+from latino_engine.latent_engine import LatentEngine
+
+pytestmark = pytest.mark.slow
+
+FILES = {"encoder.onnx", "decoder.onnx", "denoiser.onnx", "prior.json", "model.safetensors"}
+
+
+def test_sdxl_compiles_and_both_runtimes_agree(tmp_path: Path) -> None:
+    prior = le.load_prior(save_sdxl(tmp_path / "sdxl"), prompt="a photo of a dog")
+    engine = le.compile(prior, tmp_path / "a.engine", backend="onnxruntime", image_size=32)
+    assert isinstance(engine, LatentEngine)
+    assert FILES | {"prompt.safetensors"} == set(engine.manifest["files"])
+    for record in engine.manifest["runtimes"].values():
+        assert set(record["error_by_network"]) == {"encoder", "decoder", "denoiser"}
+        assert record["relative_error"] <= record["bound"] == 1e-5
+    op = le.Inpainting((torch.rand(22, 18) < 0.5).float(), 0.05)
+    y = op.measure(torch.rand(1, 3, 22, 18), seed=2)
+    found = engine.sample(y, op, num_samples=1, steps=2).samples
+    other = le.load(tmp_path / "a.engine", backend="torch")
+    expected = other.sample(y, op, num_samples=1, steps=2).samples
+    assert float((found - expected).norm() / expected.norm()) < 1e-4
+    with pytest.raises(ValueError, match="load it with backend='torch'"):
+        engine.sample(y, op, sampler="latino-pro")
+
+
+def test_the_page_runs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = (Path(__file__).parent.parent / "docs" / "latent.md").read_text()
+    save_stable_diffusion(tmp_path / "sd-lcm")
+    monkeypatch.chdir(tmp_path)
+    (commands,) = re.findall(r"```console\n(.*?)```", text, re.S)
+    for line in commands.splitlines():
+        assert run(shlex.split(line)[1:]) == 0
+    assert "StableDiffusionPipeline" in capsys.readouterr().out
+    (code,) = re.findall(r"```python\n(.*?)```", text, re.S)
+    exec(compile(code, "docs/latent.md", "exec"), {})
+    assert capsys.readouterr().out.splitlines()[-1].startswith("8 torch.Size([1, 16,")
+    write_image("x.png", torch.rand(3, 24, 24))
+    arguments = ["sample", "sd.engine", "x.png", "--operator", "denoise", "--steps", "2"]
+    assert run([*arguments, "-o", "result", "--num-samples", "1", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["nfe"] == 2
+
+
+def test_a_prompt_for_pixels_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["compile", "photo-small", "-o", "a.engine", "--prompt", "a cat"]) == 2
+    assert "prompt: expected None" in capsys.readouterr().err
