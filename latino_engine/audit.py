@@ -22,7 +22,7 @@ from latino_engine.accuracy import (
 )
 from latino_engine.errors import AccuracyError, invalid
 from latino_engine.export import export_denoiser
-from latino_engine.priors.folder import load_prior
+from latino_engine.priors.folder import pixel_prior
 from latino_engine.priors.prior import Prior
 from latino_engine.typed_graph import (
     POINTWISE,
@@ -125,7 +125,7 @@ def audit_prior(prior: Prior | str | Path, precision: str) -> dict[str, Any]:
     if precision not in ("fp16", "bf16"):
         remedy = "float32 is what they are compared with"
         raise invalid("precision", "'fp16' or 'bf16'", repr(precision), remedy)
-    prior = prior if isinstance(prior, Prior) else load_prior(prior)
+    prior = pixel_prior(prior)
     exact, sigmas = exact_graph(prior), probe_sigmas(prior)
     runtime = graph_runtime(rounded_twin(to_typed(exact, precision), precision))
     errors = relative_errors(runtime, prior, sigmas, *probe_sides(prior))

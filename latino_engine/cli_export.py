@@ -35,9 +35,9 @@ def export(
     The denoiser takes any size and batch. The whole sampler is a Loop over the steps for images of
     one size; its coefficients and its noise are inputs.
     """
-    from latino_engine.priors.folder import load_prior
+    from latino_engine.priors.folder import pixel_prior
 
-    loaded = load_prior(prior)
+    loaded = pixel_prior(prior)
     if whole_sampler:
         from latino_engine.cli import parse_size
         from latino_engine.whole_sampler import export_whole_sampler

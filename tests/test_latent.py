@@ -20,6 +20,8 @@ from latino_engine.priors.latent_schedule import (
     problem_name,
 )
 
+pytestmark = pytest.mark.usefixtures("one_thread")  # tiny tensors
+
 PROMPT = "a photo of a cat"
 LOOP = 1e-4  # relative, over a whole chain of 8 evaluations
 

@@ -16,8 +16,11 @@ from safetensors.torch import save_file
 from tiny_pipelines import save_stable_diffusion
 
 import latino_engine as le
+from latino_engine.cli import run
 from latino_engine.errors import AdapterInvalid, BackendNotAvailable, PriorInvalid
 from latino_engine.priors.latent import LatentPrior
+
+pytestmark = pytest.mark.usefixtures("one_thread")  # tiny tensors
 
 LAYER = "mid_block.attentions.0.transformer_blocks.0.attn1.to_out.0"
 RANK = 2
@@ -119,6 +122,16 @@ def test_arguments_of_sample(prior: LatentPrior) -> None:
         engine.denoise(y, 0.1)
     with pytest.raises(ValueError, match="one that denoises images"):
         prior.denoise(y, 0.1)
+
+
+def test_what_wants_a_denoiser_of_images(prior: LatentPrior, pipeline: Path) -> None:
+    from latino_engine.priors.folder import pixel_prior
+
+    for source in (prior, pipeline):
+        with pytest.raises(ValueError, match="prior: expected one that denoises images, got the"):
+            pixel_prior(source)
+    arguments = ["export", str(pipeline), "-o", "a.onnx"]
+    assert run(arguments) == 2
 
 
 def test_compile_takes_no_adapter(prior: LatentPrior, tmp_path: Path) -> None:

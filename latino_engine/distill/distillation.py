@@ -31,7 +31,7 @@ from latino_engine.distill.starting import start_from
 from latino_engine.distill.unfolded import TrainingBatch, Unfolded
 from latino_engine.errors import InvalidArgument, OutputNotWritable, TrainingStopped, invalid
 from latino_engine.measurement import make_problem
-from latino_engine.priors.folder import load_prior
+from latino_engine.priors.folder import pixel_prior
 from latino_engine.priors.prior import Prior
 from latino_engine.schedule import few_step_sigmas
 
@@ -93,7 +93,7 @@ def distill(
 
     Source: [UD2M] arXiv:2507.02686, sections 3 and 4.
     """
-    prior = prior if isinstance(prior, Prior) else load_prior(prior)
+    prior = pixel_prior(prior)
     check_options(options, init_network)
     run = _Run(prior, options, Path(out), init_network, device)
     run.resume()

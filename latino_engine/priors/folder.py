@@ -113,6 +113,19 @@ def _refuse_text(source: str | Path, prompt: str | None, lora: str | Path | None
             raise invalid(name, "None for a prior without a text encoder", got, remedy)
 
 
+def pixel_prior(prior: Prior | str | Path) -> Prior:
+    """The prior, loaded where it is a name or a folder, if it denoises images.
+
+    Raises:
+        ValueError: a latent prior.
+    """
+    prior = prior if isinstance(prior, Prior) else load_prior(prior)
+    if isinstance(prior, LatentPrior):
+        remedy = "use a prior of pixels; a latent one can be compiled and sampled"
+        raise invalid("prior", "one that denoises images", f"the latent {prior.name!r}", remedy)
+    return prior
+
+
 def save_prior(prior: Prior, folder: str | Path) -> None:
     """Write a prior as `prior.json` + `model.safetensors`, both or nothing.
 

@@ -16,7 +16,7 @@ from latino_engine.adapters import Adapter, LearnedSchedule, Table, write_adapte
 from latino_engine.atomic import atomic_file, atomic_folder
 from latino_engine.errors import AdapterInvalid, invalid, whole_number
 from latino_engine.priors.checkpoint import MAX_BYTES, read_checkpoint
-from latino_engine.priors.folder import check_weights, load_prior
+from latino_engine.priors.folder import check_weights
 from latino_engine.priors.guided_diffusion import as_convolutions
 from latino_engine.priors.prior import Prior
 from latino_engine.schedule import few_step_sigmas
@@ -99,7 +99,7 @@ def import_ud2m(
     for argument, number in (("steps", steps), ("unfold", unfold)):
         if whole_number(argument, number) < 1:
             raise invalid(argument, "at least 1", number, "3 and 3 are the published numbers")
-    prior = prior if isinstance(prior, Prior) else load_prior(prior)
+    prior = pixel_prior(prior)
     found = read_checkpoint(checkpoint, max_bytes)
     network = prior.denoiser.network
     assert isinstance(network, nn.Module)
