@@ -16,7 +16,7 @@ from latino_engine.adapters import Adapter, LearnedSchedule, Table, write_adapte
 from latino_engine.atomic import atomic_file, atomic_folder
 from latino_engine.errors import AdapterInvalid, invalid, whole_number
 from latino_engine.priors.checkpoint import MAX_BYTES, read_checkpoint
-from latino_engine.priors.folder import check_weights
+from latino_engine.priors.folder import check_weights, pixel_prior
 from latino_engine.priors.guided_diffusion import as_convolutions
 from latino_engine.priors.prior import Prior
 from latino_engine.schedule import few_step_sigmas
