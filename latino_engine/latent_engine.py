@@ -6,13 +6,15 @@ import copy
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from latino_engine.engine import Engine, Progress
 from latino_engine.errors import InvalidArgument, invalid, invalid_type, whole_number
+from latino_engine.interop.physics import from_physics, is_physics
 from latino_engine.latent_run import LatentRun
 from latino_engine.measurement import Init, Problem
 from latino_engine.operators.protocol import Operator
@@ -83,7 +85,7 @@ class LatentEngine(Engine):
     def sample(
         self,
         y: Tensor | np.ndarray,
-        op: Operator,
+        op: Operator | torch.nn.Module,
         num_samples: int = 4,
         seed: int = 0,
         sampler: str = "auto",
@@ -132,6 +134,7 @@ class LatentEngine(Engine):
             return Engine.sample(engine, y, op, *rest, init, image_ids, keep_samples, progress)
         from latino_engine.latino_pro import search_prompts
 
+        op = from_physics(op, self.device) if is_physics(op) else cast(Operator, op)
         search = PromptSearch()
         if prompt_updates is not None:
             search = replace(search, updates=prompt_updates)
