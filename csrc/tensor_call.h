@@ -80,18 +80,28 @@ class Call {
             pointer<std::uint32_t>(remember(std::move(counter), false)), num_steps, num_pairs};
   }
 
-  // (seed, image_ids, sample_ids); their ranges are checked where they are made, in ops.
+  // (seed, image_ids, sample_ids); their ranges are checked where they are made, in ops. The seed
+  // is a number, or an int64 tensor (1,) on the device with the same 64 bits.
   cuda::Noise noise(const py::tuple& identity) {
     if (identity.size() != 3) refuse("noise", "(seed, image_ids, sample_ids)", "another", "fix it");
-    const auto seed = identity[0].cast<std::uint64_t>();
     Tensor images = tensor_of(identity[1], "image_ids");
     Tensor samples = tensor_of(identity[2], "sample_ids");
     for (const Tensor* ids : {&images, &samples}) {
       check_type(*ids, "int64");
       check_sizes(*ids, {shape_.pairs});
     }
-    const PhiloxKey key{static_cast<std::uint32_t>(seed), static_cast<std::uint32_t>(seed >> 32)};
-    return {key, pointer<std::int64_t>(remember(std::move(images), false)),
+    PhiloxKey key{};
+    const PhiloxKey* key_at = nullptr;
+    if (py::isinstance<py::int_>(identity[0])) {
+      const auto seed = identity[0].cast<std::uint64_t>();
+      key = {static_cast<std::uint32_t>(seed), static_cast<std::uint32_t>(seed >> 32)};
+    } else {
+      Tensor seed = tensor_of(identity[0], "seed");
+      check_type(seed, "int64");
+      check_sizes(seed, {1});
+      key_at = pointer<PhiloxKey>(remember(std::move(seed), false));  // low word first
+    }
+    return {key, key_at, pointer<std::int64_t>(remember(std::move(images), false)),
             pointer<std::int64_t>(remember(std::move(samples), false))};
   }
 

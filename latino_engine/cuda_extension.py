@@ -17,7 +17,7 @@ from torch import Tensor
 
 from latino_engine import cuda_nvrtc, op_checks
 
-_INTERFACE_VERSION = 2
+_INTERFACE_VERSION = 3
 _REMEDY = (
     "with the CUDA toolkit's nvcc on the path run "
     "`LATINO_CUDA=1 python -m pip install --force-reinstall --no-deps .` in the source folder"

@@ -17,8 +17,9 @@ from torch import Tensor
 from latino_engine.cuda_extension import extension, fourier_path
 from latino_engine.step_table import StepTable
 
-#: (seed, image_ids, sample_ids), ids int64 (P,) on the device
-Identity: TypeAlias = tuple[int, Tensor, Tensor]
+#: (seed, image_ids, sample_ids), ids int64 (P,) on the device; the seed a number, or int64 (1,)
+#: there, which a captured graph reads at every replay
+Identity: TypeAlias = tuple[int | Tensor, Tensor, Tensor]
 
 
 def run_fourier_prox_noise(

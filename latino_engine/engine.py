@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -15,11 +15,11 @@ from torch import Tensor
 
 from latino_engine import ops
 from latino_engine.adapters import LearnedSchedule, parse_schedule
-from latino_engine.errors import EngineInvalid, invalid, invalid_type, whole_number
+from latino_engine.errors import EngineInvalid, UserError, invalid, invalid_type, whole_number
 from latino_engine.manifest import read_manifest
 from latino_engine.measurement import Init, Problem, make_problem
 from latino_engine.memory import available_bytes, bytes_per_image
-from latino_engine.operators import Inpainting
+from latino_engine.operators import Denoising, Inpainting
 from latino_engine.operators.protocol import Operator
 from latino_engine.posterior import Posterior
 from latino_engine.priors.folder import parse_spec
@@ -27,6 +27,8 @@ from latino_engine.priors.latent import is_latent
 from latino_engine.priors.prior import PriorSpec, check_image, pad_to_multiple
 from latino_engine.run import Run, StageClock
 from latino_engine.runtimes import DenoiserRuntime, runtime_module
+from latino_engine.runtimes.cuda_driver import CudaDriver, Driver
+from latino_engine.runtimes.cuda_graph import Worker, WorkerPool
 from latino_engine.schedule import (
     INPAINTING_R,
     Scalar,
@@ -40,6 +42,7 @@ from latino_engine.tiles import Tiles, denoise_tiles, make_tiles
 
 SAMPLERS = ("auto", "latino", "ud2m")
 _MEMORY_SHARE = 0.5  # of what is free: the rest is for the caller's own images
+_WARM_UP_SIDE = 256  # where the engine was compiled for no size
 _WORKING_IMAGES = 12  # copies of a chunk outside the network: state, prox, spectra, noise
 
 #: None, True for a bar on stderr, or a function (evaluations done, evaluations in all).
@@ -56,6 +59,7 @@ class Engine:
         backend: str,
         runtime: DenoiserRuntime,
         threads: int | None,
+        driver: Driver | None = None,
     ) -> None:
         self.folder = folder
         self.manifest = manifest
@@ -65,7 +69,11 @@ class Engine:
         about = manifest.get("adapter")
         self.schedule = None if about is None else parse_schedule(about["schedule"])
         self._init: str = "regularised" if about is None else about["init"]
-        self._runtime = runtime
+        self.runtime = runtime
+        self.driver = driver
+        self.pool: WorkerPool | None = None
+        if driver is not None:
+            self.pool = WorkerPool(lambda: Worker(driver, runtime, self.spec), driver)
 
     @property
     def precision(self) -> str:
@@ -75,7 +83,7 @@ class Engine:
     @property
     def device(self) -> str:
         """Where the denoiser runs."""
-        return self._runtime.device
+        return self.runtime.device
 
     def __repr__(self) -> str:
         adapter = self.manifest.get("adapter")
@@ -83,8 +91,14 @@ class Engine:
         return (
             f"Engine({self.spec.name!r}, {adapted}backend={self.backend!r}, "
             f"precision={self.precision!r}, device={self.device!r}, "
-            f"ops={ops.backend_of(self.device)!r})"
+            f"ops={ops.backend_of(self.device)!r}, execution={self.execution!r})"
         )
+
+    @property
+    def execution(self) -> str:
+        """How `sample` runs where the operator allows for it: "eager" or "CUDA graph"."""
+        captured = self.pool is not None and getattr(self.runtime, "capturable", False)
+        return "CUDA graph" if captured else "eager"
 
     def denoise(self, x_noisy: Tensor, sigma: Scalar, tiles: Tiles | None = None) -> Tensor:
         """x0_hat of the compiled denoiser as `Prior.denoise` has it, of the image or by tiles."""
@@ -96,9 +110,9 @@ class Engine:
         height, width = x_noisy.shape[-2:]
         padded = pad_to_multiple(x_noisy, self.spec.size_multiple)
         if tiles is None:
-            out = self._runtime(padded, levels)
+            out = self.runtime(padded, levels)
         else:
-            out = denoise_tiles(self._runtime, padded, levels, tiles)
+            out = denoise_tiles(self.runtime, padded, levels, tiles)
         return out[..., :height, :width]
 
     def sample(
@@ -142,22 +156,35 @@ class Engine:
             overlap: pixels that neighbouring tiles share, a quarter of the tile by default: the
                 outer quarters are dropped, the middle half is blended.
 
+        On a GPU each chunk is the replay of one CUDA graph, captured when its size, batch and
+        kind of operator first come, unless the data step is decided on the host (LinearOperator,
+        MRI of several coils), tiles are asked for or the runtime is onnxruntime: `about["execution"]` of the result
+        says which. The stages of a graph are its time by CUDA events, split as in the eager pass
+        before its capture; the noise counts with the data step there. Several threads may call:
+        they are served in order, two at a time, each on a stream of its own.
+
         Raises:
             ValueError, TypeError: an argument that cannot be used, in one sentence.
         """
         start = time.perf_counter()
         num_samples = _check_counts(num_samples, keep_samples)
         seed = ops.check_seed(seed)
-        multiple, clock = self.spec.size_multiple, StageClock()
+        multiple, clock = self.spec.size_multiple, StageClock(self.driver)
         tiles = make_tiles(tile, overlap, multiple, int(self.manifest["max_batch"]))
-        with torch.no_grad(), torch_threads(self.threads), _reporter(progress) as report:
+        with (
+            torch.no_grad(),
+            torch_threads(self.threads),
+            _reporter(progress) as report,
+            nullcontext() if self.pool is None else self.pool.worker() as worker,
+        ):
             learned = self.schedule if sampler == "auto" else None
             init = self._start(init) if learned is not None else init
             problem = make_problem(y, op, self.spec, init, self.device)
             build = self._schedule_builder(problem.operator, sampler, steps, unfold)
             ids = check_image_ids(image_ids, problem.y.shape[0])
-            run = self._run(problem, build, ids, seed, clock, report, tiles)
+            run = self._run(problem, build, ids, seed, clock, report, tiles, worker)
             collected = run.collect(num_samples, keep_samples)
+            clock.finish()
         total = 1e3 * (time.perf_counter() - start)
         spent = clock.spent
         about = {
@@ -166,6 +193,7 @@ class Engine:
             "operator": repr(problem.operator),
             "backend": self.backend,
             "precision": self.precision,
+            "execution": run.execution,
             "sampler": sampler if sampler != "auto" else "latino" if learned is None else "adapter",
             "seed": seed,
         }
@@ -190,8 +218,9 @@ class Engine:
         clock: StageClock,
         report: Callable[[int, int], None],
         tiles: Tiles | None,
+        worker: Worker | None,
     ) -> Run:
-        return Run(self, problem, build, image_ids, seed, clock, report, tiles)
+        return Run(self, problem, build, image_ids, seed, clock, report, tiles, worker)
 
     def _start(self, init: Init) -> Init:
         """The start that the adapter was trained with, where the caller names none."""
@@ -226,6 +255,20 @@ class Engine:
         levels = self.spec.latino_sigmas(steps)
         return lambda sigma_y: latino_schedule(sigma_y, levels)
 
+    def warm_up(self) -> None:
+        """On a GPU: load the kernels and capture the engine's own sampler, for one image and for a
+        full batch of the size that it was compiled for; the first call of a user finds both.
+        """
+        if self.execution != "CUDA graph":
+            return
+        multiple = self.spec.size_multiple
+        side = max(multiple, _WARM_UP_SIDE // multiple * multiple)
+        size = self.manifest["image_size"] or (side, side)
+        y = torch.full((1, self.spec.channels, *size), sum(self.spec.data_range) / 2.0)
+        with suppress(UserError):  # a size beyond the memory: the user's own size may fit
+            for count in sorted({1, self.chunk_size(*size)}):
+                self.sample(y, Denoising(0.05), count, init=y, keep_samples=False)
+
     def chunk_size(self, height: int, width: int) -> int:
         """How many images travel through the network together: at most max_batch, and what memory
         allows.
@@ -251,7 +294,8 @@ class Engine:
             seen = tiles.shape(*seen)
         network = bytes_per_image(self.manifest["memory"], *seen)
         working = _WORKING_IMAGES * 4 * self.spec.channels * height * width
-        budget, most = _MEMORY_SHARE * available_bytes(), int(self.manifest["max_batch"])
+        free = available_bytes(self.device)
+        budget, most = _MEMORY_SHARE * free, int(self.manifest["max_batch"])
         if network + working > 2.0 * budget:
             expected = f"an image that fits into the free memory ({2e-9 * budget:.1f} GB)"
             got = f"{height} x {width}, which takes about {1e-9 * (network + working):.1f} GB"
@@ -302,7 +346,10 @@ def load(
 
         return open_latent_engine(folder, manifest, chosen, device, threads)
     runtime = module.open_runtime(folder, manifest["precision"], device, threads)
-    return Engine(folder, manifest, chosen, runtime, threads)
+    driver = CudaDriver() if runtime.device == "cuda" else None
+    engine = Engine(folder, manifest, chosen, runtime, threads, driver)
+    engine.warm_up()
+    return engine
 
 
 def check_threads(threads: int | None) -> None:

@@ -31,6 +31,7 @@ from latino_engine.priors.latent_schedule import (
     problem_name,
 )
 from latino_engine.run import Run, StageClock
+from latino_engine.runtimes.cuda_graph import Worker
 from latino_engine.runtimes.latent import LatentRuntime, open_latent
 from latino_engine.schedule import Scalar, Schedule, ScheduleBuilder
 from latino_engine.tiles import Tiles
@@ -239,6 +240,7 @@ class LatentEngine(Engine):
         clock: StageClock,
         report: Callable[[int, int], None],
         tiles: Tiles | None,
+        worker: Worker | None,
     ) -> Run:
         rule = self.rule(problem.operator)
         return LatentRun(

@@ -97,13 +97,7 @@ class LatentRun(Run):
 
     def _data_step(self, index: Tensor) -> DataStep:
         with self.clock.measure("prox"):
-            step = latent_data_step(self.problem, index, self.by_residual)
-
-        def timed(v: Tensor, gamma: Scalar) -> Tensor:
-            with self.clock.measure("prox"):
-                return step(v, gamma)
-
-        return timed
+            return latent_data_step(self.problem, index, self.by_residual)
 
     def _noise(self, index: Tensor, sample_ids: Tensor) -> Noise:
         assert self.latent_engine is not None

@@ -15,6 +15,7 @@ from latino_engine.errors import InvalidArgument, InvalidType, invalid, invalid_
 from latino_engine.interop.physics import from_physics, is_physics, is_reconstructor
 from latino_engine.operators import JPEG, MRI, Colorization, Demosaicing, LinearOperator
 from latino_engine.operators.checks import SMALLEST_NOISE_STD
+from latino_engine.operators.fused_step import FixedStep
 from latino_engine.operators.protocol import DataStep, Operator
 from latino_engine.priors.prior import PriorSpec, check_image
 from latino_engine.schedule import Scalar
@@ -48,18 +49,27 @@ class Problem:
     sigma_y: Scalar
 
     def data_step(self, index: Tensor) -> DataStep:
-        """The prox of the images `index`, internal units.
+        """The prox of the images `index`, internal units; samples of one y share its spectrum.
 
         With internal = a public + b, a linear A gives the internal measurement a y + b A(1), and
         the prox keeps its form and its gamma. A non-linear operator is called in public units: both
         squares of the prox scale alike, so gamma stays here too.
         """
+        shared = index[:1] if self.y.shape[0] == 1 else index
+        step = self._step(shared)
+        if len(shared) == len(index):
+            return step
+        return step.for_batch(len(index)) if isinstance(step, FixedStep) else self._step(index)
+
+    def _step(self, index: Tensor) -> DataStep:
         operator, y = self.operator.take(index), self.y[index]
         scale, offset = self.spec.scale, self.spec.offset
         if operator.is_linear:
             ones = torch.ones_like(self.x_init[index])
             return operator.data_step(scale * y + offset * operator.A(ones))
         public_step = operator.data_step(y)
+        if isinstance(public_step, FixedStep):
+            return public_step.in_units(scale, offset)
 
         def internal_step(v: Tensor, gamma: Scalar) -> Tensor:
             return scale * public_step((v - offset) / scale, gamma) + offset

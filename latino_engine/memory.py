@@ -16,8 +16,26 @@ _CGROUP_USE = ("/sys/fs/cgroup/memory.current", "/sys/fs/cgroup/memory/memory.us
 _ITEM_BYTES = {1: 4, 10: 2, 16: 2, 11: 8, 7: 8, 6: 4, 9: 1, 2: 1, 3: 1}  # by ONNX element type
 
 
-def available_bytes() -> int:
-    """Bytes that this process may still take: of the machine, and of its control group."""
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out, here or in what the error came from.
+
+    The end of a capture that failed reports the failure of the capture, not its reason.
+    """
+    text = str(error).lower()
+    if isinstance(error, MemoryError) or "allocate" in text or "out of memory" in text:
+        return True
+    return error.__context__ is not None and is_out_of_memory(error.__context__)
+
+
+def available_bytes(device: str = "cpu") -> int:
+    """Bytes that this process may still take: of the machine and of its control group, or of the
+    GPU and of what torch holds of it unused.
+    """
+    if device == "cuda":
+        import torch
+
+        unused = torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
+        return int(torch.cuda.mem_get_info()[0]) + unused
     free = psutil.virtual_memory().available
     for limit_file, use_file in zip(_CGROUP_LIMITS, _CGROUP_USE, strict=True):
         try:

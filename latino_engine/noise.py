@@ -26,13 +26,13 @@ _CHUNK_QUADS = 2**15  # made at a time: the temporaries stay in the cache
 
 
 def philox4x32(
-    counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[int, int]
+    counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[int | Tensor, int | Tensor]
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Ten rounds of Philox4x32.
 
     Args:
         counter: four int64 tensors that broadcast together, each value in [0, 2^32).
-        key: two integers in [0, 2^32).
+        key: two integers in [0, 2^32), or int64 tensors that hold one each.
 
     Returns:
         Four int64 tensors with values in [0, 2^32).
@@ -56,11 +56,16 @@ def philox4x32(
 
 
 def philox_integers(
-    seed: int, image_ids: Tensor, sample_ids: Tensor, step: int, shape: tuple[int, int, int, int]
+    seed: int | Tensor,
+    image_ids: Tensor,
+    sample_ids: Tensor,
+    step: int,
+    shape: tuple[int, int, int, int],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The four words of every quad: int64 (P, C, ceil(H/2) * ceil(W/2)), values in [0, 2^32).
 
-    counter = (quad, channel + 1024 * image, sample, step), key = (seed low, seed high).
+    counter = (quad, channel + 1024 * image, sample, step), key = (seed low, seed high). The seed
+    may be an int64 tensor () with the same 64 bits, which a captured graph reads at every replay.
     """
     _, channels, height, width = shape
     device = image_ids.device
@@ -69,13 +74,17 @@ def philox_integers(
     channel = torch.arange(channels, dtype=torch.int64, device=device)
     plane = channel[None, :] + MAX_CHANNELS * image_ids.to(torch.int64)[:, None]  # (P, C)
     sample = sample_ids.to(torch.int64)[:, None, None]
-    last = torch.tensor(step, dtype=torch.int64, device=device)
+    last = torch.full((), step, dtype=torch.int64, device=device)  # no copy from the host
     counter = (quad[None, None, :], plane[:, :, None], sample, last)
     return philox4x32(counter, (seed & _MASK32, (seed >> 32) & _MASK32))
 
 
 def philox_normals(
-    seed: int, image_ids: Tensor, sample_ids: Tensor, step: int, shape: tuple[int, int, int, int]
+    seed: int | Tensor,
+    image_ids: Tensor,
+    sample_ids: Tensor,
+    step: int,
+    shape: tuple[int, int, int, int],
 ) -> Tensor:
     """Standard normals (P, C, H, W) in float64.
 

@@ -81,14 +81,18 @@ def running_moments(mean: Tensor, m2: Tensor, count: int, x: Tensor) -> tuple[Te
 
 
 def gaussian_noise(
-    seed: int, image_ids: Tensor, sample_ids: Tensor, step: int, shape: tuple[int, int, int, int]
+    seed: int | Tensor,
+    image_ids: Tensor,
+    sample_ids: Tensor,
+    step: int,
+    shape: tuple[int, int, int, int],
 ) -> Tensor:
     """Standard normals (P, C, H, W) as float32, a pure function of (seed, image, sample, step)."""
     return philox_normals(seed, image_ids, sample_ids, step, shape).to(torch.float32)
 
 
 def langevin_noise(
-    z: Tensor, scale: Tensor, seed: int, image_ids: Tensor, sample_ids: Tensor, step: int
+    z: Tensor, scale: Tensor, seed: int | Tensor, image_ids: Tensor, sample_ids: Tensor, step: int
 ) -> Tensor:
     """z + scale * eps with eps = gaussian_noise(seed, image_ids, sample_ids, step, z.shape)."""
     pairs, channels, height, width = z.shape
@@ -113,8 +117,19 @@ def reverse_step(
     x0 = x0_hat if clamp is None else x0_hat.clamp(*clamp)
     pairs, channels, height, width = x_t.shape
     eps = gaussian_noise(seed, image_ids, sample_ids, step, (pairs, channels, height, width))
-    kept = math.sqrt(1.0 - zeta) / sigma_n
-    return x0 + sigma_next * (kept * (x_t - x0) + math.sqrt(zeta) * eps.to(x_t))
+    return reverse_sum(x0, x_t, eps, sigma_next, math.sqrt(1.0 - zeta) / sigma_n, math.sqrt(zeta))
+
+
+def reverse_sum(
+    x0_hat: Tensor,
+    x_t: Tensor,
+    eps: Tensor,
+    sigma_next: float | Tensor,
+    kept: float | Tensor,
+    renewed: float | Tensor,
+) -> Tensor:
+    """x0 + sigma_next (kept (x_t - x0) + renewed eps)."""
+    return x0_hat + sigma_next * (kept * (x_t - x0_hat) + renewed * eps.to(x_t))
 
 
 def fourier_prox_noise(

@@ -14,7 +14,11 @@ from torch import Tensor
 
 from latino_engine import ops
 from latino_engine.measurement import Problem
+from latino_engine.memory import is_out_of_memory
+from latino_engine.operators.fused_step import FixedStep
 from latino_engine.operators.protocol import DataStep
+from latino_engine.runtimes.cuda_driver import Driver
+from latino_engine.runtimes.cuda_graph import Worker, bucket, obstacle
 from latino_engine.sampler import Noise, sample_posterior
 from latino_engine.schedule import InnerStep, OuterStep, Scalar, Schedule, ScheduleBuilder
 from latino_engine.stream import NoiseStream
@@ -40,22 +44,38 @@ def listening(listener: Listener) -> Iterator[None]:
 
 @dataclass
 class StageClock:
-    """Wall time per stage of one call, milliseconds."""
+    """Time per stage of one call, milliseconds.
 
+    Wall time on the CPU; with a driver, whose device runs behind the host, time between two events.
+    """
+
+    driver: Driver | None = None
     spent: dict[str, float] = field(
         default_factory=lambda: {"prox": 0.0, "noise": 0.0, "denoise": 0.0}
     )
+
+    _marks: list[tuple[str, object, object]] = field(default_factory=list)
 
     @contextmanager
     def measure(self, stage: str) -> Iterator[None]:
         """Add the block's time to a stage."""
         listener = _LISTENER.get()
-        start = time.perf_counter()
+        start = time.perf_counter() if self.driver is None else self.driver.event()
         try:
             with nullcontext() if listener is None else listener(stage):
                 yield
         finally:
-            self.spent[stage] += 1e3 * (time.perf_counter() - start)
+            if self.driver is None:
+                self.spent[stage] += 1e3 * (time.perf_counter() - start)
+            else:
+                self._marks.append((stage, start, self.driver.event()))
+
+    def finish(self) -> None:
+        """Add what the events of the device say."""
+        for stage, first, last in self._marks:
+            assert self.driver is not None
+            self.spent[stage] += self.driver.elapsed_ms(first, last)
+        self._marks.clear()
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,7 +114,11 @@ class TimedNoise:
 
 @dataclass(eq=False)
 class Run:
-    """One call of `sample`: the pairs (sample, image) in chunks through the sampler."""
+    """One call of `sample`: the pairs (sample, image) in chunks through the sampler.
+
+    With a worker of the engine's pool each chunk is the replay of a CUDA graph, where the operator
+    and the memory allow for one.
+    """
 
     engine: Engine
     problem: Problem
@@ -104,11 +128,18 @@ class Run:
     clock: StageClock
     report: Callable[[int, int], None]
     tiles: Tiles | None = None
+    worker: Worker | None = None
     done: int = 0
+    executed: dict[str, None] = field(default_factory=dict)  # an ordered set
 
     @property
     def nfe(self) -> int:
         return self.build(1.0).nfe
+
+    @property
+    def execution(self) -> str:
+        """How the chunks ran, in plain words."""
+        return "; ".join(self.executed)
 
     def collect(self, num_samples: int, keep_samples: bool) -> dict[str, Any]:
         """All samples, or their running moments, and chi-square."""
@@ -121,12 +152,13 @@ class Run:
         chi2 = torch.empty(pairs, dtype=torch.float64)
         first = 0
         while first < pairs:
+            size = self._within_graphs(size)
             members = torch.arange(first, min(first + size, pairs))
             try:
                 images = self.draw(members % batch, members // batch, total)
             except (RuntimeError, MemoryError) as error:
-                smaller = self._smaller(size)
-                if smaller is None or not _out_of_memory(error):
+                smaller = self._smaller(len(members))
+                if smaller is None or not is_out_of_memory(error):
                     raise
                 size = smaller  # the same samples, in smaller chunks
                 continue
@@ -146,22 +178,53 @@ class Run:
             "residual_chi2": chi2.reshape(num_samples, batch),
         }
 
-    def _chunk_size(self, height: int, width: int) -> int:
-        if self.tiles is None:
-            return self.engine.chunk_size(height, width)
-        size, self.tiles = self.engine.tiled_chunk_size(height, width, self.tiles)
-        return size
-
-    def _smaller(self, size: int) -> int | None:
-        """The next smaller chunk, fewer tiles at a time before fewer images; None at the end."""
-        if self.tiles is not None and self.tiles.batch > 1:
-            self.tiles = self.tiles.smaller_batch()
-            return size
-        return None if size == 1 else size // 2
-
     def draw(self, index: Tensor, sample_ids: Tensor, total: int) -> Tensor:
         """One sample for each pair (image, sample id): (P, C, H, W), public units."""
-        data_step, noise = self._data_step(index), self._noise(index, sample_ids)
+        schedule: Schedule = self.build(self.problem.sigma_of(index))
+        if self.worker is None:
+            x = self._eager(self._data_step(index), schedule, index, sample_ids, total)
+            self.executed.setdefault("eager")
+        else:
+            x = self._on_gpu(self.worker, schedule, index, sample_ids, total)
+        return (x - self.engine.spec.offset) / self.engine.spec.scale
+
+    def _on_gpu(
+        self, worker: Worker, schedule: Schedule, index: Tensor, sample_ids: Tensor, total: int
+    ) -> Tensor:
+        """A replay for the bucket that holds these pairs, or an eager call where none can be."""
+        pairs = len(index)
+        held = bucket(pairs, max(pairs, self._graph_limit))
+        filled = torch.arange(held).clamp(max=pairs - 1)  # the last pair fills the bucket
+        step = self._data_step(index[filled])
+        reason = obstacle(self.engine.runtime, step)
+        if reason is None and self.tiles is not None:
+            reason = "the network sees the image by tiles"
+        if reason is None and self._graph_limit == 0:
+            reason = "the graph does not fit into the free memory of the GPU"
+        if reason is not None or not isinstance(step, FixedStep):
+            self.executed.setdefault(f"eager: {reason}")
+            step = step if held == pairs else self._data_step(index)
+            return self._eager(step, schedule, index, sample_ids, total)
+        whole: Schedule = self.build(self.problem.sigma_of(index[filled]))
+        identity = (self.seed, self.image_ids[index[filled]], sample_ids[filled])
+        x, spent = worker.sample(self.problem.x_init[index[filled]], whole, step, identity)
+        for stage, ms in spent.items():
+            self.clock.spent[stage] += ms
+        self.executed.setdefault("CUDA graph")
+        self.done += pairs * schedule.nfe
+        self.report(self.done, total)
+        return x[:pairs]
+
+    def _eager(
+        self,
+        step: DataStep,
+        schedule: Schedule,
+        index: Tensor,
+        sample_ids: Tensor,
+        total: int,
+    ) -> Tensor:
+        data_step = _TimedStep(step, self.clock)
+        noise = self._noise(index, sample_ids)
 
         def denoise(x: Tensor, sigma: Scalar) -> Tensor:
             with self.clock.measure("denoise"):
@@ -170,18 +233,16 @@ class Run:
             self.report(self.done, total)
             return out
 
-        schedule: Schedule = self.build(self.problem.sigma_of(index))
         done = self.done
         try:
-            x = sample_posterior(self.problem.x_init[index], schedule, data_step, denoise, noise)
+            return sample_posterior(self.problem.x_init[index], schedule, data_step, denoise, noise)
         except BaseException:
             self.done = done
             raise
-        return (x - self.engine.spec.offset) / self.engine.spec.scale
 
     def _data_step(self, index: Tensor) -> DataStep:
         with self.clock.measure("prox"):
-            return _TimedStep(self.problem.data_step(index), self.clock)
+            return self.problem.data_step(index)
 
     def _noise(self, index: Tensor, sample_ids: Tensor) -> Noise:
         return TimedNoise(NoiseStream(self.seed, self.image_ids[index], sample_ids), self.clock)
@@ -189,7 +250,36 @@ class Run:
     def _denoise(self, x: Tensor, sigma: Scalar, index: Tensor) -> Tensor:
         return self.engine.denoise(x, sigma, self.tiles)
 
+    @property
+    def _sides(self) -> tuple[int, int]:
+        height, width = self.problem.x_init.shape[-2:]
+        return height, width
 
-def _out_of_memory(error: BaseException) -> bool:
-    text = str(error).lower()
-    return isinstance(error, MemoryError) or "allocate" in text or "out of memory" in text
+    @property
+    def _graph_limit(self) -> int:
+        """The largest bucket of this image size that fits, as far as is known."""
+        pool, size = self.engine.pool, self._sides
+        assert pool is not None
+        return pool.limits.get(size, int(self.engine.manifest["max_batch"]))
+
+    def _within_graphs(self, size: int) -> int:
+        return size if self.worker is None else min(size, self._graph_limit or size)
+
+    def _chunk_size(self, height: int, width: int) -> int:
+        if self.tiles is None:
+            return self.engine.chunk_size(height, width)
+        size, self.tiles = self.engine.tiled_chunk_size(height, width, self.tiles)
+        return size
+
+    def _smaller(self, pairs: int) -> int | None:
+        """The chunk to go on with, None at the end: fewer tiles at a time before fewer images, a
+        smaller graph before none.
+        """
+        if self.tiles is not None and self.tiles.batch > 1:
+            self.tiles = self.tiles.smaller_batch()
+            return pairs
+        if self.worker is None or self.tiles is not None or self._graph_limit == 0:
+            return None if pairs == 1 else pairs // 2
+        assert self.engine.pool is not None
+        self.engine.pool.limits[self._sides] = pairs // 2
+        return max(1, pairs // 2)

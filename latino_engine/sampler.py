@@ -61,7 +61,7 @@ def _propose(
         return noise.inner(fused, x, x_t, step)
     v = x if x_t is None else ops.combine_anchors(x, x_t, step.x_weight)
     z = v if skip else data_step(v, step.gamma)
-    return noise.langevin(z, step.c * step.sigma_delta, step.noise_step)
+    return noise.langevin(z, step.noise_scale, step.noise_step)
 
 
 def sample_posterior(

@@ -42,6 +42,11 @@ class InnerStep:
     x_weight: Scalar
     noise_step: int
 
+    @property
+    def noise_scale(self) -> Scalar:
+        """c sigma_delta, of the noise that is added."""
+        return self.c * self.sigma_delta
+
 
 @dataclass(frozen=True)
 class OuterStep:

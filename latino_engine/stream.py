@@ -32,7 +32,7 @@ class NoiseStream:
         self, fused: Callable[..., Tensor], x: Tensor, x_t: Tensor | None, step: InnerStep
     ) -> Tensor:
         """A data step that takes the noise along: `FusedStep.with_noise`."""
-        scalars = (step.x_weight, step.gamma, step.c * step.sigma_delta)
+        scalars = (step.x_weight, step.gamma, step.noise_scale)
         identity = (self.seed, self.image_ids, self.sample_ids, step.noise_step)
         return fused(x, x_t, *scalars, *identity)
 

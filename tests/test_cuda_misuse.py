@@ -308,7 +308,7 @@ def test_without_the_extension(hidden: Callable[[Any], None]) -> None:
 
 def test_an_extension_of_another_version(hidden: Callable[[Any], None]) -> None:
     hidden(SimpleNamespace(INTERFACE_VERSION=0))
-    with pytest.raises(BackendNotAvailable, match="with interface 2, but the one here has 0"):
+    with pytest.raises(BackendNotAvailable, match="with interface 3, but the one here has 0"):
         ops.fourier_prox_noise(*step_arguments(), backend="cuda")
 
 
@@ -318,7 +318,7 @@ def test_an_extension_that_launches_by_name(
     """Built without nvcc it needs NVRTC, and is told who compiles."""
     loaders: list[Any] = []
     driver = SimpleNamespace(
-        INTERFACE_VERSION=2,
+        INTERFACE_VERSION=3,
         LAUNCHES_BY_NAME=True,
         DEVICE_TYPE="cuda",
         set_function_loader=loaders.append,

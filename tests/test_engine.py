@@ -155,7 +155,7 @@ def test_a_chunk_that_does_not_fit_is_halved(engine, monkeypatch):
     op = blur()
     y = op.measure(photo(2), seed=3)
     expected = engine.sample(y, op, num_samples=4, steps=2)
-    real, sizes = type(engine._runtime).__call__, []
+    real, sizes = type(engine.runtime).__call__, []
 
     def small_machine(self, x, sigma):
         sizes.append(len(x))
@@ -163,7 +163,7 @@ def test_a_chunk_that_does_not_fit_is_halved(engine, monkeypatch):
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
         return real(self, x, sigma)
 
-    monkeypatch.setattr(type(engine._runtime), "__call__", small_machine)
+    monkeypatch.setattr(type(engine.runtime), "__call__", small_machine)
     told = []
     post = engine.sample(y, op, num_samples=4, steps=2, progress=lambda *a: told.append(a))
     assert sizes[0] == 8 and max(sizes[3:]) <= 2
@@ -175,7 +175,7 @@ def test_another_error_of_the_runtime_is_not_swallowed(engine, monkeypatch):
     def broken(self, x, sigma):
         raise RuntimeError("broken kernel")
 
-    monkeypatch.setattr(type(engine._runtime), "__call__", broken)
+    monkeypatch.setattr(type(engine.runtime), "__call__", broken)
     with pytest.raises(RuntimeError, match="broken kernel"):
         engine.sample(photo(), blur(), steps=1)
 
@@ -184,7 +184,7 @@ def test_the_chunk_follows_the_free_memory(engine, monkeypatch):
     one = engine.manifest["memory"]["per_pixel"] * 64 * 64 + 12 * 4 * 3 * 64 * 64
     one += engine.manifest["memory"]["per_pixel_squared"] * 64.0**4
     for free, expected in ((2.2 * one, 1), (7.0 * one, 3), (1000 * one, 8)):
-        monkeypatch.setattr(engine_module, "available_bytes", lambda free=free: free)
+        monkeypatch.setattr(engine_module, "available_bytes", lambda device, free=free: free)
         assert engine.chunk_size(64, 64) == expected
     monkeypatch.setattr(engine_module, "available_bytes", lambda: 0.5 * one)
     with pytest.raises(

@@ -36,9 +36,11 @@ struct Steps {
   int num_steps, num_pairs;
 };
 
-// counter = (quad, channel + 1024 image, sample, step), key = seed.
+// counter = (quad, channel + 1024 image, sample, step), key = seed: on the device where key_at is
+// not null, so that a captured graph can be replayed with another seed.
 struct Noise {
   PhiloxKey key;
+  const PhiloxKey* key_at;
   const std::int64_t* image_ids;   // (P,)
   const std::int64_t* sample_ids;  // (P,)
 };

@@ -76,7 +76,8 @@ __device__ __forceinline__ Normals normals_of(const Noise& noise, std::int64_t p
   const auto sample = static_cast<std::uint32_t>(noise.sample_ids[pair]);
   const Words counter{quad, static_cast<std::uint32_t>(channel) + 1024u * image, sample,
                       noise_step};
-  return quad_normals(philox4x32(counter, noise.key));
+  const PhiloxKey key = noise.key_at == nullptr ? noise.key : *noise.key_at;
+  return quad_normals(philox4x32(counter, key));
 }
 
 // w x + (1 - w) x_t, the two quadratic anchors as one.

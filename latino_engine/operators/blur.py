@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from latino_engine import ops
+from latino_engine import cuda_launches, ops
 from latino_engine.operators.checks import (
     ArrayLike,
     as_noise_std,
@@ -119,12 +119,13 @@ class Blur:
         h, power = self.spectra_of(y, "y")
         back_projected = h.conj() * torch.fft.rfft2(y)
         return FusedStep(
-            tuple(y.shape),
-            y.dtype,
-            prox=lambda v, gamma: ops.fourier_prox(v, power, back_projected, gamma),
-            inner=lambda x, x_t, x_weight, *rest, out=None: ops.fourier_prox_noise(
-                x, x_t, x_weight, power, back_projected, *rest, out=out
-            ),
+            formula=("fourier_prox",),
+            shape=tuple(y.shape),
+            dtype=y.dtype,
+            constants=(power, back_projected),
+            prox=lambda v, gamma, *spectra: ops.fourier_prox(v, *spectra, gamma),
+            inner=ops.fourier_prox_noise,
+            launch=cuda_launches.run_fourier_prox_noise,
             transforms=ops.transforms_of(y.device, y.shape[-2:]),
         )
 

@@ -1,46 +1,88 @@
-"""A data step that also comes fused with the anchors before it and the noise behind it."""
+"""A data step as a function of tensors alone, and one fused with the anchors and the noise."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from latino_engine.operators.checks import check_anchor, check_gamma
 
+_Step = TypeVar("_Step", bound="FixedStep")
 
-@dataclass(frozen=True, eq=False)
-class FusedStep:
-    """The prox for one y, alone or as a whole inner step of the sampler.
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class FixedStep:
+    """The prox for one y: a fixed sequence of tensor operations on its constants.
+
+    Two steps of one `formula`, with constants of the same shapes, differ in the contents of their
+    constants alone, so that one captured CUDA graph serves both.
 
     Attributes:
+        formula: names the function, with the numbers that shape it.
         shape, dtype: of the images it takes.
-        transforms: whose transforms run, see `ops.transforms_of`; "" where there are none.
-        prox: (v, gamma) -> z.
-        channels: numbers of channels that are taken beside that of `shape`.
-        inner: (x, x_t, x_weight, gamma, scale, seed, image_ids, sample_ids, step, out=None)
-            -> prox(x_weight x + (1 - x_weight) x_t) + scale eps, without x_t: prox(x) + scale eps.
+        constants: all tensors that it reads beside v; leading axis 1 where all images share them.
+        prox: (v, gamma, *constants) -> z.
+        check: (v, shape, dtype) raises the sentence for a v that does not belong to this y.
     """
 
+    formula: tuple[Hashable, ...]
     shape: tuple[int, ...]
     dtype: torch.dtype
-    prox: Callable[[Tensor, float | Tensor], Tensor]
+    constants: tuple[Tensor, ...]
+    prox: Callable[..., Tensor]
+    check: Callable[[Tensor, tuple[int, ...], torch.dtype], None] = check_anchor
+
+    def __call__(self, v: Tensor, gamma: float | Tensor) -> Tensor:
+        """argmin_x gamma/2 ||A x - y||^2 + 1/2 ||x - v||^2."""
+        self.check(v, self.shape, self.dtype)
+        check_gamma(gamma)
+        return self.prox(v, gamma, *self.constants)
+
+    def for_batch(self: _Step, batch: int) -> _Step:
+        """The same step for `batch` images, which share the constants of the one that it has."""
+        return replace(self, shape=(batch, *self.shape[1:]))
+
+    def in_units(self, scale: float, offset: float) -> FixedStep:
+        """The step on scale v + offset: both squares of the prox scale alike, gamma stays."""
+
+        def prox(v: Tensor, gamma: float | Tensor, *constants: Tensor) -> Tensor:
+            return scale * self.prox((v - offset) / scale, gamma, *constants) + offset
+
+        formula = ("in units", scale, offset, *self.formula)
+        return FixedStep(
+            formula=formula,
+            shape=self.shape,
+            dtype=self.dtype,
+            constants=self.constants,
+            prox=prox,
+            check=self.check,
+        )
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class FusedStep(FixedStep):
+    """A `FixedStep` that also comes as a whole inner step of the sampler.
+
+    Attributes:
+        inner: (x, x_t, x_weight, *constants, gamma, scale, seed, image_ids, sample_ids, step,
+            out=None) -> prox(x_weight x + (1 - x_weight) x_t) + scale eps, without x_t: prox(x) + scale eps.
+        launch: (x, x_t, *constants, steps, noise): the same by `latino_engine.cuda_launches`, its
+            scalars the next row of a `StepTable`.
+        transforms: whose transforms run, see `ops.transforms_of`; "" where there are none.
+    """
+
     inner: Callable[..., Tensor]
+    launch: Callable[..., Tensor]
     transforms: str = ""
-    channels: tuple[int, ...] = ()
 
     def __repr__(self) -> str:
         size, dtype = " x ".join(map(str, self.shape)), str(self.dtype).removeprefix("torch.")
         ops = f", transforms={self.transforms!r}" if self.transforms else ""
         return f"FusedStep({size} {dtype}{ops})"
-
-    def __call__(self, v: Tensor, gamma: float | Tensor) -> Tensor:
-        """argmin_x gamma/2 ||A x - y||^2 + 1/2 ||x - v||^2."""
-        self._check(v)
-        check_gamma(gamma)
-        return self.prox(v, gamma)
 
     def with_noise(
         self,
@@ -56,12 +98,6 @@ class FusedStep:
 
         The result is written into `out` if there is one, which may be x itself.
         """
-        self._check(x)
+        self.check(x, self.shape, self.dtype)
         check_gamma(gamma)
-        return self.inner(x, x_t, x_weight, gamma, scale, *identity, out=out)
-
-    def _check(self, v: Tensor) -> None:
-        shape = self.shape
-        if v.ndim == len(shape) and v.shape[1] in self.channels:
-            shape = (shape[0], v.shape[1], *shape[2:])
-        check_anchor(v, shape, self.dtype)
+        return self.inner(x, x_t, x_weight, *self.constants, gamma, scale, *identity, out=out)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from latino_engine import ops
+from latino_engine import cuda_launches, ops
 from latino_engine.operators.checks import (
     ArrayLike,
     as_mask,
@@ -190,10 +190,11 @@ class Denoising:
 def masked_step(mask: Tensor, y: Tensor) -> FusedStep:
     """The data step of a mask (B|1, C|1, H, W) of 0 and 1; y (B, C, H, W), 0 where m = 0."""
     return FusedStep(
-        tuple(y.shape),
-        y.dtype,
-        prox=lambda v, gamma: ops.masked_prox(v, mask, y, gamma),
-        inner=lambda x, x_t, x_weight, *rest, out=None: ops.masked_prox_noise(
-            x, x_t, x_weight, mask, y, *rest, out=out
-        ),
+        formula=("masked_prox",),
+        shape=tuple(y.shape),
+        dtype=y.dtype,
+        constants=(mask, y),
+        prox=lambda v, gamma, *kept: ops.masked_prox(v, *kept, gamma),
+        inner=ops.masked_prox_noise,
+        launch=cuda_launches.run_masked_prox_noise,
     )

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from latino_engine import ops
 from latino_engine.errors import InvalidArgument, invalid, invalid_type
-from latino_engine.operators.checks import check_anchor, check_gamma, check_image
+from latino_engine.operators.checks import check_image
+from latino_engine.operators.fused_step import FixedStep
 from latino_engine.operators.jpeg_codec import (
     colour_matrix,
     dct_matrix,
@@ -100,18 +101,13 @@ class JPEG:
         centre = tables * self._levels(y)
         half_width = tables * (0.5 * (1.0 - _MARGIN[y.dtype]))
         low, high = centre - half_width, centre + half_width
-        expected, dtype, size = tuple(y.shape), y.dtype, (y.shape[-2], y.shape[-1])
-
-        def step(v: Tensor, gamma: float | Tensor) -> Tensor:
-            check_anchor(v, expected, dtype)
-            check_gamma(gamma)
-            coefficients = to_coefficients(v, colour, dct)
-            outside = torch.clamp(coefficients, low, high) - coefficients  # 0 inside the cell
-            way = from_coefficients(outside, inverse, dct, size, 0.0)  # P(v) - v
-            weight = ops.per_image(gamma, v)
-            return v + weight / (1.0 + weight) * way
-
-        return step
+        return FixedStep(
+            formula=("cell_prox",),
+            shape=tuple(y.shape),
+            dtype=y.dtype,
+            constants=(low, high, colour, inverse, dct),
+            prox=_cell_prox,
+        )
 
     def initial_estimate(self, y: Tensor) -> Tensor:
         """y itself, the centre of its cell."""
@@ -161,3 +157,20 @@ class JPEG:
                 f"{name}: expected 1 or 3 channels, got {image.shape[1]}; "
                 "JPEG stores grey or colour images"
             )
+
+
+def _cell_prox(
+    v: Tensor,
+    gamma: float | Tensor,
+    low: Tensor,
+    high: Tensor,
+    colour: Tensor,
+    inverse: Tensor,
+    dct: Tensor,
+) -> Tensor:
+    """(v + gamma P(v)) / (1 + gamma), P the projection of v's coefficients on [low, high]."""
+    coefficients = to_coefficients(v, colour, dct)
+    outside = torch.clamp(coefficients, low, high) - coefficients  # 0 inside the cell
+    way = from_coefficients(outside, inverse, dct, (v.shape[-2], v.shape[-1]), 0.0)  # P(v) - v
+    weight = ops.per_image(gamma, v)
+    return v + weight / (1.0 + weight) * way

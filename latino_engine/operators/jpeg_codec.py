@@ -69,7 +69,7 @@ def to_coefficients(x: Tensor, colour: Tensor, dct: Tensor) -> Tensor:
     """
     planes = torch.einsum("ij,bjhw->bihw", 255.0 * colour, x)
     level = torch.zeros(planes.shape[1], 1, 1, dtype=x.dtype, device=x.device)
-    level[0] = 128.0
+    level[:1].fill_(128.0)  # an assignment would copy the number from the host
     height, width = x.shape[-2:]
     pad = (0, -width % 8, 0, -height % 8)
     planes = torch.nn.functional.pad(planes - level, pad, mode="replicate")
@@ -86,7 +86,7 @@ def from_coefficients(
     batch, channels, rows, _, columns, _ = blocks.shape
     planes = blocks.reshape(batch, channels, 8 * rows, 8 * columns)[..., : size[0], : size[1]]
     offset = torch.zeros(channels, 1, 1, dtype=planes.dtype, device=planes.device)
-    offset[0] = level
+    offset[:1].fill_(level)
     return torch.einsum("ij,bjhw->bihw", inverse_colour / 255.0, planes + offset)
 
 

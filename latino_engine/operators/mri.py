@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from latino_engine import ops
+from latino_engine import cuda_launches, ops
 from latino_engine.errors import invalid
 from latino_engine.operators.checks import (
     ArrayLike,
@@ -110,7 +110,7 @@ class MRI:
     def A_adjoint(self, y: Tensor) -> Tensor:
         """sum_n conj(s_n) F^-1(m y_n), the zero-filled image; its real part if real_image."""
         self._check_y(y)
-        return self._as_image(self._zero_filled(y), 1 if self.real_image else 2)
+        return _as_image(self._zero_filled(y), 1 if self.real_image else 2)
 
     def prox(self, v: Tensor, y: Tensor, gamma: float | Tensor) -> Tensor:
         """The exact data step of one coil, conjugate gradients for several.
@@ -126,11 +126,10 @@ class MRI:
         zero_filled = self._zero_filled(y)
         if self.coil_maps is None:
             return self._exact_step(y, zero_filled)
-        solve, batch, dtype = self._cg_step(zero_filled), y.shape[0], y.dtype
+        solve, shape, dtype = self._cg_step(zero_filled), tuple(zero_filled.shape), y.dtype
 
         def step(v: Tensor, gamma: float | Tensor) -> Tensor:
-            self._check_image("v", v)
-            check_anchor(v, (batch, v.shape[1], *self._size), dtype)
+            self._check_anchor(v, shape, dtype)
             check_gamma(gamma)
             return solve(v, gamma)
 
@@ -178,7 +177,7 @@ class MRI:
     def _size(self) -> tuple[int, int]:
         return (self.mask.shape[-2], self.mask.shape[-1])
 
-    def _exact_step(self, y: Tensor, zero_filled: Tensor) -> DataStep:
+    def _exact_step(self, y: Tensor, zero_filled: Tensor) -> FusedStep:
         """One coil; the whole inner step is one operation, for complex and for real images.
 
         In the prox alone DC lies at (0, 0), where the shifts of F cancel: fft2(zero-filled) is m Y
@@ -190,40 +189,28 @@ class MRI:
         (mask,) = self._table.get("mask", self._size, y, lambda: (self.mask.to(y),))
         kept = self._kept(y)
 
-        def solve(v: Tensor, gamma: float | Tensor) -> Tensor:
-            self._check_image("v", v)
-            if v.shape[1] == 1:
-                return ops.fourier_prox(v, symmetric, real_y, gamma)
-            spectrum = torch.fft.fft2(_to_complex(v))
-            spectrum = ops.masked_prox(spectrum, masked, complex_y, gamma)
-            return self._as_image(torch.fft.ifft2(spectrum), 2)
-
-        def inner(
-            x: Tensor,
-            x_t: Tensor | None,
-            x_weight: float | Tensor,
-            *rest: Any,
-            out: Tensor | None = None,
-        ) -> Tensor:
-            self._check_image("x", x)
-            if x.shape[1] == 1:
-                constants = (symmetric, real_y)
-                return ops.fourier_prox_noise(x, x_t, x_weight, *constants, *rest, out=out)
-            return ops.fourier_mask_prox_noise(x, x_t, x_weight, mask, kept, *rest, out=out)
-
         shape, real = (y.shape[0], 1 if self.real_image else 2, *self._size), self.real_image
-        transforms = ops.transforms_of(y.device, self._size, None if real else 0)
-        return FusedStep(shape, y.dtype, solve, inner, transforms, channels=(1, 2))
+        return FusedStep(
+            formula=("kspace_prox",),
+            shape=shape,
+            dtype=y.dtype,
+            constants=(masked, symmetric, complex_y, real_y, mask, kept),
+            prox=_kspace_prox,
+            check=self._check_anchor,
+            inner=_kspace_prox_noise,
+            launch=_launch_kspace_prox_noise,
+            transforms=ops.transforms_of(y.device, self._size, None if real else 0),
+        )
 
     def _cg_step(self, zero_filled: Tensor) -> DataStep:
         """Several coils."""
 
         def solve(v: Tensor, gamma: float | Tensor) -> Tensor:
             channels = v.shape[1]
-            target = self._as_image(zero_filled, channels)
+            target = _as_image(zero_filled, channels)
 
             def normal(x: Tensor) -> Tensor:
-                return self._as_image(self._zero_filled(self.A(x)), channels)
+                return _as_image(self._zero_filled(self.A(x)), channels)
 
             return proximal_solve(normal, v, target, gamma, _CG_TOL, _CG_MAX_ITER)
 
@@ -236,10 +223,6 @@ class MRI:
         if maps is None:
             return image
         return (maps.conj() * image).sum(dim=1, keepdim=True)
-
-    def _as_image(self, image: Tensor, channels: int) -> Tensor:
-        """Complex (B, 1, H, W) as its real part or as (re, im)."""
-        return image.real if channels == 1 else torch.cat((image.real, image.imag), dim=1)
 
     def _kept(self, y: Tensor) -> Tensor:
         """y with exact zeros where m = 0; a product would let NaN through."""
@@ -274,6 +257,11 @@ class MRI:
             raise invalid(name, expected, x.shape[1], "a complex image is stored as two channels")
         check_size(name, x, self._size, "mask")
 
+    def _check_anchor(self, v: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> None:
+        """v may have one channel or two."""
+        self._check_image("v", v)
+        check_anchor(v, (shape[0], v.shape[1], *shape[2:]), dtype)
+
     def _check_y(self, y: Tensor) -> None:
         coils = () if self.coil_maps is None else (self.coil_maps.shape[1],)
         expected = ("B", 2, *coils, *self._size)
@@ -293,6 +281,54 @@ def _as_coil_maps(value: ArrayLike, mask: Tensor) -> Tensor:
         raise invalid("coil_maps", expected, tuple(maps.shape), "index or reshape them")
     check_size("coil_maps", maps, (mask.shape[-2], mask.shape[-1]), "mask")
     return maps if maps.ndim == 4 else maps[None]
+
+
+def _kspace_prox(
+    v: Tensor,
+    gamma: float | Tensor,
+    masked: Tensor,
+    symmetric: Tensor,
+    complex_y: Tensor,
+    real_y: Tensor,
+    *centred: Tensor,
+) -> Tensor:
+    """The exact data step of one coil, for real images or complex ones as (re, im)."""
+    if v.shape[1] == 1:
+        return ops.fourier_prox(v, symmetric, real_y, gamma)
+    spectrum = ops.masked_prox(torch.fft.fft2(_to_complex(v)), masked, complex_y, gamma)
+    return _as_image(torch.fft.ifft2(spectrum), 2)
+
+
+def _kspace_prox_noise(
+    x: Tensor,
+    x_t: Tensor | None,
+    x_weight: float | Tensor,
+    *rest: Any,
+    out: Tensor | None = None,
+) -> Tensor:
+    """The whole inner step of one coil; `rest` begins with the constants of the step."""
+    (symmetric, real_y, mask, kept), rest = _of_noise(rest)
+    if x.shape[1] == 1:
+        return ops.fourier_prox_noise(x, x_t, x_weight, symmetric, real_y, *rest, out=out)
+    return ops.fourier_mask_prox_noise(x, x_t, x_weight, mask, kept, *rest, out=out)
+
+
+def _launch_kspace_prox_noise(x: Tensor, x_t: Tensor | None, *rest: Any) -> Tensor:
+    """The same by launches whose scalars are the next row of a step table."""
+    (symmetric, real_y, mask, kept), rest = _of_noise(rest)
+    if x.shape[1] == 1:
+        return cuda_launches.run_fourier_prox_noise(x, x_t, symmetric, real_y, *rest)
+    return cuda_launches.run_fourier_mask_prox_noise(x, x_t, mask, kept, *rest)
+
+
+def _of_noise(rest: tuple[Any, ...]) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+    """(symmetric, real_y, mask, kept) and what stands behind the step's constants."""
+    return (rest[1], *rest[3:6]), rest[6:]
+
+
+def _as_image(image: Tensor, channels: int) -> Tensor:
+    """Complex (B, 1, H, W) as its real part or as (re, im)."""
+    return image.real if channels == 1 else torch.cat((image.real, image.imag), dim=1)
 
 
 def _to_complex(x: Tensor) -> Tensor:

@@ -38,6 +38,8 @@ class SizeTable:
         # An entry made under inference_mode could not be saved for a later backward pass.
         with torch.inference_mode(False), torch.no_grad():
             entry = build()
+        if like.is_cuda:  # a caller on another stream may be the next to use it
+            torch.cuda.current_stream(like.device).synchronize()
         with self._lock:
             self._entries[key] = entry
             while len(self._entries) > self.capacity:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from latino_engine import ops, reference
+from latino_engine import cuda_launches, ops, reference
 from latino_engine.errors import invalid, invalid_type
 from latino_engine.operators.checks import (
     ArrayLike,
@@ -130,14 +131,24 @@ class SuperResolution:
         back_projected = self._back_projected(y)
         size = self._full_size(y)
         h, folded_power = self._spectra(y, size)
-        spectra, factor = (h, folded_power, back_projected), self.factor
+        factor = self.factor
+
+        def inner(x: Tensor, x_t: Tensor | None, *rest: Any, out: Tensor | None = None) -> Tensor:
+            before, identity = rest[:6], rest[6:]  # weight, three spectra, gamma, scale
+            return ops.alias_prox_noise(x, x_t, *before, factor, *identity, out=out)
+
+        def launch(x: Tensor, x_t: Tensor | None, *rest: Any) -> Tensor:
+            spectra, last = rest[:3], rest[3:]
+            return cuda_launches.run_alias_prox_noise(x, x_t, *spectra, factor, *last)
+
         return FusedStep(
-            (*y.shape[:2], *size),
-            y.dtype,
-            prox=lambda v, gamma: ops.alias_prox(v, *spectra, gamma, factor),
-            inner=lambda x, x_t, x_weight, gamma, scale, *identity, out=None: ops.alias_prox_noise(
-                x, x_t, x_weight, *spectra, gamma, scale, factor, *identity, out=out
-            ),
+            formula=("alias_prox", factor),
+            shape=(*y.shape[:2], *size),
+            dtype=y.dtype,
+            constants=(h, folded_power, back_projected),
+            prox=lambda v, gamma, *spectra: ops.alias_prox(v, *spectra, gamma, factor),
+            inner=inner,
+            launch=launch,
             transforms=ops.transforms_of(y.device, size, factor),
         )
 

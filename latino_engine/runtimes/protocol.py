@@ -17,6 +17,9 @@ class DenoiserRuntime(Protocol):
     def device(self) -> str:
         """Where images are expected and returned, "cpu" or "cuda"."""
 
+    #: A runtime may say `capturable = True`: on a GPU its calls only queue launches on the current
+    #: stream, so that a CUDA graph can hold them.
+
     def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
         """The denoised image."""
 

@@ -44,7 +44,10 @@ class TensorRTDenoiser:
         profiles: the profiles of the plan, in its order.
         device: where its inputs and outputs live.
         current_stream: tells the handle of the caller's CUDA stream.
+        new_context: makes an execution context; the engine's own by default.
     """
+
+    capturable = True
 
     def __init__(
         self,
@@ -52,11 +55,13 @@ class TensorRTDenoiser:
         profiles: Sequence[Profile],
         device: str = "cuda",
         current_stream: Callable[[], int] | None = None,
+        new_context: Callable[[], Any] | None = None,
     ) -> None:
         self.device = device
         self.engine = engine
         self._profiles = tuple(profiles)
         self._current_stream = current_stream or (lambda: torch.cuda.current_stream().cuda_stream)
+        self._new_context = new_context or engine.create_execution_context
         self._contexts: dict[tuple[int, int], Any] = {}
         self._lock = threading.Lock()
 
@@ -95,7 +100,7 @@ class TensorRTDenoiser:
     def _context(self, profile: int, stream: int) -> Any:
         key = (profile, stream)
         if key not in self._contexts:
-            context = self.engine.create_execution_context()
+            context = self._new_context()
             if context is None:
                 raise RuntimeError("TensorRT could not allocate an execution context")
             context.set_optimization_profile_async(profile, stream)
@@ -152,7 +157,22 @@ def open_plan(path: Path, facts: dict[str, Any]) -> TensorRTDenoiser:
             f"{path.name}: expected a plan that {facts['package']} can load here, got its refusal; "
             "compile the engine again (latino-engine compile)"
         )
-    return TensorRTDenoiser(engine, [_profile(sizes) for sizes in facts["profiles"]])
+    profiles = [_profile(sizes) for sizes in facts["profiles"]]
+    return TensorRTDenoiser(engine, profiles, new_context=lambda: _context_of(trt, engine))
+
+
+def _context_of(trt: Any, engine: Any) -> Any:
+    """An execution context whose launches stay the same from call to call.
+
+    TensorRT for RTX compiles kernels for a new shape in the background and changes to them later;
+    a CUDA graph would keep the first ones. EAGER compiles them when the shape is set.
+    """
+    strategies = getattr(trt, "DynamicShapesKernelSpecializationStrategy", None)
+    if strategies is None:
+        return engine.create_execution_context()
+    config = engine.create_runtime_config()
+    config.dynamic_shapes_kernel_specialization_strategy = strategies.EAGER
+    return engine.create_execution_context(config)
 
 
 def fitting_plan(

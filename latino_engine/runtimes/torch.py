@@ -23,6 +23,8 @@ def files(precision: str) -> tuple[str, ...]:
 class TorchDenoiser:
     """The network in the stated precision, without gradients."""
 
+    capturable = True
+
     def __init__(self, denoiser: nn.Module, device: str) -> None:
         self._denoiser = denoiser
         self.device = device

@@ -37,7 +37,7 @@ void run(int height, int width, int factor, bool too_short) {
   const latino::cuda::Image x{b.x.data(), latino::kFloat32}, x_t{b.x_t.data(), latino::kFloat32};
   const latino::cuda::Output out{b.out.data(), latino::kFloat32};
   const latino::cuda::Steps steps{b.rows.data(), b.counter.data(), 2, 1};
-  const latino::cuda::Noise noise{{1, 2}, b.ids.data(), b.ids.data()};
+  const latino::cuda::Noise noise{{1, 2}, nullptr, b.ids.data(), b.ids.data()};
   const Planes<float> mask{b.mask.data(), 0, 0}, y{b.mask.data(), 0, std::int64_t(plane)};
   const Planes<float2> full{complex_of(b.full), 0, 0};
   float2* spectrum = complex_of(b.spectrum);
