@@ -212,7 +212,7 @@ class _TabledStep:
         assert isinstance(self.step, FusedStep)
         b = self.buffers
         noise = (b.seed, b.image_ids, b.sample_ids)
-        return self.step.launch(x, x_t, *b.constants, b.steps, noise)  # type: ignore[no-any-return]
+        return self.step.launch(x, x_t, *b.constants, b.steps, noise)
 
 
 class _TabledNoise:

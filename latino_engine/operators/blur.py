@@ -123,7 +123,7 @@ class Blur:
             shape=tuple(y.shape),
             dtype=y.dtype,
             constants=(power, back_projected),
-            prox=lambda v, gamma, *spectra: ops.fourier_prox(v, *spectra, gamma),
+            prox=lambda v, gamma, power, back: ops.fourier_prox(v, power, back, gamma),
             inner=ops.fourier_prox_noise,
             launch=cuda_launches.run_fourier_prox_noise,
             transforms=ops.transforms_of(y.device, y.shape[-2:]),

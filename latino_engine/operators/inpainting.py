@@ -194,7 +194,7 @@ def masked_step(mask: Tensor, y: Tensor) -> FusedStep:
         shape=tuple(y.shape),
         dtype=y.dtype,
         constants=(mask, y),
-        prox=lambda v, gamma, *kept: ops.masked_prox(v, *kept, gamma),
+        prox=lambda v, gamma, mask, y: ops.masked_prox(v, mask, y, gamma),
         inner=ops.masked_prox_noise,
         launch=cuda_launches.run_masked_prox_noise,
     )

@@ -134,19 +134,24 @@ class SuperResolution:
         factor = self.factor
 
         def inner(x: Tensor, x_t: Tensor | None, *rest: Any, out: Tensor | None = None) -> Tensor:
-            before, identity = rest[:6], rest[6:]  # weight, three spectra, gamma, scale
-            return ops.alias_prox_noise(x, x_t, *before, factor, *identity, out=out)
+            weight, h, folded, back, gamma, scale, seed, images, samples, step = rest
+            spectra, identity = (h, folded, back), (seed, images, samples, step)
+            return ops.alias_prox_noise(
+                x, x_t, weight, *spectra, gamma, scale, factor, *identity, out=out
+            )
 
         def launch(x: Tensor, x_t: Tensor | None, *rest: Any) -> Tensor:
-            spectra, last = rest[:3], rest[3:]
-            return cuda_launches.run_alias_prox_noise(x, x_t, *spectra, factor, *last)
+            h, folded, back, steps, noise = rest
+            return cuda_launches.run_alias_prox_noise(x, x_t, h, folded, back, factor, steps, noise)
 
         return FusedStep(
             formula=("alias_prox", factor),
             shape=(*y.shape[:2], *size),
             dtype=y.dtype,
             constants=(h, folded_power, back_projected),
-            prox=lambda v, gamma, *spectra: ops.alias_prox(v, *spectra, gamma, factor),
+            prox=lambda v, gamma, h, folded, back: ops.alias_prox(
+                v, h, folded, back, gamma, factor
+            ),
             inner=inner,
             launch=launch,
             transforms=ops.transforms_of(y.device, size, factor),

@@ -50,7 +50,7 @@ class CudaDriver:
     _capturing: ClassVar[threading.Lock] = threading.Lock()
 
     def new_stream(self) -> Any:
-        return torch.cuda.Stream()
+        return torch.cuda.Stream()  # type: ignore[no-untyped-call]
 
     @contextmanager
     def on(self, stream: Any) -> Iterator[None]:
@@ -72,7 +72,7 @@ class CudaDriver:
         return graph
 
     def event(self) -> Any:
-        event = torch.cuda.Event(enable_timing=True)
+        event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
         event.record()
         return event
 
