@@ -159,8 +159,9 @@ class Engine:
         On a GPU each chunk is the replay of one CUDA graph, captured when its size, batch and
         kind of operator first come, unless the data step is decided on the host (LinearOperator,
         MRI of several coils), tiles are asked for or the runtime is onnxruntime:
-        `about["execution"]` of the result says which. The stages of a graph are its time by CUDA events, split as in the eager pass
-        before its capture; the noise counts with the data step there. Several threads may call:
+        `about["execution"]` of the result says which. The stages of a graph are its time by CUDA
+        events, split as in the eager pass before its capture; the noise counts with the data step
+        there. Several threads may call:
         they are served in order, two at a time, each on a stream of its own.
 
         Raises:
