@@ -186,7 +186,7 @@ def test_the_chunk_follows_the_free_memory(engine, monkeypatch):
     for free, expected in ((2.2 * one, 1), (7.0 * one, 3), (1000 * one, 8)):
         monkeypatch.setattr(engine_module, "available_bytes", lambda device, free=free: free)
         assert engine.chunk_size(64, 64) == expected
-    monkeypatch.setattr(engine_module, "available_bytes", lambda: 0.5 * one)
+    monkeypatch.setattr(engine_module, "available_bytes", lambda device: 0.5 * one)
     with pytest.raises(
         ValueError, match=r"y: expected an image that fits into the free memory .*tile=256"
     ):

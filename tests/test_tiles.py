@@ -214,7 +214,7 @@ def test_every_runtime_takes_tiles(compiled):
 
 def test_an_image_larger_than_memory_is_sampled_by_tiles(engine, monkeypatch):
     whole = 100 * 512 * 512 + 12 * 4 * 3 * 512 * 512
-    monkeypatch.setattr(engine_module, "available_bytes", lambda: int(0.65 * whole))
+    monkeypatch.setattr(engine_module, "available_bytes", lambda device: int(0.65 * whole))
     y = torch.rand(1, 3, 512, 512)
     options = {"num_samples": 2, "steps": 1}
     monkeypatch.setitem(engine.manifest, "memory", {"per_pixel": 400.0, "per_pixel_squared": 0.0})
@@ -224,7 +224,7 @@ def test_an_image_larger_than_memory_is_sampled_by_tiles(engine, monkeypatch):
         "; let the network see tiles, for example tile=256, or free some memory"
     )
     assert engine.sample(y, le.Denoising(0.1), tile=64, **options).samples.shape[0] == 2
-    monkeypatch.setattr(engine_module, "available_bytes", lambda: 10**6)
+    monkeypatch.setattr(engine_module, "available_bytes", lambda device: 10**6)
     with pytest.raises(ValueError, match=r"choose a smaller tile, or free some memory$"):
         engine.sample(y, le.Denoising(0.1), tile=256, **options)
 
