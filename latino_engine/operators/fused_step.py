@@ -69,7 +69,7 @@ class FusedStep(FixedStep):
 
     Attributes:
         inner: (x, x_t, x_weight, *constants, gamma, scale, seed, image_ids, sample_ids, step,
-            out=None) -> prox(x_weight x + (1 - x_weight) x_t) + scale eps, without x_t: prox(x) + scale eps.
+            out=None) -> prox(x_weight x + (1 - x_weight) x_t) + scale eps; without x_t, of x alone.
         launch: (x, x_t, *constants, steps, noise): the same by `latino_engine.cuda_launches`, its
             scalars the next row of a `StepTable`.
         transforms: whose transforms run, see `ops.transforms_of`; "" where there are none.
