@@ -167,7 +167,7 @@ def test_the_data_step_is_global(engine):
 
 
 def test_tiles_travel_in_batches(engine):
-    runtime = engine._runtime
+    runtime = engine.runtime
     y = torch.rand(2, 3, 64, 64)
     calls = []
     post = engine.sample(
@@ -233,7 +233,7 @@ def test_the_batch_of_tiles_follows_the_free_memory(engine, monkeypatch):
     tile, image = 100 * 32 * 32, 12 * 4 * 3 * 256 * 256
     for tiles_free, expected in ((1.5, (1, 1)), (3.5, (1, 3)), (50.0, (1, 5))):
         free = int(2 * (image + tiles_free * tile))
-        monkeypatch.setattr(engine_module, "available_bytes", lambda free=free: free)
+        monkeypatch.setattr(engine_module, "available_bytes", lambda device, free=free: free)
         images, tiles = engine.tiled_chunk_size(256, 256, Tiles(32, 8, 4, 5))
         assert (images, tiles.batch) == expected
 
@@ -241,7 +241,7 @@ def test_the_batch_of_tiles_follows_the_free_memory(engine, monkeypatch):
 def test_running_out_of_memory_takes_fewer_tiles(engine, monkeypatch):
     y = torch.rand(1, 3, 64, 64)
     expected = engine.sample(y, le.Denoising(0.1), 1, steps=1, tile=32).samples
-    runtime = engine._runtime
+    runtime = engine.runtime
 
     def scarce(x, sigma):
         if len(x) > 1:
@@ -249,7 +249,7 @@ def test_running_out_of_memory_takes_fewer_tiles(engine, monkeypatch):
         return runtime(x, sigma)
 
     scarce.device = "cpu"
-    monkeypatch.setattr(engine, "_runtime", scarce)
+    monkeypatch.setattr(engine, "runtime", scarce)
     found = engine.sample(y, le.Denoising(0.1), 1, steps=1, tile=32).samples
     assert relative_error(found[0], expected[0]) < ROUNDING
 

@@ -63,7 +63,7 @@ void run_pointwise(int height, int width) {
   const latino::cuda::Image image{x.data(), latino::kFloat32}, state{x_t.data(), latino::kFloat32};
   const latino::cuda::Quads quads{image, state, {}, {}, {out.data(), latino::kFloat32},
                                   {rows.data(), counter.data(), 1, 1},
-                                  {{1, 2}, ids.data(), ids.data()}, shape};
+                                  {{1, 2}, nullptr, ids.data(), ids.data()}, shape};
   latino::cuda::launch_gaussian_noise(quads, nullptr);
   latino::cuda::launch_langevin_noise(quads, nullptr);
   latino::cuda::launch_reverse_step(quads, nullptr);
