@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 PEERS := .venv-peers
 PEERS_STAMP := $(PEERS)/.installed
 
-.PHONY: demo test lint format clean peers test-peers results docs bench bench-full report
+.PHONY: demo test lint format clean peers test-peers results docs bench bench-full
 
 NATIVE := $(shell find csrc -name "*.cpp" -o -name "*.h")
 
