@@ -338,3 +338,14 @@ def test_the_last_entry_is_the_last_address(
     last = out.data_ptr() + size - 4
     assert size > 2**31 and last_program["written"] == last
     assert last_program["read"] == (0 if op == "gaussian_noise" else last)
+
+
+def test_the_interpreter_leaves_the_language_as_it_was() -> None:
+    """Kernels compiled later in the session meet Triton's own functions."""
+    import triton.language as tl
+
+    owners = (tl, tl.core, tl.math, tl.tensor)
+    before = [dict(vars(owner)) for owner in owners]
+    Kernels(interpreted_package(), "cpu").launch("gaussian_noise", SEED, *ids(1), 3, (1, 1, 4, 4))
+    after = [dict(vars(owner)) for owner in owners]
+    assert all(was[name] is now[name] for was, now in zip(before, after, strict=True) for name in was)

@@ -52,7 +52,35 @@ def interpreted_package() -> str:
         assert found is not None and found.loader is not None
         sys.modules[name] = importlib.util.module_from_spec(found)
         found.loader.exec_module(sys.modules[name])
+        _keep_the_language()
     return name
+
+
+def _keep_the_language() -> None:
+    """Every interpreted launch leaves triton.language as it found it.
+
+    Triton 3.9 puts back what a kernel replaced, and not what the device functions that it calls
+    replaced: whatever is compiled later in the process would meet the interpreter's functions.
+    """
+    import triton.language as tl
+    from triton.runtime import interpreter
+
+    launch = interpreter.GridExecutor.__call__
+
+    def restoring(self: Any, *arguments: Any, **options: Any) -> None:
+        before = [(owner, dict(vars(owner))) for owner in owners]
+        try:
+            launch(self, *arguments, **options)
+        finally:
+            for owner, attributes in before:
+                for name in set(vars(owner)) - set(attributes):
+                    delattr(owner, name)
+                for name, value in attributes.items():
+                    if vars(owner)[name] is not value:
+                        setattr(owner, name, value)
+
+    owners = (tl, tl.core, tl.math, tl.tensor, tl.core.tensor_descriptor_base)
+    interpreter.GridExecutor.__call__ = restoring
 
 
 @dataclass(frozen=True)
