@@ -348,4 +348,6 @@ def test_the_interpreter_leaves_the_language_as_it_was() -> None:
     before = [dict(vars(owner)) for owner in owners]
     Kernels(interpreted_package(), "cpu").launch("gaussian_noise", SEED, *ids(1), 3, (1, 1, 4, 4))
     after = [dict(vars(owner)) for owner in owners]
-    assert all(was[name] is now[name] for was, now in zip(before, after, strict=True) for name in was)
+    assert all(
+        was[name] is now[name] for was, now in zip(before, after, strict=True) for name in was
+    )
