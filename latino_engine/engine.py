@@ -257,18 +257,22 @@ class Engine:
         return lambda sigma_y: latino_schedule(sigma_y, levels)
 
     def warm_up(self) -> None:
-        """On a GPU: load the kernels and capture the engine's own sampler, for one image and for a
-        full batch of the size that it was compiled for; the first call of a user finds both.
+        """On a GPU: load the kernels and capture the engine's own sampler on every worker, for one
+        image and for a full batch of the size that it was compiled for: the first calls find both.
         """
-        if self.execution != "CUDA graph":
+        if self.pool is None or self.execution != "CUDA graph":
             return
         multiple = self.spec.size_multiple
         side = max(multiple, _WARM_UP_SIDE // multiple * multiple)
         size = self.manifest["image_size"] or (side, side)
         y = torch.full((1, self.spec.channels, *size), sum(self.spec.data_range) / 2.0)
-        with suppress(UserError):  # a size beyond the memory: the user's own size may fit
+
+        def first_calls() -> None:
             for count in sorted({1, self.chunk_size(*size)}):
                 self.sample(y, Denoising(0.05), count, init=y, keep_samples=False)
+
+        with suppress(UserError):  # a size beyond the memory: the user's own size may fit
+            self.pool.for_each(first_calls)
 
     def chunk_size(self, height: int, width: int) -> int:
         """How many images travel through the network together: at most max_batch, and what memory

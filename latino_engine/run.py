@@ -260,7 +260,7 @@ class Run:
         """The largest bucket of this image size that fits, as far as is known."""
         pool, size = self.engine.pool, self._sides
         assert pool is not None
-        return pool.limits.get(size, int(self.engine.manifest["max_batch"]))
+        return pool.limit(size, int(self.engine.manifest["max_batch"]))
 
     def _within_graphs(self, size: int) -> int:
         return size if self.worker is None else min(size, self._graph_limit or size)
@@ -281,5 +281,5 @@ class Run:
         if self.worker is None or self.tiles is not None or self._graph_limit == 0:
             return None if pairs == 1 else pairs // 2
         assert self.engine.pool is not None
-        self.engine.pool.limits[self._sides] = pairs // 2
+        self.engine.pool.lower(self._sides, pairs // 2)
         return max(1, pairs // 2)

@@ -2,7 +2,8 @@
 
 `capture` watches every operation of torch on the CPU and keeps it with its tensors; `replay` runs
 them again, in order, on the same memory. What CUDA forbids inside a capture is an error here too:
-reading a tensor on the host, or making one from numbers of the host.
+reading a tensor on the host, or making one from numbers of the host. Launches that are no operation
+of torch go through `launch`.
 """
 
 from __future__ import annotations
@@ -15,12 +16,45 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 _READS = {"_local_scalar_dense", "is_nonzero", "equal", "nonzero", "item"}
 _FROM_HOST = {"lift_fresh"}
+_CAPTURING = threading.local()
+
+
+def launch(function, *args):
+    """Run a launch by addresses; while its thread captures, keep it for the replays."""
+    out = function(*args)
+    if getattr(_CAPTURING, "recorder", None) is not None:
+        _CAPTURING.recorder.operations.append((function, args, {}, []))
+    return out
+
+
+class Launching:
+    """A compiled extension whose functions are launches: `latino_engine._cuda`, or its shim."""
+
+    def __init__(self, extension):
+        self._extension = extension
+
+    def __getattr__(self, name):
+        found = getattr(self._extension, name)
+        if not callable(found) or name in _QUESTIONS:
+            return found
+        return lambda *args: launch(found, *args)
+
+
+_QUESTIONS = {"has_fourier_kernels", "has_alias_kernels", "record_launches", "launches"}
 
 
 class _Recorder(TorchDispatchMode):
     def __init__(self, memory_bytes):
         super().__init__()
         self.operations, self.left = [], memory_bytes
+
+    def __enter__(self):
+        _CAPTURING.recorder = self
+        return super().__enter__()
+
+    def __exit__(self, *error):
+        _CAPTURING.recorder = None
+        return super().__exit__(*error)
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         name = func._schema.name.removeprefix("aten::")
@@ -53,8 +87,16 @@ class Graph:
             for kept, new in zip(outputs, tensors, strict=False):
                 kept.copy_(new)
 
+    def shapes(self):
+        return [tuple(t.shape) for *_, outputs in self.operations for t in outputs if t.ndim == 4]
+
     def names(self):
-        return [func._schema.name.removeprefix("aten::") for func, *_ in self.operations]
+        return [_name(func) for func, *_ in self.operations]
+
+
+def _name(func):
+    schema = getattr(func, "_schema", None)
+    return func.__name__ if schema is None else schema.name.removeprefix("aten::")
 
 
 class RecordingDriver:
@@ -64,12 +106,14 @@ class RecordingDriver:
         log: what was asked, in order.
         graphs: all that were captured.
         memory_bytes: what one capture may allocate.
+        free: what `free_bytes` tells.
     """
 
     def __init__(self):
         self.log, self.graphs = [], []
         self.current = threading.local()
         self.memory_bytes = float("inf")
+        self.free = 10**9
         self.time = 0.0
         self._streams = 0
         self._lock = threading.Lock()
@@ -80,10 +124,14 @@ class RecordingDriver:
 
     @contextmanager
     def on(self, stream):
+        before = getattr(self.current, "stream", None)
         self.current.stream = stream
         self.log.append(("enter", stream))
-        yield
-        self.log.append(("leave", stream))
+        try:
+            yield
+        finally:
+            self.log.append(("leave", stream))
+            self.current.stream = before
 
     def new_pool(self):
         return object()
@@ -111,3 +159,6 @@ class RecordingDriver:
 
     def release(self):
         self.log.append(("release", self.current.stream))
+
+    def free_bytes(self):
+        return self.free

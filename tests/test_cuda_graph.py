@@ -245,12 +245,16 @@ def test_out_of_memory_takes_a_smaller_bucket(eager, engine, driver):
     found = engine.sample(y, op, num_samples=8, steps=2)
     assert same(found, eager.sample(y, op, num_samples=8, steps=2))
     assert found.about["execution"] == "CUDA graph"
-    assert engine.pool.limits == {(12, 16): 2}
+    assert engine.pool.limit((12, 16), 4) == 2
     tried = [entry[0] for entry in driver.log if entry[0] in ("capture", "release")]
     assert tried == ["capture", "release", "capture"]  # 4 fails, 2 does
     driver.log.clear()
     engine.sample(y, op, num_samples=8, seed=1, steps=2)
     assert "capture" not in [entry[0] for entry in driver.log]  # and is not tried again
+    driver.memory_bytes = float("inf")
+    driver.free *= 2  # until twice as much memory is free
+    engine.sample(y, op, num_samples=8, seed=1, steps=2)
+    assert {shape[0] for shape in driver.graphs[-1].shapes()} == {4}
 
 
 def test_out_of_memory_ends_with_an_eager_call(eager, engine, driver):
@@ -266,6 +270,9 @@ def test_out_of_memory_ends_with_an_eager_call(eager, engine, driver):
         "eager: the graph does not fit into the free memory of the GPU"
     )
     assert told[-1] == (6, 6)
+    driver.memory_bytes, driver.free = float("inf"), 2 * driver.free
+    again = engine.sample(y, op, num_samples=3, steps=2)
+    assert again.about["execution"] == "CUDA graph" and same(again, found)
 
 
 def captured_bytes(graph):
@@ -324,10 +331,15 @@ def test_stages_are_those_of_the_graph(engine):
 def test_warm_up_captures_before_the_first_call(eager, driver):
     engine = captured(eager, driver, image_size=[12, 16])
     engine.warm_up()
-    assert len(driver.graphs) == 2  # one image, and a full batch
+    # One image, and a full batch, on each worker.
+    streams = [entry[1] for entry in driver.log if entry[0] == "capture"]
+    assert streams == [1, 1, 2, 2] and NUM_WORKERS == 2
     op = le.Inpainting(MASK, 0.1)
-    engine.sample(measured(op, 1), op, num_samples=5)
-    assert len(driver.graphs) == 2
+    y = measured(op, 1)
+    with engine.pool.worker():
+        engine.sample(y, op, num_samples=5)
+    engine.sample(y, op, num_samples=5)
+    assert len(driver.graphs) == 4
     eager.warm_up()  # nothing to do, and no pool
 
 

@@ -103,6 +103,79 @@ def test_threads_share_a_stream_in_order_and_streams_have_their_own_context(engi
     assert sum(len(c.launches) for c in engine.contexts) == 40
 
 
+def test_a_graph_has_a_context_of_its_own_and_shares_the_memory(engine, runtime):
+    """The context of one graph keeps its shapes; all work of a stream is done in one buffer."""
+    small, large = torch.randn(1, 3, 4, 4), torch.randn(4, 3, 64, 64)
+    graphs = [runtime.for_graph() for _ in range(3)]
+    for graph, x in zip(graphs, (large, small, small), strict=True):
+        graph(x, torch.ones(len(x)))
+        graph(x, torch.ones(len(x)))
+    first, second, third = engine.contexts
+    assert [c.shapes["x"] for c in engine.contexts] == [large.shape, small.shape, small.shape]
+    assert first.memory[0] == second.memory[0] == third.memory[0]
+    assert first.memory[1] == large.numel() and second.memory[1] == small.numel()
+    buffers = runtime._scratch._buffers
+    assert len(buffers) == 1
+    del graph, graphs
+    assert not buffers  # and it goes with the last graph
+
+
+def test_a_larger_shape_takes_a_larger_buffer(engine, runtime):
+    small, large = torch.randn(1, 3, 4, 4), torch.randn(1, 3, 64, 64)
+    for x in (small, large, small):
+        expected = tiny_prior().denoiser(x, torch.ones(1))
+        assert (runtime(x, torch.ones(1)) - expected).norm() <= 1e-5 * expected.norm()
+        (context,) = engine.contexts
+        assert context.memory[1] == x.numel()
+    other = runtime.for_graph()
+    other(small, torch.ones(1))
+    assert engine.contexts[1].memory[0] == context.memory[0]
+
+
+@pytest.mark.parametrize("rtx", [True, False])
+def test_contexts_are_given_their_memory_and_compile_at_once(engine, rtx):
+    class Package:
+        class ExecutionContextAllocationStrategy:
+            USER_MANAGED = "given"
+
+    class Config:
+        def set_execution_context_allocation_strategy(self, strategy):
+            self.memory = strategy
+
+    if rtx:
+        Package.DynamicShapesKernelSpecializationStrategy = type("S", (), {"EAGER": "at once"})
+    engine.create_runtime_config = Config
+    assert tensorrt._context_of(Package, engine) is engine.contexts[0]
+    (options,) = engine.options
+    if rtx:
+        assert options.memory == "given"
+        assert options.dynamic_shapes_kernel_specialization_strategy == "at once"
+    else:
+        assert options == "given"
+
+
+def test_the_package_here_has_what_a_context_is_asked_for():
+    trt = pytest.importorskip("tensorrt_rtx")
+    asked = {
+        trt.IRuntimeConfig: (
+            "set_execution_context_allocation_strategy",
+            "dynamic_shapes_kernel_specialization_strategy",
+        ),
+        trt.ICudaEngine: ("create_runtime_config", "create_execution_context"),
+        trt.IExecutionContext: (
+            "set_optimization_profile_async",
+            "set_input_shape",
+            "update_device_memory_size_for_shapes",
+            "set_device_memory",
+            "set_tensor_address",
+            "execute_async_v3",
+        ),
+    }
+    assert not [(k, name) for k, names in asked.items() for name in names if not hasattr(k, name)]
+    assert trt.ExecutionContextAllocationStrategy.USER_MANAGED
+    assert trt.DynamicShapesKernelSpecializationStrategy.EAGER
+
+
 def test_a_launch_that_fails_is_no_result(engine, runtime):
     x, sigma = torch.zeros(1, 3, 16, 16), torch.ones(1)
     runtime(x, sigma)

@@ -34,7 +34,7 @@ class SizeTable:
         with self._lock:
             if key in self._entries:
                 self._entries.move_to_end(key)
-                return self._entries[key]
+                return _kept_for_this_stream(self._entries[key])
         # An entry made under inference_mode could not be saved for a later backward pass.
         with torch.inference_mode(False), torch.no_grad():
             entry = build()
@@ -51,3 +51,15 @@ class SizeTable:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (SizeTable, (self.capacity,))
+
+
+def _kept_for_this_stream(entry: Entry) -> Entry:
+    """The entry, whose memory is not given to others before the caller's stream has read it.
+
+    It belongs to the stream of the thread that built it; once it has left the table that stream
+    could write over it while another one still reads.
+    """
+    for tensor in entry:
+        if tensor.is_cuda:
+            tensor.record_stream(torch.cuda.current_stream(tensor.device))
+    return entry

@@ -9,6 +9,8 @@ from typing import Any, ClassVar, Protocol
 
 import torch
 
+from latino_engine.memory import available_bytes
+
 
 class Graph(Protocol):
     """A captured sequence of launches."""
@@ -41,12 +43,15 @@ class Driver(Protocol):
     def release(self) -> None:
         """Give memory that nothing holds any more back to the device."""
 
+    def free_bytes(self) -> int:
+        """What may still be allocated."""
+
 
 class CudaDriver:
     """The real one, by torch.cuda."""
 
     #: While one stream is captured nothing may wait for the whole device, as the start of another
-    #: capture does: captures of a process come one after the other.
+    #: capture and the freeing of memory do: they come one after the other.
     _capturing: ClassVar[threading.Lock] = threading.Lock()
 
     def new_stream(self) -> Any:
@@ -56,9 +61,11 @@ class CudaDriver:
     def on(self, stream: Any) -> Iterator[None]:
         caller = torch.cuda.current_stream()
         stream.wait_stream(caller)
-        with torch.cuda.stream(stream):
-            yield
-        caller.wait_stream(stream)
+        try:
+            with torch.cuda.stream(stream):
+                yield
+        finally:  # what was queued still reads the caller's tensors
+            caller.wait_stream(stream)
 
     def new_pool(self) -> Any:
         return torch.cuda.graph_pool_handle()
@@ -81,4 +88,8 @@ class CudaDriver:
         return float(first.elapsed_time(last))
 
     def release(self) -> None:
-        torch.cuda.empty_cache()
+        with self._capturing:
+            torch.cuda.empty_cache()
+
+    def free_bytes(self) -> int:
+        return available_bytes("cuda")

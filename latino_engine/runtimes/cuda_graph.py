@@ -7,6 +7,7 @@ graph that was captured for its structure: between first launch and last nothing
 from __future__ import annotations
 
 import threading
+import traceback
 from collections import OrderedDict, deque
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
@@ -21,7 +22,8 @@ from latino_engine.operators.protocol import DataStep
 from latino_engine.priors.prior import PriorSpec, pad_to_multiple
 from latino_engine.runtimes.cuda_driver import Driver, Graph
 from latino_engine.runtimes.protocol import DenoiserRuntime
-from latino_engine.schedule import Schedule
+from latino_engine.sampler import Denoiser
+from latino_engine.schedule import Scalar, Schedule
 from latino_engine.tabled_steps import CallBuffers, sample_tabled, structure
 
 NUM_WORKERS = 2  # callers served at once; each holds its own graphs, buffers and TensorRT context
@@ -59,12 +61,14 @@ class CapturedSampler:
         out: what it leaves, (P, C, H, W), internal units.
         graph: from the one to the other.
         shares: of the stages in its time, from the eager pass before the capture.
+        denoise: what was captured; TensorRT's holds the context and the memory that the graph uses.
     """
 
     buffers: CallBuffers
     out: Tensor
     graph: Graph
     shares: dict[str, float]
+    denoise: Denoiser
 
 
 class Worker:
@@ -72,7 +76,7 @@ class Worker:
 
     Args:
         driver: the boundary to CUDA.
-        runtime: the denoiser; TensorRT's keeps an execution context for this stream.
+        runtime: the denoiser.
         spec: the prior's.
     """
 
@@ -100,6 +104,7 @@ class Worker:
             captured = self.graphs.get(key) or self._capture(key, x_init, schedule, step, identity)
         except (RuntimeError, MemoryError) as error:
             if is_out_of_memory(error):
+                traceback.clear_frames(error.__traceback__)  # they hold what the pass had made
                 self.graphs.clear()  # their memory is what another bucket, or no graph, will need
                 self._memory = self._driver.new_pool()
                 self._driver.release()
@@ -114,19 +119,20 @@ class Worker:
     def _capture(
         self, key: Key, x_init: Tensor, schedule: Schedule, step: FixedStep, identity: Identity
     ) -> CapturedSampler:
+        denoise = self._network()
         buffers = CallBuffers.like(x_init, schedule, step)
         self._write(buffers, x_init, schedule, step, identity)
         # Two eager passes: the first loads kernels, makes FFT plans and workspaces and sets the
         # engine's shapes, none of which may happen inside a capture; the second is timed.
-        sample_tabled(buffers, schedule, step, self._denoise)
-        shares = self._shares(buffers, schedule, step)
+        sample_tabled(buffers, schedule, step, denoise)
+        shares = self._shares(buffers, schedule, step, denoise)
         found: list[Tensor] = []
 
         def body() -> None:
-            found.append(sample_tabled(buffers, schedule, step, self._denoise))
+            found.append(sample_tabled(buffers, schedule, step, denoise))
 
         graph = self._driver.capture(self.stream, self._memory, body)
-        captured = CapturedSampler(buffers, found[0], graph, shares)
+        captured = CapturedSampler(buffers, found[0], graph, shares, denoise)
         self.graphs[key] = captured
         while len(self.graphs) > NUM_GRAPHS:
             self.graphs.popitem(last=False)
@@ -143,15 +149,21 @@ class Worker:
         sigmas = (self._spec.sigma_min, self._spec.sigma_max)
         buffers.write(x_init, schedule, step, sigmas, identity)
 
-    def _denoise(self, x: Tensor, sigma: object) -> Tensor:
-        """The network on levels that are already in the prior's range."""
-        assert isinstance(sigma, Tensor)
-        height, width = x.shape[-2:]
-        out = self._runtime(pad_to_multiple(x, self._spec.size_multiple), sigma)
-        return out[..., :height, :width].contiguous()
+    def _network(self) -> Denoiser:
+        """The network for one graph, on levels that are already in the prior's range."""
+        own = getattr(self._runtime, "for_graph", None)
+        runtime = self._runtime if own is None else own()
+
+        def denoise(x: Tensor, sigma: Scalar) -> Tensor:
+            assert isinstance(sigma, Tensor)
+            height, width = x.shape[-2:]
+            out = runtime(pad_to_multiple(x, self._spec.size_multiple), sigma)
+            return out[..., :height, :width].contiguous()
+
+        return denoise
 
     def _shares(
-        self, buffers: CallBuffers, schedule: Schedule, step: FixedStep
+        self, buffers: CallBuffers, schedule: Schedule, step: FixedStep, denoise: Denoiser
     ) -> dict[str, float]:
         """What part of an eager pass each stage takes, by events around every evaluation.
 
@@ -160,14 +172,14 @@ class Worker:
         """
         driver, marks = self._driver, list[tuple[object, object]]()
 
-        def denoise(x: Tensor, sigma: object) -> Tensor:
+        def marked(x: Tensor, sigma: Scalar) -> Tensor:
             before = driver.event()
-            out = self._denoise(x, sigma)
+            out = denoise(x, sigma)
             marks.append((before, driver.event()))
             return out
 
         first = driver.event()
-        sample_tabled(buffers, schedule, step, denoise)
+        sample_tabled(buffers, schedule, step, marked)
         total = driver.elapsed_ms(first, driver.event())
         inside = sum(driver.elapsed_ms(before, after) for before, after in marks)
         share = min(1.0, inside / total) if total > 0.0 else 1.0
@@ -191,8 +203,7 @@ class WorkerPool:
         self._free: list[Worker] = []  # the last one used is taken first: its graphs are there
         self._waiting: deque[object] = deque()
         self._change = threading.Condition()
-        #: (H, W) -> the largest bucket that has not run out of memory; 0: none.
-        self.limits: dict[tuple[int, int], int] = {}
+        self._limits: dict[tuple[int, int], tuple[int, int]] = {}  # bucket, free bytes of then
 
     @contextmanager
     def worker(self) -> Iterator[Worker]:
@@ -202,9 +213,33 @@ class WorkerPool:
             with self._driver.on(worker.stream):
                 yield worker
         finally:
-            with self._change:
-                self._free.append(worker)
-                self._change.notify_all()
+            self._give_back(worker)
+
+    def for_each(self, call: Callable[[], object]) -> None:
+        """Run `call`, which takes one worker, until every worker has served it."""
+        served: list[Worker] = []
+        try:
+            for _ in range(self._size):
+                call()
+                served.append(self._take())  # the one that was used last
+        finally:
+            for worker in served:
+                self._give_back(worker)
+
+    def limit(self, size: tuple[int, int], largest: int) -> int:
+        """The largest bucket for images of (H, W) that has not run out of memory; 0: none.
+
+        What did not fit is tried again when twice as much memory is free as when it failed.
+        """
+        found, free = self._limits.get(size, (largest, 0))
+        if size in self._limits and self._driver.free_bytes() >= 2 * free:
+            self._limits.pop(size, None)
+            return largest
+        return found
+
+    def lower(self, size: tuple[int, int], bucket: int) -> None:
+        """Set `limit` after memory ran out."""
+        self._limits[size] = (bucket, max(1, self._driver.free_bytes()))
 
     def _take(self) -> Worker:
         ticket = object()
@@ -221,6 +256,11 @@ class WorkerPool:
             finally:  # the next in the line looks, also where this caller was interrupted
                 self._waiting.remove(ticket)
                 self._change.notify_all()
+
+    def _give_back(self, worker: Worker) -> None:
+        with self._change:
+            self._free.append(worker)
+            self._change.notify_all()
 
     def _available(self) -> bool:
         return bool(self._free) or self._made < self._size

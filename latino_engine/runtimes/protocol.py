@@ -18,7 +18,8 @@ class DenoiserRuntime(Protocol):
         """Where images are expected and returned, "cpu" or "cuda"."""
 
     #: A runtime may say `capturable = True`: on a GPU its calls only queue launches on the current
-    #: stream, so that a CUDA graph can hold them.
+    #: stream, so that a CUDA graph can hold them. Where its calls leave a state behind that a graph
+    #: reads, `for_graph()` gives a denoiser whose state is that graph's alone.
 
     def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
         """The denoised image."""

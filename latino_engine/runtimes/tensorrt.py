@@ -6,8 +6,10 @@ import json
 import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor
@@ -37,14 +39,17 @@ class TensorRTDenoiser:
 
     A call enqueues its work on the caller's current stream and returns at once. Several threads may
     call it: callers on one stream are served in order, callers on different streams each have a
-    context of their own.
+    context of their own. What lies between the layers is one buffer of torch's for each stream,
+    shared by its contexts: their work is in order.
 
     Args:
         engine: TensorRT's ICudaEngine.
         profiles: the profiles of the plan, in its order.
         device: where its inputs and outputs live.
         current_stream: tells the handle of the caller's CUDA stream.
-        new_context: makes an execution context; the engine's own by default.
+        new_context: makes an execution context whose memory is given to it; the engine's own by
+            default.
+        scratch: the buffers, where they are shared with another denoiser of this engine.
     """
 
     capturable = True
@@ -56,14 +61,30 @@ class TensorRTDenoiser:
         device: str = "cuda",
         current_stream: Callable[[], int] | None = None,
         new_context: Callable[[], Any] | None = None,
+        scratch: _Scratch | None = None,
     ) -> None:
         self.device = device
         self.engine = engine
         self._profiles = tuple(profiles)
         self._current_stream = current_stream or (lambda: torch.cuda.current_stream().cuda_stream)
         self._new_context = new_context or engine.create_execution_context
-        self._contexts: dict[tuple[int, int], Any] = {}
+        self._scratch = _Scratch(device) if scratch is None else scratch
+        self._contexts: dict[tuple[int, int], _Context] = {}
         self._lock = threading.Lock()
+
+    def for_graph(self) -> TensorRTDenoiser:
+        """The same network with contexts of its own, for one CUDA graph, which it must outlive.
+
+        A context whose shapes change spoils the graphs that were captured from it.
+        """
+        return TensorRTDenoiser(
+            self.engine,
+            self._profiles,
+            self.device,
+            self._current_stream,
+            self._new_context,
+            self._scratch,
+        )
 
     def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
         batch, _, height, width = x.shape
@@ -73,16 +94,26 @@ class TensorRTDenoiser:
         out = torch.empty_like(x)
         stream = self._current_stream()
         with self._lock:  # a context's shapes and addresses belong to one call until it is enqueued
-            context = self._context(profile, stream)
+            found = self._context(profile, stream)
+            context = found.context
+            if found.shape != tuple(x.shape):
+                self._resize(found, x, sigma, stream)
             for name, tensor in (("x", x), ("sigma", sigma), ("x0_hat", out)):
-                if name != "x0_hat":
-                    context.set_input_shape(name, tuple(tensor.shape))
                 context.set_tensor_address(name, tensor.data_ptr())
             if not context.execute_async_v3(stream):
                 raise RuntimeError(
                     f"TensorRT could not run the denoiser at {batch} x {height} x {width}"
                 )
         return out
+
+    def _resize(self, found: _Context, x: Tensor, sigma: Tensor, stream: int) -> None:
+        found.shape = None  # until all of this is done
+        for name, tensor in (("x", x), ("sigma", sigma)):
+            found.context.set_input_shape(name, tuple(tensor.shape))
+        size = int(found.context.update_device_memory_size_for_shapes())
+        found.memory = self._scratch.of(stream, size)
+        found.context.set_device_memory(found.memory.tensor.data_ptr(), size)
+        found.shape = tuple(x.shape)
 
     def _profile_for(self, batch: int, height: int, width: int) -> int:
         for index, profile in enumerate(self._profiles):
@@ -97,15 +128,45 @@ class TensorRTDenoiser:
             "compile the engine with this image_size",
         )
 
-    def _context(self, profile: int, stream: int) -> Any:
+    def _context(self, profile: int, stream: int) -> _Context:
         key = (profile, stream)
         if key not in self._contexts:
             context = self._new_context()
             if context is None:
                 raise RuntimeError("TensorRT could not allocate an execution context")
             context.set_optimization_profile_async(profile, stream)
-            self._contexts[key] = context
+            self._contexts[key] = _Context(context)
         return self._contexts[key]
+
+
+@dataclass(eq=False)
+class _Buffer:
+    tensor: Tensor
+
+
+@dataclass(eq=False)
+class _Context:
+    """An execution context, the shape of x that it is set to, and the memory that it works in."""
+
+    context: Any
+    shape: tuple[int, ...] | None = None
+    memory: _Buffer | None = None
+
+
+class _Scratch:
+    """The memory between the layers: for each stream the largest buffer that a context holds."""
+
+    def __init__(self, device: str) -> None:
+        self._device = device
+        self._buffers: WeakValueDictionary[int, _Buffer] = WeakValueDictionary()
+
+    def of(self, stream: int, size: int) -> _Buffer:
+        """At least `size` bytes for work on this stream, which is the current one."""
+        buffer = self._buffers.get(stream)
+        if buffer is None or buffer.tensor.numel() < size:
+            buffer = _Buffer(torch.empty(max(1, size), dtype=torch.uint8, device=self._device))
+            self._buffers[stream] = buffer
+        return buffer
 
 
 class MissingGpu:
@@ -162,15 +223,17 @@ def open_plan(path: Path, facts: dict[str, Any]) -> TensorRTDenoiser:
 
 
 def _context_of(trt: Any, engine: Any) -> Any:
-    """An execution context whose launches stay the same from call to call.
+    """An execution context whose memory is given to it, and whose launches stay the same.
 
     TensorRT for RTX compiles kernels for a new shape in the background and changes to them later;
     a CUDA graph would keep the first ones. EAGER compiles them when the shape is set.
     """
+    memory = trt.ExecutionContextAllocationStrategy.USER_MANAGED
     strategies = getattr(trt, "DynamicShapesKernelSpecializationStrategy", None)
     if strategies is None:
-        return engine.create_execution_context()
+        return engine.create_execution_context(memory)
     config = engine.create_runtime_config()
+    config.set_execution_context_allocation_strategy(memory)
     config.dynamic_shapes_kernel_specialization_strategy = strategies.EAGER
     return engine.create_execution_context(config)
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,46 @@ def files(precision: str) -> tuple[str, ...]:
     return ("prior.json", "model.safetensors")
 
 
+class _FullFloat32:
+    """Around a call: cuDNN's float32 convolutions keep all digits of their factors.
+
+    By default they round them to TF32, to a relative error of 1e-3. The setting is one for the
+    whole process: it is changed when the first of several callers comes, and put back by the last.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._before: Any = None
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._inside == 0:
+                self._before = _convolutions(False if _NAMED is None else "ieee")
+            self._inside += 1
+
+    def __exit__(self, *error: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0:
+                _convolutions(self._before)
+
+
+#: torch 2.9 named the precisions; before, TF32 was allowed or not.
+_NAMED: Any = getattr(torch.backends.cudnn, "conv", None)
+
+
+def _convolutions(wanted: Any) -> Any:
+    """Set the precision of cuDNN's float32 convolutions; returns what it was."""
+    place, name = (_NAMED, "fp32_precision") if _NAMED else (torch.backends.cudnn, "allow_tf32")
+    before = getattr(place, name)
+    setattr(place, name, wanted)
+    return before
+
+
+_FULL_FLOAT32 = _FullFloat32()
+
+
 class TorchDenoiser:
     """The network in the stated precision, without gradients."""
 
@@ -32,7 +73,8 @@ class TorchDenoiser:
     @torch.no_grad()
     def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
         packed = x.to(self.device, memory_format=torch.channels_last)
-        out = self._denoiser(packed, sigma.to(self.device))
+        with _FULL_FLOAT32:
+            out = self._denoiser(packed, sigma.to(self.device))
         return cast(Tensor, out.contiguous())
 
 
