@@ -200,6 +200,38 @@ def test_langevin_noise_and_reverse_step(device: str, shape: Size) -> None:
     assert relative_error(found, exact.numpy()) <= NOISE_BOUND
 
 
+@pytest.mark.parametrize("seed", (0, 7, 2**32 + 5, 2**63, 2**64 - 1))
+def test_a_seed_on_the_device_is_the_seed_of_the_host(device: str, seed: int) -> None:
+    """Bit for bit, in every kernel that draws; a captured graph reads it there."""
+    shape = (2, 2, 64, 64)
+    x, x_t = torch.randn(2, *shape).to(device).unbind(0)
+    small, small_t = x[..., :7, :10].contiguous(), x_t[..., :7, :10].contiguous()
+    power, folded = torch.rand(1, 1, 64, 33).to(device), torch.rand(1, 1, 32, 32).to(device)
+    h = torch.fft.fft2(torch.randn(1, 1, 64, 64).to(device))
+    mask = (torch.rand(1, 1, 64, 64) < 0.5).float().to(device)
+    there = torch.tensor([seed - 2**64 if seed >= 2**63 else seed], device=device)
+    runs = (
+        (cuda_launches.run_fourier_prox_noise, (x, x_t, power, power + 0j)),
+        (cuda_launches.run_alias_prox_noise, (x, x_t, h, folded, h, 2)),
+        (cuda_launches.run_fourier_mask_prox_noise, (x, x_t, mask, x[:1])),
+        (cuda_launches.run_masked_prox_noise, (x, x_t, mask, x[:1])),
+        (cuda_launches.run_langevin_noise, (x,)),
+        (cuda_launches.run_langevin_noise, (small,)),
+        (cuda_launches.run_reverse_step, (x, x_t)),
+        (cuda_launches.run_reverse_step, (small, small_t)),
+        (cuda_launches.run_gaussian_noise, (torch.empty_like(x),)),
+    )
+    for run, images in runs:
+        host, on_device, other = (
+            run(*images, StepTable.single(x.device, (0.4, 2.0, 0.3), 9), (s, *ids(2, device)))
+            .cpu()
+            .clone()
+            for s in (seed, there, there ^ 1)
+        )
+        assert torch.equal(host, on_device), run.__name__
+        assert not torch.equal(host, other), run.__name__
+
+
 @pytest.mark.parametrize("shape", ((2, 3, 5, 7), (1, 1, 8, 8), (4,)), ids=str)
 def test_running_moments(device: str, shape: tuple[int, ...]) -> None:
     mean, m2, x = torch.randn(3, *shape).unbind(0)

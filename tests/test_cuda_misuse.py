@@ -175,6 +175,8 @@ def test_wrong_tables_and_identities(shim: ModuleType) -> None:
         r"^sample_ids: expected shape \(2,\)": (seed, images, samples[:1]),
         r"^noise: expected": (seed, images),
         r"nable to cast": (-1, images, samples),
+        r"^seed: expected torch.int64": (torch.zeros(1), images, samples),
+        r"^seed: expected shape \(1,\)": (torch.zeros(2, dtype=torch.int64), images, samples),
     }
     for text, noise in identities.items():
         with pytest.raises((TypeError, ValueError, RuntimeError), match=text):
