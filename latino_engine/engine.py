@@ -9,7 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,7 +16,7 @@ from latino_engine import ops
 from latino_engine.adapters import LearnedSchedule, parse_schedule
 from latino_engine.errors import EngineInvalid, UserError, invalid, invalid_type, whole_number
 from latino_engine.manifest import read_manifest
-from latino_engine.measurement import Init, Problem, make_problem
+from latino_engine.measurement import Init, Measurement, Problem, make_problem
 from latino_engine.memory import available_bytes, bytes_per_image
 from latino_engine.operators import Denoising, Inpainting
 from latino_engine.operators.protocol import Operator
@@ -117,7 +116,7 @@ class Engine:
 
     def sample(
         self,
-        y: Tensor | np.ndarray,
+        y: Measurement,
         op: Operator | torch.nn.Module,
         num_samples: int = 4,
         seed: int = 0,
@@ -134,9 +133,10 @@ class Engine:
         """Draw samples from p(x | y).
 
         Args:
-            y: measurement, (B, ...) floating point, public units, torch or numpy.
+            y: measurement, (B, ...) floating point, public units, torch or numpy; for a `Stack`
+                also the list of its measurements.
             op: the forward model, with its noise level; it may differ at every call. A linear
-                physics of deepinv is taken as it is.
+                physics of deepinv is taken as it is, and y as it gives it.
             num_samples: S >= 1.
             seed: 0 <= seed < 2^64. A sample depends on (seed, image id, sample index) alone, not on
                 the batch, the chunk or num_samples.

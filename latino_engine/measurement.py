@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias, cast
 
@@ -12,8 +12,15 @@ import torch
 from torch import Tensor, nn
 
 from latino_engine.errors import InvalidArgument, InvalidType, invalid, invalid_type
-from latino_engine.interop.physics import from_physics, is_physics, is_reconstructor
-from latino_engine.operators import JPEG, MRI, Colorization, Demosaicing, LinearOperator
+from latino_engine.interop.physics import (
+    counts_gain,
+    from_physics,
+    is_physics,
+    is_reconstructor,
+    is_stacked,
+    measured_parts,
+)
+from latino_engine.operators import JPEG, MRI, Colorization, Demosaicing, LinearOperator, Stack
 from latino_engine.operators.checks import SMALLEST_NOISE_STD
 from latino_engine.operators.fused_step import FixedStep
 from latino_engine.operators.protocol import DataStep, Operator
@@ -28,6 +35,8 @@ _LARGEST_VALUE = (
 #: How the chain starts: a word, an image, or a restoration network (y, operator) -> x. The operator
 #: is the one that the caller gave: a physics of deepinv reaches a network of deepinv as it is.
 Init: TypeAlias = "str | Tensor | np.ndarray | Callable[[Tensor, Any], Tensor] | None"
+#: What was measured: a tensor, or one for each part of a stack.
+Measurement: TypeAlias = "Tensor | np.ndarray | Sequence[Tensor]"
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,7 +104,7 @@ class Problem:
 
 
 def make_problem(
-    y: Tensor | np.ndarray, op: Operator | nn.Module, spec: PriorSpec, init: Init, device: str
+    y: Measurement, op: Operator | nn.Module, spec: PriorSpec, init: Init, device: str
 ) -> Problem:
     """Check the user's arguments and state the problem in the engine's units.
 
@@ -104,7 +113,7 @@ def make_problem(
     Raises:
         ValueError, TypeError: an argument that cannot be used, in one sentence.
     """
-    operator = from_physics(op, device) if is_physics(op) else op
+    operator, y = _converted(y, op, device)
     if not isinstance(operator, Operator):
         expected = "an operator such as Blur or Inpainting"
         lacking = [name for name in _OPERATOR_NAMES if not hasattr(operator, name)]
@@ -113,7 +122,7 @@ def make_problem(
         raise invalid_type("op", expected, type(operator).__name__ + more, remedy)
     if spec.channels == 1:
         operator = _for_grey_images(operator)
-    measured = _as_tensor(y, device)
+    measured = given = _as_tensor(y, device)
     _check_rank(measured, operator, spec)
     measured = operator.observed(measured)
     _check_values(measured, operator, spec)
@@ -125,9 +134,29 @@ def make_problem(
         _check_model(operator, measured)
     estimate = operator.initial_estimate(measured)
     check_image("y", estimate, spec)
-    x_public = _start(init, measured, op, estimate, spec)
+    x_public = _start(init, given, op, operator, estimate)
     x_init = (spec.scale * x_public + spec.offset).contiguous()
     return Problem(operator, spec, measured, x_init, _sigma_y(operator, spec))
+
+
+def _converted(y: Any, op: Any, device: str) -> tuple[Any, Any]:
+    """(operator, y): deepinv's physics and measurements as this package has them, and the parts of
+    a stack joined.
+    """
+    if is_physics(op) and is_stacked(op):
+        parts = [_as_tensor(part, device) for part in measured_parts(y, op)]
+        first = op[0].A_adjoint(parts[0])
+        operator = from_physics(op, device, tuple(first.shape[1:]))
+        return operator, cast(Stack, operator).join(parts)
+    if is_physics(op):
+        gain = counts_gain(op)
+        if gain is not None:
+            counts = _as_tensor(y, device)
+            y = gain.to(counts).reshape(-1, *(1,) * (counts.ndim - 1)) * counts
+        return from_physics(op, device), y
+    if isinstance(op, Stack) and isinstance(y, list | tuple):
+        return op, op.join([_as_tensor(part, device) for part in y])
+    return op, y
 
 
 def _check_model(operator: LinearOperator, y: Tensor) -> None:
@@ -160,7 +189,7 @@ def _for_grey_images(operator: Operator) -> Operator:
     return JPEG(operator.quality, grey=True) if isinstance(operator, JPEG) else operator
 
 
-def _as_tensor(y: Tensor | np.ndarray, device: str) -> Tensor:
+def _as_tensor(y: Any, device: str) -> Tensor:
     if isinstance(y, np.ndarray):
         # A copy in this machine's byte order: torch shares no memory that is read-only.
         y = torch.from_numpy(np.array(y, dtype=y.dtype.newbyteorder("="), order="C"))
@@ -208,7 +237,7 @@ def _check_values(y: Tensor, operator: Operator, spec: PriorSpec) -> None:
 
 
 def _start(
-    init: Init, y: Tensor, op: Operator | nn.Module, estimate: Tensor, spec: PriorSpec
+    init: Init, y: Tensor, op: Operator | nn.Module, operator: Operator, estimate: Tensor
 ) -> Tensor:
     if init is None:
         return estimate
@@ -216,10 +245,10 @@ def _start(
         if init != "measurement":
             expected = "None, 'measurement', an image or a function (y, op) -> image"
             raise invalid("init", expected, repr(init), "choose one of these")
-        found, remedy = y, "use init=None where y is no image of the same size"
+        found, remedy = operator.observed(y), "use init=None where y is no image of the same size"
     else:
         if callable(init) and not isinstance(init, Tensor):
-            init = init(y, _as_physics(op, estimate) if is_reconstructor(init) else op)
+            init = _restored(init, y, op, operator, estimate)
         try:
             found = torch.as_tensor(cast(Tensor, init)).detach().to(y.device, torch.float32)
         except (TypeError, RuntimeError) as error:
@@ -235,15 +264,31 @@ def _start(
     return found
 
 
-def _as_physics(op: Operator | nn.Module, image: Tensor) -> nn.Module:
-    """What a network of deepinv is called with: its own physics, also for an operator of ours."""
-    if isinstance(op, nn.Module):
-        return op
-    from latino_engine.interop.deepinv import to_physics
+def _restored(
+    network: Callable[[Any, Any], Tensor],
+    y: Tensor,
+    op: Operator | nn.Module,
+    operator: Operator,
+    image: Tensor,
+) -> Tensor:
+    """What a restoration network makes of y: one of deepinv, or any for a physics of deepinv, is
+    called as deepinv calls it.
+    """
+    if not (isinstance(op, nn.Module) or is_reconstructor(network)):
+        return network(operator.observed(y), op)
+    if not isinstance(op, nn.Module):
+        from latino_engine.interop.deepinv import to_physics
 
-    channels, height, width = image.shape[1:]
-    physics = to_physics(op, (channels, height, width))
-    return cast(nn.Module, physics.to(image.device))
+        channels, height, width = image.shape[1:]
+        op = cast(nn.Module, to_physics(op, (channels, height, width)).to(image.device))
+    gain = counts_gain(op)
+    if gain is not None:
+        return network(y / gain.to(y).reshape(-1, *(1,) * (y.ndim - 1)), op)
+    if isinstance(operator, Stack):
+        from deepinv.utils import TensorList
+
+        return network(TensorList(operator.split(y)), op)
+    return network(operator.observed(y), op)
 
 
 def _sigma_y(operator: Operator, spec: PriorSpec) -> Scalar:

@@ -48,6 +48,27 @@ class Halved(Linear):
         return self
 
 
+class Pair(named("StackedPhysics", "deepinv.physics.forward", Physics)):
+    """Two views of one image."""
+
+    def __len__(self):
+        return 2
+
+    def __getitem__(self, item):
+        return (Halved(), Halved())[item]
+
+
+class Photons(Halved):
+    """Counts that are not normalised."""
+
+    noise_model = named(
+        "PoissonNoise",
+        "deepinv.physics.noise",
+        gain=torch.tensor([0.1]),
+        normalize=torch.tensor(False),
+    )()
+
+
 def test_physics_is_told_by_the_modules_of_its_classes():
     assert is_physics(Halved()) and is_physics(Physics())
     assert not is_physics(le.Denoising(0.1)) and not is_physics(torch.nn.Identity())
@@ -77,6 +98,35 @@ def test_a_network_is_given_the_physics_and_not_its_conversion():
     torch.testing.assert_close(problem.x_init, 4.0 * y - 1.0)
 
 
+def test_stacked_physics_join_their_measurements():
+    parts = [torch.rand(2, 3, 8, 8), torch.rand(2, 3, 8, 8)]
+    problem = make_problem(parts, Pair(), tiny_prior().spec, None, "cpu")
+    assert [type(part) for part in problem.operator.operators] == [PhysicsOperator] * 2
+    for part, y in zip(problem.operator.split(problem.y), parts, strict=True):
+        torch.testing.assert_close(part, y)
+    with pytest.raises(ValueError, match=r"^y: expected 2 tensors, .*, got 1; give all of them"):
+        make_problem(parts[:1], Pair(), tiny_prior().spec, None, "cpu")
+    with pytest.raises(TypeError, match=r"^y: expected 2 tensors, .*, got a str in it; give te"):
+        make_problem([parts[0], "y"], Pair(), tiny_prior().spec, None, "cpu")
+    with pytest.raises(ValueError, match=r"^image_shape: expected \(C, H, W\), got None; stacked"):
+        from_physics(Pair())
+
+
+def test_counts_are_multiplied_by_their_gain():
+    counts = torch.tensor([0.0, 3.0, 5.0]).repeat(1, 3, 8, 8)
+    problem = make_problem(counts, Photons(), tiny_prior().spec, None, "cpu")
+    assert type(problem.operator) is le.PoissonNoise
+    assert problem.operator.peak == pytest.approx(10.0)
+    torch.testing.assert_close(problem.y, 0.1 * counts)
+
+
+def test_a_list_of_measurements_is_joined_by_the_stack():
+    op = le.Stack([le.Denoising(0.1), le.Denoising(0.3)], (3, 8, 8))
+    parts = [torch.rand(2, 3, 8, 8), torch.rand(2, 3, 8, 8)]
+    problem = make_problem(parts, op, tiny_prior().spec, None, "cpu")
+    torch.testing.assert_close(problem.y, op.join(parts))
+
+
 CASES = {
     "not linear": (
         Physics(),
@@ -84,20 +134,19 @@ CASES = {
         "linearise it as a LinearPhysics",
     ),
     "stacked": (
-        named("StackedPhysics", "deepinv.physics.forward", Physics)(),
-        "op: expected a deepinv physics with one tensor as its measurement, got StackedPhysics; "
-        "sample with one of its parts, physics[i]",
+        Pair(),
+        "y: expected 2 tensors, one for each of the stacked physics, got Tensor; give what "
+        "physics(x) returns",
     ),
     "noise": (
         named(
             "Mine",
             "mine",
             Halved,
-            noise_model=named("PoissonNoise", "deepinv.physics.noise")(),
+            noise_model=named("RicianNoise", "deepinv.physics.noise")(),
         )(),
-        "op.noise_model: expected GaussianNoise or ZeroNoise, got PoissonNoise; stabilise the "
-        "variance of y (Poisson: the Anscombe transform), or approximate its noise by "
-        "physics.set_noise_model(GaussianNoise(sigma))",
+        "op.noise_model: expected GaussianNoise, PoissonNoise or ZeroNoise, got RicianNoise; "
+        "approximate it by physics.set_noise_model(GaussianNoise(sigma))",
     ),
 }
 

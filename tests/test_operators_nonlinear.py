@@ -224,7 +224,7 @@ MISTAKES = (
         lambda: PoissonNoise(Blur(random_kernel(3, 3), 0.1), 5.0),
         "operator.noise_std: expected 0, got 0.1",
     ),
-    (lambda: PoissonNoise(Denoising(0.0), 0.0), "peak: expected a finite number > 0, got 0.0"),
+    (lambda: PoissonNoise(Denoising(0.0), 0.0), "peak: expected finite numbers > 0, got 0"),
     (
         lambda: PoissonNoise(Denoising(0.0), 9.0).check_measurement(torch.full((1, 1, 2, 2), 99.0)),
         "y: expected counts divided by the peak, about [0, 1], got values up to 99",

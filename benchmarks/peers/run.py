@@ -30,6 +30,7 @@ from latino_engine.atomic import atomic_file
 from latino_engine.distill.data import ImageSource, open_images
 from latino_engine.errors import UserError, invalid
 from latino_engine.evaluation import Evaluation, central_squares, markdown, measure_each, score
+from latino_engine.learned_scores import learned_scores
 from latino_engine.measurement import make_problem
 from latino_engine.operators.spec import parse_operator
 from latino_engine.priors import Prior, load_prior
@@ -99,6 +100,7 @@ def evaluate_peer(
     start = time.perf_counter()
     drawn, nfe = setting.draw(evaluated, options.num_samples, parameters)
     seconds = time.perf_counter() - start
+    truth = setting.truth(evaluated)
     return {
         "prior": prior.name,
         "prior_sha256": prior.content_hash(),
@@ -116,7 +118,8 @@ def evaluate_peer(
         "grid": {"num_images": len(validation), "num_samples": peer.grid_samples, "tried": tried},
         "versions": {name: version(name) for name in ("deepinv", "torch", "latino-engine")},
         "residual_chi2": setting.residual_chi2(drawn, evaluated),
-        **score(drawn, setting.truth(evaluated)),
+        **score(drawn, truth),
+        **({} if len(truth) < 2 else learned_scores(drawn[0], truth)),
     }
 
 

@@ -8,7 +8,15 @@ import torch
 from torch import Tensor
 
 from latino_engine.errors import BackendNotAvailable, invalid, invalid_type
-from latino_engine.operators import MRI, Blur, Denoising, Inpainting, SuperResolution
+from latino_engine.operators import (
+    MRI,
+    Blur,
+    Denoising,
+    Inpainting,
+    PoissonNoise,
+    Stack,
+    SuperResolution,
+)
 from latino_engine.operators.protocol import Operator
 
 try:
@@ -80,7 +88,8 @@ class Reconstructor(_Base):  # type: ignore[misc]
 
         Args:
             y: measurement, as physics(x) gives it.
-            physics: a linear physics with Gaussian noise; see `interop.physics.from_physics`.
+            physics: linear, with Gaussian or Poisson noise, or stacked; see
+                `interop.physics.from_physics`.
         """
         post = self.engine.sample(
             y,
@@ -95,26 +104,40 @@ class Reconstructor(_Base):  # type: ignore[misc]
             tile=self.tile,
             overlap=self.overlap,
         )
-        return post.mean.to(y.device, y.dtype)
+        first = y if isinstance(y, Tensor) else y[0]
+        return post.mean.to(first.device, first.dtype)
 
 
 def to_physics(op: Operator, img_size: tuple[int, int, int]) -> Any:
-    """deepinv's own physics with the parameters of this operator: the same A, adjoint and prox.
+    """deepinv's own physics with the parameters of this operator: the same A, adjoint and noise.
 
     Blur is `BlurFFT`, SuperResolution is `Downsampling` with circular borders; Denoising,
-    Inpainting and MRI (`MultiCoilMRI` with coil maps) have the same names there.
+    Inpainting and MRI (`MultiCoilMRI` with coil maps) have the same names there. Stack is a
+    `StackedLinearPhysics`, PoissonNoise a physics with `PoissonNoise` of gain 1 / peak, any other
+    linear operator a `LinearPhysics` with its A and A_adjoint.
 
     Args:
         op: parameters may differ from image to image, as far as the physics allows.
         img_size: (C, H, W) of the image.
 
     Raises:
-        InvalidType, InvalidArgument: another operator, or MRI of real images.
+        InvalidType, InvalidArgument: JPEG, phase retrieval, or MRI of real images.
     """
+    if isinstance(op, Stack):
+        return deepinv.physics.stack(*(to_physics(part, img_size) for part in op.operators))
+    if isinstance(op, PoissonNoise):
+        gain = torch.as_tensor(1.0 / op.peak).float()
+        noise = deepinv.physics.PoissonNoise(gain, clip_positive=True)
+        return _to_linear(op.operator, img_size, noise)
     level = op.noise_std
-    noise = deepinv.physics.GaussianNoise(
-        level.float() if isinstance(level, Tensor) else float(level)
+    return _to_linear(
+        op,
+        img_size,
+        deepinv.physics.GaussianNoise(level.float() if isinstance(level, Tensor) else float(level)),
     )
+
+
+def _to_linear(op: Operator, img_size: tuple[int, int, int], noise: Any) -> Any:
     if isinstance(op, Denoising):
         return deepinv.physics.Denoising(noise)
     if isinstance(op, Blur):
@@ -132,8 +155,15 @@ def to_physics(op: Operator, img_size: tuple[int, int, int]) -> Any:
         return deepinv.physics.Inpainting(img_size, mask=mask, noise_model=noise)
     if isinstance(op, MRI):
         return _to_mri(op, img_size, noise)
-    expected = "Blur, SuperResolution, Inpainting, Denoising or MRI"
-    raise invalid_type("operator", expected, repr(op), "deepinv is given no other")
+    if not op.is_linear:
+        expected = "a linear operator, or PoissonNoise of one"
+        raise invalid_type("operator", expected, repr(op), "deepinv is given no other")
+    return deepinv.physics.LinearPhysics(
+        A=lambda x, **_: op.A(x),
+        A_adjoint=lambda y, **_: op.A_adjoint(y),
+        img_size=img_size,
+        noise_model=noise,
+    )
 
 
 def _to_mri(op: MRI, img_size: tuple[int, int, int], noise: Any) -> Any:

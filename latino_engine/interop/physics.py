@@ -20,6 +20,8 @@ from latino_engine.operators import (
     Denoising,
     Inpainting,
     LinearOperator,
+    PoissonNoise,
+    Stack,
     SuperResolution,
 )
 from latino_engine.operators.checks import (
@@ -48,28 +50,35 @@ def is_reconstructor(function: object) -> bool:
     return "Reconstructor" in _deepinv_classes(function, "deepinv.models")
 
 
-def from_physics(physics: Any, device: str = "cpu") -> Operator:
+def from_physics(
+    physics: Any, device: str = "cpu", image_shape: tuple[int, int, int] | None = None
+) -> Operator:
     """The operator of a deepinv physics: the same A, A_adjoint, prox and noise level.
 
     Blur and Downsampling with circular borders, BlurFFT, Inpainting (Demosaicing), MRI,
     MultiCoilMRI and Denoising become operators of this package. Any other `LinearPhysics`, other
     borders included, is solved by conjugate gradients; Tomography starts at its filtered
-    back-projection. What the physics holds is copied: later changes do not reach the operator.
+    back-projection. Linear physics that are stacked become a `Stack`; `PoissonNoise` of gain g
+    becomes `PoissonNoise` of peak 1 / g. What the physics holds is copied: later changes do not
+    reach the operator.
 
     Args:
-        physics: a `LinearPhysics` with `GaussianNoise` (one sigma, or one for each image) or
-            `ZeroNoise`.
+        physics: a `LinearPhysics` with `GaussianNoise` (one sigma, or one for each image),
+            `ZeroNoise` or `PoissonNoise` (one gain, or one for each image).
         device: where A will be applied.
+        image_shape: (C, H, W) of the image, which stacked physics need.
 
     Raises:
-        InvalidType, InvalidArgument: a non-linear or stacked model, another noise, a sensor model,
-            a missing mask or filter.
+        InvalidType, InvalidArgument: a non-linear model, another noise, a sensor model, a missing
+            mask or filter.
     """
     names = _deepinv_classes(physics, "deepinv.physics")
     kind = type(physics).__name__
-    if "StackedPhysics" in names:
-        expected = "a deepinv physics with one tensor as its measurement"
-        raise invalid_type("op", expected, kind, "sample with one of its parts, physics[i]")
+    if is_stacked(physics):
+        if image_shape is None:
+            remedy = "stacked physics do not know it"
+            raise invalid("image_shape", "(C, H, W)", None, remedy)
+        return Stack([from_physics(part, device) for part in physics], image_shape)
     if "LinearPhysics" not in names:
         remedy = "use an operator of this package, or linearise it as a LinearPhysics"
         raise invalid_type("op", "a linear deepinv physics", kind, remedy)
@@ -77,10 +86,51 @@ def from_physics(physics: Any, device: str = "cpu") -> Operator:
     if getattr(sensor, "__module__", "deepinv.physics.forward") != "deepinv.physics.forward":
         remedy = "undo the sensor model on y, and leave it out of the physics"
         raise invalid("op", "a deepinv physics without sensor_model", repr(sensor), remedy)
-    noise_std = _noise_std(physics.noise_model)
-    exact = _EXACT.get(kind) if type(physics).__module__.startswith("deepinv.physics") else None
+    gain = _gain(physics.noise_model)
+    if gain is None:
+        return _linear(physics, _noise_std(physics.noise_model), device)
+    return PoissonNoise(_linear(physics, 0.0, device), 1.0 / gain)
+
+
+def _linear(physics: Any, noise_std: NoiseStd, device: str) -> Operator:
+    known = type(physics).__module__.startswith("deepinv.physics")
+    exact = _EXACT.get(type(physics).__name__) if known else None
     found = None if exact is None else exact(physics, noise_std)
     return PhysicsOperator(physics, noise_std, device) if found is None else found
+
+
+def is_stacked(physics: object) -> bool:
+    """Whether this is several physics of deepinv that see one image."""
+    return "StackedPhysics" in _deepinv_classes(physics, "deepinv.physics")
+
+
+def measured_parts(y: Any, physics: Any) -> list[Tensor]:
+    """The measurements of stacked physics, a `TensorList` or another sequence of tensors.
+
+    Raises:
+        InvalidType, InvalidArgument: something else, or not one tensor for each physics.
+    """
+    num_parts = len(physics)
+    expected = f"{num_parts} tensors, one for each of the stacked physics"
+    if isinstance(y, Tensor) or not (hasattr(y, "__getitem__") and hasattr(y, "__len__")):
+        got = type(y).__name__
+        raise invalid_type("y", expected, got, "give what physics(x) returns")
+    parts = [y[i] for i in range(len(y))]
+    for part in parts:
+        if not isinstance(part, Tensor):
+            raise invalid_type("y", expected, f"a {type(part).__name__} in it", "give tensors")
+    if len(parts) != num_parts:
+        raise invalid("y", expected, len(parts), "give all of them in order")
+    return parts
+
+
+def counts_gain(physics: Any) -> Tensor | None:
+    """The gain by which y is multiplied first, where the physics gives counts that are not
+    normalised; else None.
+    """
+    noise_model = getattr(physics, "noise_model", None)
+    gain = None if noise_model is None or is_stacked(physics) else _gain(noise_model)
+    return None if gain is None or bool(noise_model.normalize) else gain
 
 
 class PhysicsOperator(LinearOperator):
@@ -148,17 +198,27 @@ def _noise_std(noise_model: Any) -> NoiseStd:
     if "ZeroNoise" in names:
         return 0.0
     if "GaussianNoise" not in names:
-        remedy = (
-            "stabilise the variance of y (Poisson: the Anscombe transform), or approximate its "
-            "noise by physics.set_noise_model(GaussianNoise(sigma))"
-        )
-        got = type(noise_model).__name__
-        raise invalid_type("op.noise_model", "GaussianNoise or ZeroNoise", got, remedy)
+        remedy = "approximate it by physics.set_noise_model(GaussianNoise(sigma))"
+        expected, got = "GaussianNoise, PoissonNoise or ZeroNoise", type(noise_model).__name__
+        raise invalid_type("op.noise_model", expected, got, remedy)
     sigma = noise_model.sigma.detach().to("cpu", torch.float64)
-    if sigma.ndim > 1 and sigma.numel() != sigma.shape[0]:
-        remedy = "a standard deviation for each pixel is not supported"
-        raise invalid("op.noise_model.sigma", "one number per image", tuple(sigma.shape), remedy)
+    _check_per_image("op.noise_model.sigma", sigma)
     return float(sigma) if sigma.numel() == 1 else sigma.flatten()
+
+
+def _gain(noise_model: Any) -> Tensor | None:
+    """() or (B,) float64 of Poisson noise, None for other noise."""
+    if "PoissonNoise" not in _deepinv_classes(noise_model, "deepinv.physics"):
+        return None
+    gain: Tensor = noise_model.gain.detach().to("cpu", torch.float64)
+    _check_per_image("op.noise_model.gain", gain)
+    return gain.flatten()
+
+
+def _check_per_image(name: str, level: Tensor) -> None:
+    if level.ndim > 1 and level.numel() != level.shape[0]:
+        remedy = "a noise level for each pixel is not supported"
+        raise invalid(name, "one number per image", tuple(level.shape), remedy)
 
 
 def _needed(physics: Any, name: str) -> Tensor:

@@ -13,7 +13,15 @@ from torch import Tensor
 from latino_engine import ops
 from latino_engine.errors import invalid, invalid_type
 from latino_engine.operators.anscombe import stabilised, stabilised_mean
-from latino_engine.operators.checks import check_anchor, check_gamma
+from latino_engine.operators.checks import (
+    ArrayLike,
+    as_parameter,
+    check_anchor,
+    check_batch,
+    check_gamma,
+    check_index,
+    pick_noise_std,
+)
 from latino_engine.operators.inpainting import Denoising, Inpainting
 from latino_engine.operators.linear import proximal_solve
 from latino_engine.operators.protocol import DataStep, Operator
@@ -47,7 +55,7 @@ class PoissonNoise:
     Args:
         operator: A, linear, with noise_std = 0; y has its shape. A x should not be negative for
             x in [0, 1]; where it is, m continues linearly.
-        peak: photons at A x = 1, > 0.
+        peak: photons at A x = 1, > 0, a number or (B,).
 
     Raises:
         ValueError, TypeError: a parameter or an image that cannot be used, in one sentence.
@@ -56,27 +64,35 @@ class PoissonNoise:
     """
 
     operator: Operator
-    peak: float
+    peak: float | Tensor
+    batch_size: int | None
 
-    def __init__(self, operator: Operator, peak: float) -> None:
+    def __init__(self, operator: Operator, peak: float | ArrayLike) -> None:
         if not isinstance(operator, Operator) or not operator.is_linear:
             got = type(operator).__name__
             raise invalid_type("operator", "a linear operator", got, "Denoising(0.0) for A = 1")
         if bool(torch.as_tensor(operator.noise_std).any()):
             remedy = "the photons are all the noise there is"
             raise invalid("operator.noise_std", "0", operator.noise_std, remedy)
-        if not (isinstance(peak, int | float) and 0 < peak < math.inf):
-            remedy = "give the photons of a pixel of brightness 1"
-            raise invalid("peak", "a finite number > 0", peak, remedy)
+        photons, batch = _as_peak(peak), operator.batch_size
+        if isinstance(photons, Tensor) and batch not in (None, len(photons)):
+            got = f"{len(photons)} values"
+            raise invalid("peak", f"a number or {batch} values", got, "give one for each image")
         object.__setattr__(self, "operator", operator)
-        object.__setattr__(self, "peak", float(peak))
+        object.__setattr__(self, "peak", photons)
+        batch = len(photons) if isinstance(photons, Tensor) else batch
+        object.__setattr__(self, "batch_size", batch)
 
     def __repr__(self) -> str:
-        return f"PoissonNoise({self.operator!r}, peak={self.peak:g})"
+        peak = self.peak
+        shown = f"{peak:g}" if isinstance(peak, float) else f"{peak.numel()} values"
+        return f"PoissonNoise({self.operator!r}, peak={shown})"
 
     @property
-    def noise_std(self) -> float:
-        """1 / (2 sqrt(peak)), of the stabilised measurement."""
+    def noise_std(self) -> float | Tensor:
+        """1 / (2 sqrt(peak)), of the stabilised measurement, a number or (B,)."""
+        if isinstance(self.peak, Tensor):
+            return 0.5 / self.peak.sqrt()
         return 0.5 / math.sqrt(self.peak)
 
     @property
@@ -84,14 +100,11 @@ class PoissonNoise:
         """False: the stabilised measurement is a root of A x."""
         return False
 
-    @property
-    def batch_size(self) -> int | None:
-        """That of the operator."""
-        return self.operator.batch_size
-
     def A(self, x: Tensor) -> Tensor:
         """A x, the mean of y."""
-        return self.operator.A(x)
+        predicted = self.operator.A(x)
+        check_batch("x", x.shape[0], self.batch_size)
+        return predicted
 
     def A_adjoint(self, y: Tensor) -> NoReturn:
         """Raises: the stabilised model is not linear."""
@@ -104,6 +117,7 @@ class PoissonNoise:
 
     def data_step(self, y: Tensor) -> DataStep:
         """The prox for one y, its stabilised form computed once."""
+        check_batch("y", len(y), self.batch_size)
         target, kept = self._stabilised(y), self._kept(y)
         shape, dtype = self.operator.A_adjoint(target).shape, y.dtype
 
@@ -134,20 +148,23 @@ class PoissonNoise:
         y = self.operator.observed(y)
         back_projected = self.operator.A_adjoint(y)
         mean = y.double().flatten(1).sum(1) / self.operator.num_observed(y).clamp(min=1.0)
-        noise_std = torch.sqrt(mean.clamp(min=1.0 / self.peak) / self.peak)
+        per_photon = 1.0 / torch.as_tensor(self.peak).to(mean)
+        noise_std = torch.sqrt(torch.maximum(mean, per_photon) * per_photon)
         grey = self._normal(mid_grey(back_projected))
         return smooth_estimate(self._normal, back_projected - grey, noise_std)
 
     def measure(self, x: Tensor, seed: int = 0) -> Tensor:
         """Poisson(peak A x) / peak, a function of (seed, place in the batch); A x < 0 as 0."""
         ops.check_seed(seed)
-        rates = self.peak * self.operator.A(x).detach().double().cpu().clamp(min=0.0)
+        mean = self.A(x).detach().double().cpu().clamp(min=0.0)
+        peak = self._peak(mean)
+        rates = peak * mean
         counts = []
         for image, rate in enumerate(rates):
             random = np.random.Generator(np.random.Philox(key=seed, counter=[0, 0, 2, image]))
             counts.append(torch.from_numpy(np.asarray(random.poisson(rate.numpy()))))
-        y = torch.stack(counts).to(x.device, torch.float64) / self.peak
-        return self.operator.observed(y.to(x.dtype))
+        y = torch.stack(counts).double() / peak
+        return self.operator.observed(y.to(x.device, x.dtype))
 
     def observed(self, y: Tensor) -> Tensor:
         """y with every entry that the operator never observed set to 0."""
@@ -159,22 +176,33 @@ class PoissonNoise:
 
     def take(self, index: Tensor) -> PoissonNoise:
         """The operator of the images `index`, 1-D int64."""
-        return PoissonNoise(self.operator.take(index), self.peak)
+        if self.batch_size is None:
+            return self
+        index = check_index(index, self.batch_size)
+        return PoissonNoise(self.operator.take(index), pick_noise_std(self.peak, index))
 
     def check_measurement(self, y: Tensor) -> None:
         """Raise the sentence for a y of another shape, or for counts that were not divided."""
+        check_batch("y", len(y), self.batch_size)
         largest = float(self.operator.observed(y).abs().max()) if y.numel() else 0.0
         if largest > _LARGEST_VALUE:
             got = f"values up to {largest:g}"
             raise invalid("y", "counts divided by the peak, about [0, 1]", got, "divide it")
 
     def _stabilised(self, y: Tensor) -> Tensor:
-        return self.noise_std * stabilised(self.peak * self.operator.observed(y))
+        peak = self._peak(y)
+        return 0.5 * peak.rsqrt() * stabilised(peak * self.operator.observed(y))
 
     def _mean(self, predicted: Tensor) -> tuple[Tensor, Tensor]:
         """The mean of the stabilised measurement and its derivative with respect to A x."""
-        mean, slope = stabilised_mean(self.peak * predicted)
-        return self.noise_std * mean, self.noise_std * self.peak * slope
+        peak = self._peak(predicted)
+        mean, slope = stabilised_mean(peak * predicted)
+        return 0.5 * peak.rsqrt() * mean, 0.5 * peak.sqrt() * slope
+
+    def _peak(self, like: Tensor) -> Tensor:
+        """The peak of every image, () or (B, 1, ...)."""
+        peak = torch.as_tensor(self.peak).to(like)
+        return peak.reshape(-1, *(1,) * (like.ndim - 1)) if peak.ndim else peak
 
     def _kept(self, y: Tensor) -> Tensor:
         """1 where y is observed, else 0."""
@@ -242,6 +270,17 @@ class PoissonNoise:
 
     def _normal(self, x: Tensor) -> Tensor:
         return self.operator.A_adjoint(self.operator.A(x))
+
+
+def _as_peak(peak: float | ArrayLike) -> float | Tensor:
+    photons = as_parameter("peak", peak)
+    if photons.ndim > 1 or photons.numel() == 0:
+        got = f"shape {tuple(photons.shape)}"
+        raise invalid("peak", "a number or shape (B,)", got, "give one value per image")
+    if float(photons.min()) <= 0:
+        remedy = "give the photons of a pixel of brightness 1"
+        raise invalid("peak", "finite numbers > 0", f"{float(photons.min()):g}", remedy)
+    return float(photons) if photons.numel() == 1 else photons
 
 
 def _needs_gradient(gamma: float | Tensor) -> bool:
