@@ -16,7 +16,7 @@ from latino_engine.engine import Engine, Progress
 from latino_engine.errors import InvalidArgument, invalid, invalid_type, whole_number
 from latino_engine.interop.physics import from_physics, is_physics
 from latino_engine.latent_run import LatentRun
-from latino_engine.measurement import Init, Problem
+from latino_engine.measurement import Init, Measurement, Problem
 from latino_engine.operators.protocol import Operator
 from latino_engine.posterior import Posterior
 from latino_engine.priors.latent import Conditioning
@@ -85,7 +85,7 @@ class LatentEngine(Engine):
 
     def sample(
         self,
-        y: Tensor | np.ndarray,
+        y: Measurement,
         op: Operator | torch.nn.Module,
         num_samples: int = 4,
         seed: int = 0,

@@ -15,7 +15,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -23,7 +22,7 @@ from latino_engine import ops
 from latino_engine.engine import check_image_ids
 from latino_engine.latent_engine import LatentEngine
 from latino_engine.latent_run import decode, encode, latent_data_step, z0_hat
-from latino_engine.measurement import Init, Problem, make_problem
+from latino_engine.measurement import Init, Measurement, Problem, make_problem
 from latino_engine.operators.protocol import Operator
 from latino_engine.priors.latent import Conditioning
 from latino_engine.priors.latent_schedule import (
@@ -60,7 +59,7 @@ class FoundPrompts:
 
 def search_prompts(
     engine: LatentEngine,
-    y: Tensor | np.ndarray,
+    y: Measurement,
     op: Operator,
     seed: int,
     init: Init,

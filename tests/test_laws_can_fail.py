@@ -12,7 +12,22 @@ from operator_cases import random_kernel, random_mask
 from torch import Tensor
 
 from latino_engine import ops
-from latino_engine.operators import MRI, Blur, Denoising, Inpainting, SuperResolution
+from latino_engine.operators import (
+    MRI,
+    Blur,
+    BorderedBlur,
+    Colorization,
+    Compose,
+    CompressedSensing,
+    Demosaicing,
+    Denoising,
+    Inpainting,
+    SpatiallyVaryingBlur,
+    Stack,
+    SuperResolution,
+    Tomography,
+)
+from latino_engine.operators.hadamard import hadamard_2d
 from latino_engine.operators.spectra import kernel_spectrum
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -123,6 +138,80 @@ class WritesIntoV(Denoising):
         return v.copy_(super().prox(v, y, gamma))
 
 
+class MosaicFlipped(Demosaicing):
+    def A_adjoint(self, y: Tensor) -> Tensor:
+        return super().A_adjoint(y).flip(1)
+
+
+class MosaicWithoutMask(Demosaicing):
+    def prox(self, v: Tensor, y: Tensor, gamma: Any) -> Tensor:
+        weight = ops.per_image(gamma, v)
+        return (weight * y + v) / (weight + 1)
+
+
+class WeightsOfThePseudoInverse(Colorization):
+    def A_adjoint(self, y: Tensor) -> Tensor:
+        return super().A_adjoint(y) / float(self.weights.square().sum())
+
+
+class EnergyForgotten(Colorization):
+    def prox(self, v: Tensor, y: Tensor, gamma: Any) -> Tensor:
+        weight, w = ops.per_image(gamma, v), self._weights(v)
+        return v + weight / (1 + weight) * w * (y - (w * v).sum(dim=1, keepdim=True))
+
+
+class BorderCutOff(BorderedBlur):
+    """What falls outside is dropped and not folded back."""
+
+    def _folded(self, padded: Tensor) -> Tensor:
+        above, left = self._before
+        rows, columns = (k - 1 for k in self.kernel.shape[-2:])
+        height, width = padded.shape[-2] - rows, padded.shape[-1] - columns
+        return padded[..., above : above + height, left : left + width]
+
+
+class CosinesForAnyKernel(BorderedBlur):
+    """The DCT step for a kernel that it does not diagonalise."""
+
+    is_symmetric = True  # type: ignore[assignment]
+
+
+class WeightsAfterTheBlur(SpatiallyVaryingBlur):
+    def A_adjoint(self, y: Tensor) -> Tensor:
+        h, weights = self._parts("y", y)
+        spectrum = h.conj() * torch.fft.rfft2(weights * y[:, :, None])
+        return torch.fft.irfft2(spectrum.sum(dim=2), s=y.shape[-2:])
+
+
+class RaysTheOtherWay(Tomography):
+    def A_adjoint(self, y: Tensor) -> Tensor:
+        return super().A_adjoint(y.flip(-1))
+
+
+class SignsOnOneSide(CompressedSensing):
+    def A_adjoint(self, y: Tensor) -> Tensor:
+        height, width = self.image_size
+        return hadamard_2d(self.coefficients(y))[..., :height, :width]
+
+
+class LevelsForgotten(Stack):
+    """Every part with the same weight in the adjoint, whatever its noise."""
+
+    def A_adjoint(self, y: Tensor) -> Tensor:
+        pairs = zip(self.operators, self._parts(y), strict=True)
+        return torch.stack([op.A_adjoint(part) for op, part in pairs]).sum(dim=0)
+
+
+class AdjointsInTheSameOrder(Compose):
+    def A_adjoint(self, y: Tensor) -> Tensor:
+        for op in self.operators:
+            y = op.A_adjoint(y)
+        return y
+
+
+STACKED = (Blur(KERNEL, 0.1), Denoising(0.3))
+CHAIN = (Blur(KERNEL, 0.0), Inpainting(random_mask(12, 10), 0.1))
+
 BROKEN: tuple[tuple[Any, Callable[..., Any], int], ...] = (
     (AdjointWithoutConjugate(KERNEL, 0.02), laws.check_adjoint, 2),
     (AdjointWithoutConjugate(KERNEL, 0.02), laws.check_autograd_adjoint, 2),
@@ -147,6 +236,18 @@ BROKEN: tuple[tuple[Any, Callable[..., Any], int], ...] = (
     (TakeForgets(random_kernel(3, 1, 4, 3), 0.02), laws.check_batch_equals_one_by_one, 2),
     (ReadsStorage(KERNEL, 0.02), laws.check_noncontiguous, 2),
     (WritesIntoV(0.02), laws.check_inputs_unchanged, 2),
+    (MosaicFlipped(0.02), laws.check_adjoint, 3),
+    (MosaicWithoutMask(0.02), laws.check_prox_optimal, 3),
+    (WeightsOfThePseudoInverse(0.02), laws.check_adjoint, 3),
+    (EnergyForgotten(0.02), laws.check_prox_optimal, 3),
+    (BorderCutOff(KERNEL, 0.02), laws.check_adjoint, 2),
+    (BorderCutOff(KERNEL, 0.02, "replicate"), laws.check_autograd_adjoint, 2),
+    (CosinesForAnyKernel(random_kernel(3, 5), 0.02), laws.check_prox_optimal, 2),
+    (WeightsAfterTheBlur(random_kernel(2, 2, 4, 3), 0.02), laws.check_adjoint, 2),
+    (RaysTheOtherWay([10.0, 40.0, 75.0], (12, 10), 0.02), laws.check_adjoint, 2),
+    (SignsOnOneSide(0.5, (12, 10), 0.02), laws.check_adjoint, 2),
+    (LevelsForgotten(STACKED, (2, 12, 10)), laws.check_adjoint, 2),
+    (AdjointsInTheSameOrder(CHAIN), laws.check_adjoint, 2),
 )
 
 
@@ -177,6 +278,20 @@ def test_the_whole_operators_pass_where_the_broken_ones_fail() -> None:
         laws.check_batch_equals_one_by_one(op, x)
         laws.check_noncontiguous(op, x)
         laws.check_inputs_unchanged(op, x)
+
+
+def test_the_whole_operators_of_three_channels_pass_too() -> None:
+    x = torch.rand(3, 3, 12, 10)
+    varying = SpatiallyVaryingBlur(random_kernel(2, 2, 4, 3), 0.02)
+    sensed = CompressedSensing(0.5, (12, 10), 0.02)
+    for op in (Demosaicing(0.02), Colorization(0.02), BorderedBlur(KERNEL, 0.02), varying, sensed):
+        laws.check_adjoint(op, x)
+        laws.check_autograd_adjoint(op, x)
+    for op in (Tomography([10.0, 40.0, 75.0], (12, 10), 0.02), Stack(STACKED, (3, 12, 10))):
+        laws.check_adjoint(op, x)
+    laws.check_adjoint(Compose(CHAIN), x)
+    laws.check_prox_optimal(Demosaicing(0.02), x)
+    laws.check_prox_optimal(Colorization(0.02), x)
 
 
 def test_nan_is_never_within_a_tolerance() -> None:

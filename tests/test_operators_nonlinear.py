@@ -13,6 +13,7 @@ from operator_cases import random, random_kernel, random_mask
 from torch import Tensor
 
 from latino_engine.operators import (
+    JPEG,
     Blur,
     CompressedSensing,
     Demosaicing,
@@ -182,6 +183,23 @@ def test_the_start_under_photon_noise_is_better_than_the_counts() -> None:
     assert psnr(op.initial_estimate(y), x) > psnr(y, x) + 2  # 21.9 against 18.7 dB
 
 
+def test_a_peak_for_every_image() -> None:
+    x, peaks = positive(3, 3, 11, 8), torch.tensor([5.0, 20.0, 80.0])
+    op = PoissonNoise(Blur.gaussian(1.0, 0.0, size=5), peaks)
+    assert op.noise_std.tolist() == pytest.approx([0.5 / p**0.5 for p in peaks.tolist()])
+    y, v = op.measure(x, seed=4), positive(3, 3, 11, 8)
+    for i, peak in enumerate(peaks.tolist()):
+        one = PoissonNoise(op.operator, peak)
+        counts = peak * y[i]
+        assert float((counts - counts.round()).abs().max()) < 1e-9
+        pairs = (
+            (one.prox(v[i : i + 1], y[i : i + 1], 2.0)[0], op.prox(v, y, 2.0)[i]),
+            (one.initial_estimate(y[i : i + 1])[0], op.initial_estimate(y)[i]),
+            (one.residual(x[i : i + 1], y[i : i + 1])[0], op.residual(x, y)[i]),
+        )
+        assert all(relative_error(a, b) < 1e-4 for a, b in pairs)
+
+
 @pytest.mark.parametrize("op", [CODED, PADDED, *PHOTONS], ids=lambda op: type(op).__name__)
 def test_batches_and_takes(op: PhaseRetrieval | PoissonNoise) -> None:
     assert isinstance(op, Operator) and not op.is_linear
@@ -224,6 +242,19 @@ MISTAKES = (
         lambda: PoissonNoise(Blur(random_kernel(3, 3), 0.1), 5.0),
         "operator.noise_std: expected 0, got 0.1",
     ),
+    (
+        lambda: PoissonNoise(Inpainting(torch.ones(2, 1, 3, 3), 0.0), [1.0, 2.0, 3.0]),
+        "peak: expected a number or 2 values, got 3 values",
+    ),
+    (
+        lambda: PoissonNoise(Denoising(0.0), torch.ones(2, 2)),
+        "peak: expected a number or shape (B,), got shape (2, 2)",
+    ),
+    (
+        lambda: PoissonNoise(Denoising(0.0), [5.0, 9.0]).prox(*torch.ones(2, 3, 1, 4, 4), 1.0),
+        "y: expected a batch of 2, got 3",
+    ),
+    (lambda: PoissonNoise(JPEG(50), 9.0), "operator: expected a linear operator, got JPEG"),
     (lambda: PoissonNoise(Denoising(0.0), 0.0), "peak: expected finite numbers > 0, got 0"),
     (
         lambda: PoissonNoise(Denoising(0.0), 9.0).check_measurement(torch.full((1, 1, 2, 2), 99.0)),

@@ -128,9 +128,10 @@ def counts_gain(physics: Any) -> Tensor | None:
     """The gain by which y is multiplied first, where the physics gives counts that are not
     normalised; else None.
     """
-    noise_model = getattr(physics, "noise_model", None)
-    gain = None if noise_model is None or is_stacked(physics) else _gain(noise_model)
-    return None if gain is None or bool(noise_model.normalize) else gain
+    if is_stacked(physics) or not hasattr(physics, "noise_model"):
+        return None
+    gain = _gain(physics.noise_model)
+    return None if gain is None or bool(physics.noise_model.normalize) else gain
 
 
 class PhysicsOperator(LinearOperator):

@@ -49,7 +49,8 @@ class Stack(SolvedByCG):
     shapes: tuple[tuple[int, ...], ...]
 
     def __init__(self, operators: Sequence[Operator], image_shape: Sequence[int]) -> None:
-        parts, shape = linear_parts("operators", operators), tuple(image_shape)
+        parts = linear_parts("operators", operators)
+        shape = tuple(image_shape) if isinstance(image_shape, Sequence) else (image_shape,)
         if len(shape) != 3 or any(not isinstance(n, int) or n < 1 for n in shape):
             raise invalid("image_shape", "(C, H, W)", shape, "give the shape of one image")
         batches = {op.batch_size for op in parts} - {None}
