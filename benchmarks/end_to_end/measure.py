@@ -1,0 +1,258 @@
+"""One row: a method on one task, timed draw by draw in turn with this engine, and scored."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+
+import latino_engine as le
+from benchmarks.end_to_end import authors_style
+from benchmarks.end_to_end.peers import PEERS, Peer, parameters_of
+from latino_engine.bench import timer
+from latino_engine.distill.data import open_images
+from latino_engine.evaluation import central_squares, measure_each, score
+from latino_engine.operators.spec import parse_operator
+from latino_engine.schedule import latino_schedule
+from latino_engine.stream import NoiseStream
+
+PRIOR, ADAPTER, SIDE, NOISE_STD = "photo-small", "photo-small", 256, 0.02
+AGREEMENT = 1e-4  # ||eager - engine|| / ||engine|| of one sample with the same noise
+OPERATORS = ("blur:std=1.6,size=13", "sr:factor=4", "inpaint:random=0.5")
+RUNTIMES = ("onnxruntime", "torch")
+STEPS = 8  # of zero-shot LATINO
+DISTILLED, ZERO_SHOT = "distilled 2 x 2", f"LATINO {STEPS}"
+
+#: (image of the batch, number of the draw) -> one sample (1, C, H, W), [0, 1], not clamped.
+Draw: TypeAlias = Callable[[int, int], Tensor]
+
+
+@dataclass(frozen=True)
+class Method:
+    """A row of the table.
+
+    Attributes:
+        name: of the row.
+        draw: what is timed.
+        nfe: network evaluations of a draw, asked for after it.
+        reference: name of the row of this engine that takes turns with it, its own for itself.
+        samples: draws per image; None for as many as are asked for.
+        error: its relative distance from the engine's sample with the same noise.
+        outside: percent of each call that this engine spent outside the network.
+        about: parameters.
+    """
+
+    name: str
+    draw: Draw
+    nfe: Callable[[], int]
+    reference: str
+    samples: int | None = None
+    error: Callable[[Method], float] | None = None
+    outside: Callable[[], float] | None = None
+    about: dict[str, Any] | None = None
+
+
+class Task:
+    """Photographs, their measurements, and every method on them."""
+
+    def __init__(
+        self,
+        source: Path,
+        operator: str,
+        images: int,
+        prior: str = PRIOR,
+        adapter: str = ADAPTER,
+        side: int = SIDE,
+    ) -> None:
+        photographs = open_images(str(source), side, 0)
+        ids = range(min(images, len(photographs)))
+        self.operator = operator
+        self.truth = central_squares(photographs, ids, side)
+        self.op = parse_operator(operator, NOISE_STD, (side, side))
+        self.y = measure_each(self.op, self.truth, ids, 0)
+        self.prior = le.load_prior(prior)
+        self.adapter = le.load_adapter(adapter)
+        self.shape = (self.prior.channels, side, side)
+
+    def engine_method(self, folder: Path, runtime: str, sampler: str) -> Method:
+        """This engine, loaded from the folder."""
+        engine, outside = le.load(folder, runtime), []
+        told = {"nfe": 0}
+
+        def draw(image: int, number: int) -> Tensor:
+            y = self.y[image : image + 1]
+            post = engine.sample(y, self.op, 1, seed=1 + number, image_ids=[image])
+            outside.append(100.0 * (1.0 - post.stages_ms["denoise"] / post.time_ms))
+            told["nfe"] = post.nfe
+            return post.samples[0]
+
+        name = engine_name(runtime, sampler)
+        share = lambda: timer.quantile(outside, 0.5)  # noqa: E731
+        return Method(name, draw, lambda: told["nfe"], engine_name(RUNTIMES[0], sampler),
+                      outside=share)  # fmt: skip
+
+    def eager_method(self, sampler: str) -> Method:
+        """The same sampler in eager PyTorch."""
+        sigma_y = self.prior.spec.scale * NOISE_STD
+        if sampler == DISTILLED:
+            prior = authors_style.unmerged(self.prior, self.adapter)
+            schedule = self.adapter.schedule.builder(self.op)(sigma_y)
+        else:
+            prior = self.prior
+            schedule = latino_schedule(sigma_y, prior.spec.latino_sigmas(STEPS))
+
+        def draw(image: int, number: int, *noise: authors_style.Noise) -> Tensor:
+            y = self.y[image : image + 1]
+            start = self.op.initial_estimate(y)
+            return authors_style.sample(prior, self.op, y, start, schedule, *noise)
+
+        def error(engine: Method) -> float:
+            stream = NoiseStream(1, torch.tensor([0]), torch.tensor([0]))  # of the first draw
+            mine = draw(0, 0, lambda like, step: stream.langevin(torch.zeros_like(like), 1.0, step))
+            expected = engine.draw(0, 0)
+            return float((mine - expected).norm() / expected.norm())
+
+        name, reference = f"eager PyTorch, {sampler}", engine_name(RUNTIMES[0], sampler)
+        return Method(name, draw, lambda: schedule.nfe, reference, error=error)
+
+    def peer_method(self, peer: Peer, others: Path | None) -> Method:
+        """A method of deepinv with this prior."""
+        from benchmarks.peers.denoiser import PriorDenoiser
+        from benchmarks.peers.samplers import sample
+
+        parameters = parameters_of(peer, self.prior, self.operator, NOISE_STD, others)
+        denoiser, told = PriorDenoiser(self.prior), {"nfe": 0}
+
+        def draw(image: int, number: int) -> Tensor:
+            y = self.y[image : image + 1]
+            seed = 1000 * (1 + number) + image
+            drawn, told["nfe"] = sample(
+                peer.method, denoiser, self.op, y, self.shape, peer.steps, parameters, 1, seed
+            )
+            return drawn[0]
+
+        few = 2 if peer.method == "dps" else None  # it differentiates the network
+        reference = engine_name(RUNTIMES[0], DISTILLED)
+        return Method(peer.name, draw, lambda: told["nfe"], reference, few, about=parameters)
+
+
+def engine_name(runtime: str, sampler: str) -> str:
+    """Of a row of this engine."""
+    return f"latino-engine {runtime}, {sampler}"
+
+
+def method_names() -> list[str]:
+    """All rows of a task that this environment can make, the engine's own first."""
+    samplers = (DISTILLED, ZERO_SHOT)
+    names = [engine_name(runtime, sampler) for sampler in samplers for runtime in RUNTIMES]
+    names += [f"eager PyTorch, {sampler}" for sampler in samplers]
+    return names + ([peer.name for peer in PEERS] if find_spec("deepinv") else [])
+
+
+def make_method(task: Task, name: str, folders: dict[str, Path], others: Path | None) -> Method:
+    """The method of a row by its name."""
+    for sampler, folder in folders.items():
+        for runtime in RUNTIMES:
+            if name == engine_name(runtime, sampler):
+                return task.engine_method(folder, runtime, sampler)
+        if name == f"eager PyTorch, {sampler}":
+            return task.eager_method(sampler)
+    (peer,) = [peer for peer in PEERS if peer.name == name]
+    return task.peer_method(peer, others)
+
+
+@contextmanager
+def compiled() -> Iterator[dict[str, Path]]:
+    """Sampler -> folder of its engine, compiled now."""
+    with tempfile.TemporaryDirectory() as scratch:
+        folders = {DISTILLED: Path(scratch) / "a.engine", ZERO_SHOT: Path(scratch) / "z.engine"}
+        le.compile(PRIOR, folders[DISTILLED], adapter=ADAPTER, image_size=SIDE)
+        le.compile(PRIOR, folders[ZERO_SHOT], image_size=SIDE)
+        yield folders
+
+
+def measure(task: Task, method: Method, reference: Method | None, samples: int) -> dict[str, Any]:
+    """Draw, time, score: a row for the table of measurements; one that differs from the engine's
+    sample is a failed row without a time.
+
+    Args:
+        task: the images.
+        method: what is measured.
+        reference: the row of this engine, drawn in turn with it; None for that row itself.
+        samples: draws per image, at least 2.
+    """
+    if method.error is not None:
+        assert reference is not None
+        error = method.error(reference)
+        if not error <= AGREEMENT:
+            return {**_about(task, method), "status": "failed", "details": f'{{"error": {error}}}'}
+    samples = method.samples or samples
+    turns = {"method": method} if reference is None else {"method": method, "engine": reference}
+    kept: dict[str, Tensor] = {}
+    times: dict[str, list[float]] = {name: [] for name in turns}
+
+    def timed(name: str, image: int, number: int) -> float:
+        def run() -> None:
+            kept[name] = turns[name].draw(image, number)
+
+        return timer.time_once(run)
+
+    for name in turns:
+        timed(name, 0, samples)  # allocates, fills tables; a draw that is not scored
+    drawn: list[list[Tensor]] = []
+    for number in range(samples):
+        drawn.append([])
+        for image in range(len(task.truth)):
+            for name in turns:
+                times[name].append(timed(name, image, number))
+            drawn[-1].append(kept["method"])
+    scores = score(torch.stack([torch.cat(row) for row in drawn]), task.truth)
+    return _row(task, method, scores, samples, times)
+
+
+def _row(
+    task: Task, method: Method, scores: dict[str, Any], samples: int, times: dict[str, list[float]]
+) -> dict[str, Any]:
+    ms = timer.summary(times["method"])
+    engine_ms = timer.quantile(times.get("engine", times["method"]), 0.5)
+    details: dict[str, Any] = {
+        "nfe": method.nfe(),
+        **{key: round(scores[key], 5) for key in ("psnr_sample", "psnr_mean", "crps")},
+        "images": len(task.truth),
+        "samples": samples,
+        "engine": method.reference,
+        "engine_ms": round(engine_ms, 2),
+        "prior_sha256": task.prior.content_hash()[:12],
+        "noise_std": NOISE_STD,
+    }
+    if method.outside is not None:
+        details["outside_network_percent"] = round(method.outside(), 2)
+    if method.about is not None:
+        details["parameters"] = method.about
+    return {
+        **_about(task, method),
+        "value": ms["p50"],
+        "p20": ms["p20"],
+        "p80": ms["p80"],
+        "details": json.dumps(details),
+    }
+
+
+def _about(task: Task, method: Method) -> dict[str, Any]:
+    return {
+        "suite": "end_to_end",
+        "name": task.operator,
+        "provider": method.name,
+        "shape": "x".join(map(str, (1, *task.shape))),
+        "threads": torch.get_num_threads(),
+        "metric": "time_per_sample",
+        "unit": "ms",
+    }

@@ -1,0 +1,139 @@
+"""The end-to-end comparison: the baseline computes what the engine computes; rows are whole."""
+
+from __future__ import annotations
+
+import copy
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tiny import tiny_prior
+
+import latino_engine as le
+from benchmarks.end_to_end import __main__ as command
+from benchmarks.end_to_end import authors_style, measure, peers
+from latino_engine.bench import table
+from latino_engine.distill.lora import adapt, trained_weights
+
+SIDE = 16
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory):
+    """Folders of a tiny prior and of an adapter with low-rank layers and one whole layer."""
+    root = tmp_path_factory.mktemp("parts")
+    prior = tiny_prior()
+    shipped = le.load_adapter("photo-small")
+    network = copy.deepcopy(prior.denoiser.network)
+    adapt(network, "all-conv", 2, 3.0, seed=0)
+    weights = {key: 0.1 * torch.randn_like(w) for key, w in trained_weights(network).items()}
+    adapter = replace(
+        shipped, prior_name="tiny", prior_sha256=prior.content_hash(), weights=weights, scale=1.5
+    )
+    le.save_prior(prior, root / "prior")
+    le.save_adapter(adapter, root / "adapter")
+    return str(root / "prior"), str(root / "adapter")
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory, parts):
+    root = tmp_path_factory.mktemp("engines")
+    found = {measure.DISTILLED: root / "a.engine", measure.ZERO_SHOT: root / "z.engine"}
+    le.compile(parts[0], found[measure.DISTILLED], adapter=parts[1], image_size=SIDE, threads=1)
+    le.compile(parts[0], found[measure.ZERO_SHOT], image_size=SIDE, threads=1)
+    return found
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("photographs")
+    rng = np.random.default_rng(0)
+    for name in "ab":
+        pixels = rng.integers(0, 255, (SIDE, SIDE, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{name}.png")
+    return folder
+
+
+@pytest.mark.parametrize("sampler", [measure.DISTILLED, measure.ZERO_SHOT])
+@pytest.mark.parametrize("operator", measure.OPERATORS)
+def test_the_baseline_draws_the_engines_sample(
+    one_thread, parts, folders, photographs, operator, sampler
+):
+    task = measure.Task(photographs, operator, 1, *parts, SIDE)
+    engine = task.engine_method(folders[sampler], "torch", sampler)
+    eager = task.eager_method(sampler)
+    assert eager.error is not None and eager.error(engine) <= 1e-5
+    other = task.engine_method(folders[_other(sampler)], "torch", sampler)
+    assert eager.error(other) > 1e-3, "the comparison tells samplers apart"
+
+
+def _other(sampler):
+    return measure.ZERO_SHOT if sampler == measure.DISTILLED else measure.DISTILLED
+
+
+def test_low_rank_layers_stay_beside_the_weights(parts):
+    prior, adapter = le.load_prior(parts[0]), le.load_adapter(parts[1])
+    found = authors_style.unmerged(prior, adapter)
+    changed = [n for n, m in found.denoiser.named_modules() if hasattr(m, "lora_A")]
+    assert len(changed) == sum(key.startswith("lora_A.") for key in adapter.weights)
+    x = torch.randn(1, 3, SIDE, SIDE)
+    with torch.no_grad():
+        ours = adapter.merge(prior).denoise(x, 0.3)
+        error = (found.denoise(x, 0.3) - ours).norm() / ours.norm()
+    assert error <= 1e-5 and float((prior.denoise(x, 0.3) - ours).norm() / ours.norm()) > 0.01
+
+
+def test_a_row(one_thread, parts, folders, photographs):
+    task = measure.Task(photographs, "inpaint:random=0.5", 2, *parts, SIDE)
+    sampler = measure.DISTILLED
+    engine = task.engine_method(folders[sampler], "onnxruntime", sampler)
+    eager = task.eager_method(sampler)
+    row = measure.measure(task, eager, engine, 2)
+    details = json.loads(row["details"])
+    assert details["nfe"] == 4 and details["images"] == 2 and details["samples"] == 2
+    assert 0.0 < row["p20"] <= row["value"] <= row["p80"] and details["engine_ms"] > 0.0
+    assert details["psnr_mean"] > details["psnr_sample"] and 0.0 < details["crps"] < 1.0
+    own = measure.measure(task, engine, None, 2)
+    assert 0.0 < json.loads(own["details"])["outside_network_percent"] < 100.0
+    assert json.loads(own["details"])["engine"] == own["provider"]
+    (stamped,) = table.stamp([row], "abc", {}, {})
+    assert set(stamped) <= set(table.COLUMNS)
+
+
+def test_a_mismatch_is_a_failed_row_without_a_time(parts, folders, photographs):
+    task = measure.Task(photographs, "denoise", 1, *parts, SIDE)
+    engine = task.engine_method(folders[measure.DISTILLED], "torch", measure.DISTILLED)
+    wrong = replace(engine, name="wrong", error=lambda reference: 0.5)
+    row = measure.measure(task, wrong, engine, 2)
+    assert row["status"] == "failed" and "value" not in row
+
+
+def test_what_is_in_the_table_is_not_measured_again(tmp_path):
+    path = tmp_path / "t.csv"
+    row = {"suite": "end_to_end", "name": "denoise", "provider": "a", "value": 1.0}
+    path.write_bytes(table.appended(path, table.stamp([row], "abc", {}, {})))
+    assert command._done(path, "abc") == {("denoise", "a")}
+    assert command._done(path, "abd") == set() == command._done(tmp_path / "none.csv", "abc")
+
+
+def test_mistakes_are_one_sentence(photographs, monkeypatch, capsys):
+    for arguments, beginning in (
+        (["--samples", "1"], "samples: expected at least 2, got 1"),
+        (["--images", "0"], "images: expected at least 1, got 0"),
+        (["--only", "magic"], "only: expected part of one of "),
+    ):
+        monkeypatch.setattr("sys.argv", ["end_to_end", str(photographs), *arguments])
+        with pytest.raises(SystemExit) as stopped:
+            command.main()
+        err = capsys.readouterr().err
+        assert stopped.value.code == 2 and err.count("\n") == 1
+        assert err.startswith(f"benchmarks.end_to_end: {beginning}"), err
+
+
+def test_parameters_must_come_from_somewhere(tmp_path, monkeypatch):
+    monkeypatch.setattr(peers, "PARAMETERS", tmp_path / "none.json")
+    with pytest.raises(ValueError, match="grid: expected a folder of other photographs"):
+        peers.parameters_of(peers.PEERS[0], tiny_prior(), "denoise", 0.02, None)
