@@ -44,6 +44,9 @@ def bench(
     repeats: Annotated[int, typer.Option(help="Timed calls of each runtime.")] = 20,
     warmup: Annotated[int, typer.Option(help="Untimed calls before them.")] = 2,
     cold: Annotated[bool, typer.Option(help="Also time a fresh process's first sample.")] = True,
+    any_machine: Annotated[
+        bool, typer.Option("--any-machine", help="Also an engine that another machine compiled.")
+    ] = False,
     seed: Seed = 0,
     csv: Annotated[Path | None, typer.Option(help="Add the figures to this table.")] = None,
     trace: Annotated[Path | None, typer.Option(help="Chrome trace of the timed calls.")] = None,
@@ -75,6 +78,7 @@ def bench(
         device=device,
         threads=threads,
         cold=cold,
+        any_machine=any_machine,
     )
     with ExitStack() as stack:  # an output that cannot be written is refused before any work
         files = _open(stack, csv=csv, trace=trace, plot=plot)

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import shutil
 
 import pytest
 from PIL import Image
+from rich.console import Console
 from tiny import tiny_prior
 
 import latino_engine as le
 from latino_engine import cli
 from latino_engine.bench import table
 from latino_engine.bench.options import BenchOptions
+from latino_engine.bench.problem import check_plans
+from latino_engine.bench.report import tables
 from latino_engine.bench.runner import bench_engine
+from latino_engine.bench.trace import Recorder
 from latino_engine.errors import UserError
 from latino_engine.manifest import MANIFEST, read_manifest, write_manifest
 
@@ -83,7 +88,10 @@ def test_all_combinations_and_runtimes(engine):
         assert names.count("sample") == 4 and names.count("denoise") == 4
         for row in found["throughput"]:
             pairs = row["batch"] * row["num_samples"]
-            assert row["samples_per_s"] == pytest.approx(1e3 * pairs / row["ms"])
+            assert row["samples_per_s"] == pytest.approx(1e3 * pairs / row["latency_ms"]["p50"])
+            latency = row["latency_ms"]
+            assert latency["p50"] <= latency["p95"] <= latency["p99"]
+            assert row["process_peak_bytes"] > 0
         assert found["cold_start_ms"] is None and found["peak_bytes"] > 0
     assert seen[-1][0] == seen[-1][1] == len(seen)
 
@@ -93,8 +101,25 @@ def test_the_tables_fit_into_100_columns(run, engine):
     status, out, _ = run("bench", engine, *QUICK, *more)
     assert status == 0
     assert max(len(line) for line in out.splitlines()) <= 100
-    for word in ("p95", "denoise", "outside", "samples per second", "GFLOP/s", "onnxruntime"):
+    for word in ("p95", "denoise", "outside", "samples/s", "GFLOP/s", "onnxruntime"):
         assert word in out
+    combinations = [line for line in out.splitlines() if line.count("│") == 9]
+    assert len(combinations) >= 4, "a line for each batch and runtime"
+    assert "…" not in out and "on device" not in out
+
+
+def test_memory_of_a_device_is_a_column_of_its_own(engine):
+    options = BenchOptions(size=(16, 16), repeats=2, warmup=1, steps=1, threads=1, cold=False)
+    report = bench_engine(engine, options).report
+    report["runtimes"]["onnxruntime"]["peak_device_bytes"] = 123_456_789
+    console = Console(width=100, file=io.StringIO())
+    for part in tables(report):
+        console.print(part)
+    text = console.file.getvalue()
+    assert "on device" in text and " 123 " in text
+    assert ("peak_device_memory", "bytes") in {
+        (r["metric"], r["unit"]) for r in table.rows_of(report)
+    }
 
 
 def test_the_files(run, engine, tmp_path):
@@ -220,13 +245,64 @@ def test_a_runtime_that_is_not_installed(run, engine, tmp_path, monkeypatch):
     )
 
 
-def test_an_engine_compiled_elsewhere_says_so(run, engine, tmp_path):
-    machine = {**read_manifest(engine)["machine"], "processor": "an abacus"}
-    other = edited(engine, tmp_path / "other.engine", machine=machine)
-    status, out, _ = run("bench", other, *QUICK, "--no-cold")
+def test_an_engine_of_another_machine(run, engine, tmp_path, monkeypatch):
+    made = {**read_manifest(engine)["machine"], "processor": "an abacus"}
+    other = edited(engine, tmp_path / "other.engine", machine=made)
+    monkeypatch.setattr("latino_engine.bench.runner.machine", lambda: {"processor": "a slide rule"})
+    status, out, err = run("bench", other, *QUICK, "--no-cold")
+    assert (status, out) == (2, "")
+    assert err == (
+        "error: engine: expected one that was compiled on this machine (a slide rule), got "
+        "'other.engine', compiled on another (an abacus); compile it here, or measure it as it is "
+        "with --any-machine\n"
+    )
+    status, out, _ = run("bench", other, *QUICK, "--no-cold", "--any-machine")
     assert status == 0 and "compiled on another machine" in out
+    monkeypatch.undo()
     status, out, _ = run("bench", engine, *QUICK, "--no-cold")
-    assert status == 0 and "compiled on another machine" not in out
+    assert status == 0 and "compiled on another machine" not in out and "note" not in out
+    status, out, _ = run("bench", engine, *QUICK, "--size", 20, "--no-cold")
+    assert status == 0 and "its runtime was chosen at 16x16" in out
+
+
+def test_an_engine_for_a_gpu_without_one(run, engine, tmp_path):
+    about = read_manifest(engine)["runtimes"]["onnxruntime"]
+    runtimes = {"tensorrt": {**about, "plans": {}}}
+    other = edited(engine, tmp_path / "gpu.engine", backend="tensorrt", runtimes=runtimes)
+    status, out, err = run("bench", other, *QUICK)
+    assert (status, out) == (2, "") and err.count("\n") == 1
+    assert err.startswith("error: backend: expected one that runs on this machine, got 'tensorrt'")
+
+
+def test_a_size_that_no_plan_was_built_for(run, engine, tmp_path):
+    about = read_manifest(engine)["runtimes"]["onnxruntime"]
+    profiles = [
+        {"batch": [1, 1, 1], "height": [16, 16, 16], "width": [32, 32, 32]},
+        {"batch": [2, 4, 8], "height": [16, 64, 128], "width": [16, 64, 128]},
+    ]
+    plans = {"denoiser.tensorrt.sm_89.fp32.plan": {"profiles": profiles}}
+    runtimes = {"tensorrt": {**about, "plans": plans}}
+    other = edited(engine, tmp_path / "gpu.engine", backend="tensorrt", runtimes=runtimes)
+    status, out, err = run("bench", other, *QUICK, "--size", "132x64")
+    assert (status, out) == (2, "")
+    assert err == (
+        "error: size: expected 16x16 to 128x128, what the engine's plans were built for, got "
+        "132x64; compile the engine with this --image-size\n"
+    )
+    check_plans(runtimes["tensorrt"], tiny_prior().spec, (125, 16))  # padded to 128
+
+
+def test_calls_inside_a_graph_are_told_by_their_mean(engine, monkeypatch):
+    """A replayed graph shows no block of its own: the stages of the call are all there is."""
+    monkeypatch.setattr(Recorder, "lengths", hide_stages(Recorder.lengths))
+    options = BenchOptions(size=(16, 16), repeats=3, warmup=1, steps=2, threads=1, cold=False)
+    found = bench_engine(engine, options).report
+    mean = found["denoise_call_ms"]["p50"]
+    assert 0.4 * found["stages_ms"]["denoise"] <= mean <= 0.6 * found["stages_ms"]["denoise"]
+
+
+def hide_stages(lengths):
+    return lambda self, name: lengths(self, name) if name == "sample" else []
 
 
 def test_a_child_that_fails_is_one_sentence(run, engine, monkeypatch):

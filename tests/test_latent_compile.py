@@ -12,6 +12,8 @@ import torch
 from tiny_pipelines import save_sdxl, save_stable_diffusion
 
 import latino_engine as le
+from latino_engine.bench.options import BenchOptions
+from latino_engine.bench.runner import bench_engine
 from latino_engine.cli import run
 from latino_engine.image_io import write_image
 from latino_engine.latent_engine import LatentEngine
@@ -35,6 +37,11 @@ def test_sdxl_compiles_and_both_runtimes_agree(tmp_path: Path) -> None:
     other = le.load(tmp_path / "a.engine", backend="torch")
     expected = other.sample(y, op, num_samples=1, steps=2).samples
     assert float((found - expected).norm() / expected.norm()) < 1e-4
+    options = BenchOptions(size=(20, 16), repeats=2, warmup=0, steps=2, threads=1, cold=False)
+    report = bench_engine(tmp_path / "a.engine", options).report
+    assert report["nfe"] == 2 and report["against_peak"]["denoise"] is None
+    networks = report["stages_ms"]["denoise"]
+    assert abs(report["denoise_call_ms"]["p50"] - networks / 2) < 0.2 * networks
     with pytest.raises(ValueError, match="load it with backend='torch'"):
         engine.sample(y, op, sampler="latino-pro")
 

@@ -1,9 +1,9 @@
 """The same samplers in eager PyTorch, as research code runs them: the baseline of `end_to_end`.
 
 Low-rank layers stay beside the weights that they change (peft), transforms are complex over the
-whole plane, and the step sizes are tensors that the host reads back by `.item()` at every step. What
-does not change from step to step, the kernel's spectrum and that of y, is computed once per call, as
-such code does.
+whole plane, and the step sizes are tensors that the host reads back by `.item()` at every step.
+What does not change from step to step, the kernel's spectrum and that of y, is computed once per
+call, as such code does.
 """
 
 from __future__ import annotations

@@ -25,6 +25,7 @@ class BenchOptions:
         warmup: untimed calls before them.
         device, threads: as in `latino_engine.load`.
         cold: also time a process's first sample.
+        any_machine: also measure an engine that was compiled on another machine.
 
     Raises:
         ValueError, TypeError: a count below 1, a side below 1, an empty list.
@@ -45,6 +46,7 @@ class BenchOptions:
     device: str | None = None
     threads: int | None = None
     cold: bool = True
+    any_machine: bool = False
 
     def __post_init__(self) -> None:
         for name, low in (("repeats", 1), ("warmup", 0)):

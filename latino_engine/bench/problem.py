@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -36,6 +37,33 @@ def check_size(spec: PriorSpec, size: tuple[int, int]) -> None:
     if min(size) < spec.size_multiple:
         expected = f"sides of at least {spec.size_multiple}, the multiple of {spec.name!r}"
         raise invalid("size", expected, "x".join(map(str, size)), "choose a larger size")
+
+
+def check_plans(record: dict[str, Any], spec: PriorSpec, size: tuple[int, int]) -> None:
+    """Raise the sentence for sides that no plan of the engine was built for.
+
+    Args:
+        record: of the runtime in the manifest; one without plans serves every size.
+        size: (height, width).
+    """
+    profiles = [p for plan in record.get("plans", {}).values() for p in plan["profiles"]]
+    padded = [side + -side % spec.size_multiple for side in size]
+    sides = ("height", "width")
+
+    def serves(profile: dict[str, Any]) -> bool:
+        ranges = (profile[name] for name in sides)
+        return all(r[0] <= side <= r[2] for r, side in zip(ranges, padded, strict=True))
+
+    if profiles and not any(serves(profile) for profile in profiles):
+        low, high = (
+            "x".join(str(pick(p[name][end] for p in profiles)) for name in sides)
+            for pick, end in ((min, 0), (max, 2))
+        )
+        remedy = "compile the engine with this --image-size"
+        got = "x".join(map(str, size))
+        raise invalid(
+            "size", f"{low} to {high}, what the engine's plans were built for", got, remedy
+        )
 
 
 def check_memory(chunk_size: Callable[[int, int], int], size: tuple[int, int]) -> None:

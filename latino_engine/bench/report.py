@@ -32,6 +32,9 @@ def _about(report: Mapping[str, Any]) -> Table:
     table.add_row("calls", f"{report['repeats']} of each runtime, in turn, after warm-up")
     if not report["compiled_here"]:
         table.add_row("note", "compiled on another machine: its choice of runtime was made there")
+    if report["timed_at"] not in (None, report["size"]):
+        side = "x".join(map(str, report["timed_at"]))
+        table.add_row("note", f"its runtime was chosen at {side}")
     return table
 
 
@@ -48,23 +51,31 @@ def _latency(runtimes: Mapping[str, Any]) -> Table:
 
 
 def _costs(runtimes: Mapping[str, Any]) -> Table:
-    columns = ["runtime", "one network call", "cold start", "of it import", "load", "first sample"]
-    table = _table("one call, and a fresh process to its first sample, ms", [*columns, "peak MB"])
+    columns = ["runtime", "network call", "cold start", "of it import", "load", "first sample"]
+    on_device = any(found["peak_device_bytes"] is not None for found in runtimes.values())
+    columns += ["peak MB", "on device"] if on_device else ["peak MB"]
+    table = _table("one call, and a fresh process to its first sample, ms", columns)
     for name, found in runtimes.items():
         cold = found["cold_start_ms"]
         keys = ("total", "import", "load", "first_sample")
         start = ["-"] * len(keys) if cold is None else [_number(cold[key]) for key in keys]
         call = _number(found["denoise_call_ms"]["p50"])
-        table.add_row(name, call, *start, f"{1e-6 * found['peak_bytes']:.0f}")
+        peaks = [found["peak_bytes"], found["peak_device_bytes"]][: 1 + on_device]
+        megabytes = ["-" if peak is None else f"{1e-6 * peak:.0f}" for peak in peaks]
+        table.add_row(name, call, *start, *megabytes)
     return table
 
 
 def _throughput(runtimes: Mapping[str, Any]) -> Table:
-    table = _table("samples per second", ["batch", "samples of each", *runtimes])
+    columns = ["batch", "samples of each", "runtime", "p50", "p95", "p99", "samples/s", "peak MB"]
+    table = _table("batch and samples: sample(), ms, and its throughput", columns)
     lists = [found["throughput"] for found in runtimes.values()]
     for rows in zip(*lists, strict=True):
-        sizes = (str(rows[0]["batch"]), str(rows[0]["num_samples"]))
-        table.add_row(*sizes, *(_number(row["samples_per_s"]) for row in rows))
+        for name, row in zip(runtimes, rows, strict=True):
+            quantiles = [_number(row["latency_ms"][q]) for q in ("p50", "p95", "p99")]
+            peak = f"{1e-6 * row['process_peak_bytes']:.0f}"
+            sizes = (str(row["batch"]), str(row["num_samples"]))
+            table.add_row(*sizes, name, *quantiles, _number(row["samples_per_s"]), peak)
     return table
 
 

@@ -13,12 +13,15 @@ from latino_engine.bench import counting, timer
 from latino_engine.bench.cold_start import cold_start
 from latino_engine.bench.machine import machine_facts, software_versions
 from latino_engine.bench.options import BenchOptions
-from latino_engine.bench.peak_memory import peak_memory
+from latino_engine.bench.peak_memory import Peak, peak_memory
 from latino_engine.bench.peaks import machine_peaks
-from latino_engine.bench.problem import check_memory, make_measurement
+from latino_engine.bench.problem import check_memory, check_plans, make_measurement
 from latino_engine.bench.trace import Recorder, Span
 from latino_engine.engine import Engine, load
-from latino_engine.manifest import read_manifest
+from latino_engine.errors import EngineInvalid
+from latino_engine.manifest import machine, read_manifest
+from latino_engine.priors.folder import parse_spec
+from latino_engine.priors.latent import is_latent
 from latino_engine.run import listening
 from latino_engine.runtimes import installed
 from latino_engine.threads import torch_threads
@@ -102,9 +105,13 @@ def bench_engine(
     """
     folder = Path(path)
     manifest = read_manifest(folder)
+    _check_machine(manifest, folder, options)
+    names = _backends(manifest, options)
+    for name in names:
+        record = manifest["runtimes"].get(name, {})
+        check_plans(record, parse_spec(manifest["prior"]), options.size)
     engines = {
-        name: load(folder, name, device=options.device, threads=options.threads)
-        for name in _backends(manifest, options)
+        name: load(folder, name, device=options.device, threads=options.threads) for name in names
     }
     first = next(iter(engines.values()))
     check_memory(first.chunk_size, options.size)
@@ -115,7 +122,7 @@ def bench_engine(
         timer.time_in_turn(latency, options.repeats, options.warmup, report=count)
     for calls in latency.values():
         calls.forget(options.warmup)
-    further = _throughput(engines, options, latency, count)
+    further = _throughput(engines, options, latency, peak, count)
     runtimes = {}
     for name, calls in latency.items():
         found = {**_figures(calls), "throughput": further[name]}
@@ -141,6 +148,17 @@ class _Counter:
         self.progress(self.done, self.total)
 
 
+def _check_machine(manifest: dict[str, Any], folder: Path, options: BenchOptions) -> None:
+    """Refuse an engine of another machine: its runtime was chosen there, its plans built for it."""
+    there, here = manifest["machine"].get("processor"), machine()["processor"]
+    if there != here and not options.any_machine:
+        raise EngineInvalid(
+            f"engine: expected one that was compiled on this machine ({here}), got "
+            f"{folder.name!r}, compiled on another ({there}); compile it here, or measure it as it "
+            "is with --any-machine"
+        )
+
+
 def _backends(manifest: dict[str, Any], options: BenchOptions) -> list[str]:
     if not options.backends:
         return [manifest["backend"]]
@@ -158,7 +176,7 @@ def _further(options: BenchOptions) -> list[tuple[int, int]]:
 
 
 def _further_repeats(options: BenchOptions) -> int:
-    return min(options.repeats, max(_FEWEST_REPEATS, options.repeats // 4))
+    return min(options.repeats, max(_FEWEST_REPEATS, options.repeats // 2))
 
 
 def _num_calls(options: BenchOptions) -> int:
@@ -173,31 +191,37 @@ def _calls(
 
 
 def _throughput(
-    engines: dict[str, Engine], options: BenchOptions, latency: dict[str, _Calls], count: _Counter
+    engines: dict[str, Engine],
+    options: BenchOptions,
+    latency: dict[str, _Calls],
+    first: Peak,
+    count: _Counter,
 ) -> dict[str, list[dict[str, Any]]]:
-    """Per runtime a row for each batch and num_samples: samples per second, peak memory."""
-    rows = {name: [_row(calls, None)] for name, calls in latency.items()}
+    """Per runtime a row for each batch and num_samples: latency, samples per second, peak memory.
+
+    `first` is the peak of the first combination, which all runtimes share.
+    """
+    rows = {name: [_row(calls, first)] for name, calls in latency.items()}
     for batch, num_samples in _further(options):
         for name, calls in _calls(engines, options, batch, num_samples).items():
             repeats = _further_repeats(options)
             with peak_memory(calls.engine.device) as peak:
                 timer.time_in_turn({name: calls}, repeats, warmup=1, report=count)
             calls.forget(1)
-            rows[name].append(_row(calls, peak.host_bytes))
+            rows[name].append(_row(calls, peak))
     return rows
 
 
-def _row(calls: _Calls, peak_bytes: int | None) -> dict[str, Any]:
+def _row(calls: _Calls, peak: Peak) -> dict[str, Any]:
     times = timer.summary(calls.recorder.lengths("sample"))
     images = calls.batch * calls.num_samples
     return {
         "batch": calls.batch,
         "num_samples": calls.num_samples,
-        "ms": times["p50"],
-        "ms_p20": times["p20"],
-        "ms_p80": times["p80"],
+        "latency_ms": times,
         "samples_per_s": 1e3 * images / times["p50"],
-        "process_peak_bytes": peak_bytes,
+        "process_peak_bytes": peak.host_bytes,
+        "peak_device_bytes": peak.device_bytes,
     }
 
 
@@ -212,26 +236,39 @@ def _figures(calls: _Calls) -> dict[str, Any]:
         "latency_ms": timer.summary(calls.recorder.lengths("sample")),
         "stages_ms": stages,
         "outside_network_percent": 100.0 * timer.quantile(outside, 0.5),
-        "denoise_call_ms": timer.summary(calls.recorder.lengths("denoise")),
+        "denoise_call_ms": timer.summary(_network_calls(calls)),
         "nfe": calls.told[-1].nfe,
     }
+
+
+def _network_calls(calls: _Calls) -> list[float]:
+    """Milliseconds of network calls: of each, or of a call's mean where they are no spans of their
+    own, in a CUDA graph and in a latent prior, whose evaluation is three networks.
+    """
+    spans = calls.recorder.lengths("denoise")
+    if spans and not is_latent(calls.engine.spec):
+        return spans
+    chunks = -(-calls.batch * calls.num_samples // calls.engine.chunk_size(*calls.options.size))
+    return [told.stages_ms["denoise"] / (told.nfe * chunks) for told in calls.told]
 
 
 def _against_peak(
     folder: Path, calls: _Calls, found: dict[str, Any], peaks: dict[str, float]
 ) -> dict[str, dict[str, float] | None]:
-    """One denoiser call and one data step beside the machine's rates."""
+    """One denoiser call and one data step beside the machine's rates; None is not counted."""
     engine, pairs = calls.engine, calls.batch * calls.num_samples
     height, width = calls.options.size
     together = min(pairs, engine.chunk_size(height, width))
     multiple = engine.spec.size_multiple
     sides = (side + -side % multiple for side in (height, width))
-    graph = counting.count_graph(folder / "denoiser.onnx", together, *sides)
+    graph = None  # of a latent prior, three of them at two sizes
+    if not is_latent(engine.spec):
+        graph = counting.count_graph(folder / "denoiser.onnx", together, *sides)
     shape = (calls.batch, engine.spec.channels, height, width)
     step = counting.count_prox(calls.op, shape)
     prox_ms = _prox_ms(calls, shape)
     return {
-        "denoise": _rates(graph, found["denoise_call_ms"]["p50"], peaks),
+        "denoise": None if graph is None else _rates(graph, found["denoise_call_ms"]["p50"], peaks),
         "prox": None if step is None else _rates(step, prox_ms, peaks),
     }
 
@@ -295,6 +332,7 @@ def _report(
         **next(iter(runtimes.values())),
         "runtimes": runtimes,
         "peaks": peaks,
+        "timed_at": manifest["image_size"],
         "compiled_here": manifest["machine"].get("processor") == here.get("processor"),
         "machine": here,
         "versions": software_versions(),

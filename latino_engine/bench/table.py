@@ -106,12 +106,12 @@ def rows_of(report: Mapping[str, Any]) -> list[dict[str, Any]]:
         }
         for metric, unit, figures in _figures(found):
             rows.append({**about, "shape": shape, "metric": metric, "unit": unit, **figures})
-        for row in found["throughput"]:
-            at = f"{row['batch']}x{row['num_samples']}x{height}x{width}"
-            figures = {"value": row["samples_per_s"]}
-            rows.append(
-                {**about, "shape": at, "metric": "throughput", "unit": "samples/s", **figures}
-            )
+        for number, row in enumerate(found["throughput"]):
+            at = {"shape": f"{row['batch']}x{row['num_samples']}x{height}x{width}"}
+            value = {"metric": "throughput", "unit": "samples/s", "value": row["samples_per_s"]}
+            rows.append({**about, **at, **value})
+            for metric, unit, figures in _latency(row["latency_ms"]) if number else ():
+                rows.append({**about, **at, "metric": metric, "unit": unit, **figures})
     peaks = {"suite": "machine", "name": "peak", "provider": "torch", "threads": report["threads"]}
     for metric, value in report["peaks"].items():
         unit = "GFLOP/s" if metric == "matrix_gflops" else "GB/s"
@@ -120,19 +120,16 @@ def rows_of(report: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _figures(found: Mapping[str, Any]) -> list[tuple[str, str, dict[str, Any]]]:
-    def times(summary: Mapping[str, float]) -> dict[str, float]:
-        return {"value": summary["p50"], "p20": summary["p20"], "p80": summary["p80"]}
-
-    latency = found["latency_ms"]
     figures: list[tuple[str, str, dict[str, Any]]] = [
-        ("latency", "ms", times(latency)),
-        ("latency_p95", "ms", {"value": latency["p95"]}),
-        ("latency_p99", "ms", {"value": latency["p99"]}),
-        ("denoise_call", "ms", times(found["denoise_call_ms"])),
+        *_latency(found["latency_ms"]),
+        ("denoise_call", "ms", _times(found["denoise_call_ms"])),
         ("outside_network", "%", {"value": found["outside_network_percent"]}),
         ("peak_memory", "bytes", {"value": found["peak_bytes"]}),
     ]
     figures += [(f"stage_{k}", "ms", {"value": v}) for k, v in found["stages_ms"].items()]
+    if found["peak_device_bytes"] is not None:
+        peak = {"value": found["peak_device_bytes"]}
+        figures.append(("peak_device_memory", "bytes", peak))
     if found["cold_start_ms"] is not None:
         figures.append(("cold_start", "ms", {"value": found["cold_start_ms"]["total"]}))
     for part, rates in found["against_peak"].items():
@@ -142,6 +139,18 @@ def _figures(found: Mapping[str, Any]) -> list[tuple[str, str, dict[str, Any]]]:
             share = {"value": rates["percent_of_copy_bandwidth"]}
             figures.append((f"{part}_of_copy_bandwidth", "%", share))
     return figures
+
+
+def _latency(summary: Mapping[str, float]) -> list[tuple[str, str, dict[str, Any]]]:
+    return [
+        ("latency", "ms", _times(summary)),
+        ("latency_p95", "ms", {"value": summary["p95"]}),
+        ("latency_p99", "ms", {"value": summary["p99"]}),
+    ]
+
+
+def _times(summary: Mapping[str, float]) -> dict[str, float]:
+    return {"value": summary["p50"], "p20": summary["p20"], "p80": summary["p80"]}
 
 
 def _plain(value: Any) -> Any:
