@@ -22,8 +22,10 @@ from latino_engine.cli_options import (
     Backend,
     EnginePath,
     Json,
+    Rebuild,
     Seed,
     Threads,
+    TorchCompile,
 )
 from latino_engine.errors import UserError
 from latino_engine.version import __version__
@@ -138,6 +140,8 @@ def sample(
     ] = None,
     backend: Backend = None,
     threads: Threads = None,
+    rebuild: Rebuild = False,
+    torch_compile: TorchCompile = False,
     as_json: Json = False,
 ) -> None:
     """Draw samples of p(x | y) for one measurement; write them, their mean and std, and one
@@ -146,7 +150,9 @@ def sample(
     from latino_engine.engine import load
     from latino_engine.restoration import restore
 
-    loaded = load(engine, backend=backend, threads=threads)
+    loaded = load(
+        engine, backend=backend, threads=threads, rebuild=rebuild, torch_compile=torch_compile
+    )
     report = restore(
         loaded,
         image,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 
 import typer
 
-from latino_engine.cli_options import EnginePath, Json, Seed, Threads
+from latino_engine.cli_options import EnginePath, Json, Rebuild, Seed, Threads, TorchCompile
 
 if TYPE_CHECKING:
     from latino_engine.bench.runner import Measured
@@ -51,6 +51,8 @@ def bench(
     csv: Annotated[Path | None, typer.Option(help="Add the figures to this table.")] = None,
     trace: Annotated[Path | None, typer.Option(help="Chrome trace of the timed calls.")] = None,
     plot: Annotated[Path | None, typer.Option(help="PNG: latency, stages, roofline.")] = None,
+    rebuild: Rebuild = False,
+    torch_compile: TorchCompile = False,
     as_json: Json = False,
 ) -> None:
     """Measure an engine here: latency, throughput, cold start, stages, memory, share of the peak.
@@ -79,6 +81,8 @@ def bench(
         threads=threads,
         cold=cold,
         any_machine=any_machine,
+        rebuild=rebuild,
+        torch_compile=torch_compile,
     )
     with ExitStack() as stack:  # an output that cannot be written is refused before any work
         files = _open(stack, csv=csv, trace=trace, plot=plot)

@@ -18,3 +18,10 @@ Threads = Annotated[
     int | None, typer.Option(help="Threads of network and data step; all by default.")
 ]
 Seed = Annotated[int, typer.Option(help="0 <= seed < 2^64; the same seed gives the same samples.")]
+Rebuild = Annotated[
+    bool,
+    typer.Option("--rebuild", help="Build TensorRT plans again that do not fit this machine."),
+]
+TorchCompile = Annotated[
+    bool, typer.Option("--torch-compile", help="With the backend torch: through torch.compile.")
+]

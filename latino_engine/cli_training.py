@@ -15,6 +15,7 @@ from latino_engine.cli_options import (
     Backend,
     EnginePath,
     Json,
+    Rebuild,
     Seed,
     Threads,
 )
@@ -236,6 +237,7 @@ def evaluate(
     seed: Seed = 0,
     backend: Backend = None,
     threads: Threads = None,
+    rebuild: Rebuild = False,
     as_json: Json = False,
 ) -> None:
     """Score an engine on true images: PSNR, SSIM, CRPS, energy score, coverage, calibration."""
@@ -256,7 +258,7 @@ def evaluate(
         unfold=unfold,
         seed=seed,
     )
-    loaded = load(engine, backend=backend, threads=threads)
+    loaded = load(engine, backend=backend, threads=threads, rebuild=rebuild)
     with progress_bar("evaluating") as update:
         report = evaluation.evaluate(loaded, options, out, progress=update)
     print(json.dumps(report, indent=1) if as_json else evaluation.markdown(report), end="")

@@ -15,9 +15,10 @@ import torch
 from latino_engine.accuracy import BOUNDS, check_accuracy, probe_sigmas, relative_errors
 from latino_engine.adapters import Adapter, load_adapter
 from latino_engine.atomic import atomic_folder
+from latino_engine.call_checks import check_threads
 from latino_engine.compilation_gpu import build_for_gpus
 from latino_engine.compilation_latent import compile_latent
-from latino_engine.engine import Engine, check_threads, load
+from latino_engine.engine import Engine, load
 from latino_engine.errors import (
     AccuracyError,
     BackendNotAvailable,

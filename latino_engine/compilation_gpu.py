@@ -10,15 +10,18 @@ from typing import Any
 from latino_engine.accuracy import BOUNDS, check_accuracy, probe_sigmas, relative_errors
 from latino_engine.atomic import atomic_folder
 from latino_engine.audit import exact_graph, probe_sides, typed_errors
-from latino_engine.manifest import ENGINE_FILES, read_manifest, write_manifest
+from latino_engine.errors import UserError
+from latino_engine.manifest import ENGINE_FILES, damaged_plans, read_manifest, write_manifest
 from latino_engine.priors.folder import load_prior
 from latino_engine.priors.prior import Prior
 from latino_engine.runtimes import runtime_module
-from latino_engine.runtimes.tensorrt import inspected_types, open_plan, plan_name
+from latino_engine.runtimes.tensorrt import fitting_plan, inspected_types, open_plan, plan_name
 from latino_engine.runtimes.tensorrt_build import BuildOptions, build_plan, make_profiles
 from latino_engine.runtimes.tensorrt_package import (
+    Gpu,
     load_package,
     local_gpu,
+    package_version,
     resolve_architectures,
 )
 from latino_engine.typed_graph import to_typed
@@ -78,6 +81,8 @@ def build_for_gpus(
 def rebuild_plans(folder: str | Path, architectures: Sequence[str] | None = None) -> dict[str, Any]:
     """Build plans into an engine that exists, in its precision; plans for other GPUs stay.
 
+    Plans that are damaged or missing are built again along.
+
     Args:
         folder: the engine's; replaced at the very end.
         architectures: such as ["sm_89"], by default the GPU of this machine.
@@ -90,13 +95,14 @@ def rebuild_plans(folder: str | Path, architectures: Sequence[str] | None = None
             or what `build_for_gpus` raises.
     """
     folder = Path(folder)
-    manifest = read_manifest(folder)
+    manifest = read_manifest(folder, plans=False)
     runtime_module("tensorrt")
-    packages = resolve_architectures(architectures, local_gpu())
+    damaged = damaged_plans(folder, manifest)
+    packages = resolve_architectures(_asked(architectures, manifest, damaged), local_gpu())
     prior, size = load_prior(folder), manifest["image_size"]
     sigmas = _gate_sigmas(manifest, prior)
     with atomic_folder(folder, ours=ENGINE_FILES) as partial:
-        for name in manifest["files"]:
+        for name in set(manifest["files"]) - set(damaged):
             shutil.copyfile(folder / name, partial / name)
         record = build_for_gpus(
             prior,
@@ -116,6 +122,51 @@ def rebuild_plans(folder: str | Path, architectures: Sequence[str] | None = None
         kept = {key: value for key, value in manifest.items() if key not in _OWN_FIELDS}
         write_manifest(partial, kept)
     return read_manifest(folder)
+
+
+def rebuild_unfit_plans(folder: str | Path, backend: str | None) -> None:
+    """Build again what `load` would refuse: damaged or missing plans, and the one for this
+    machine's GPU where the engine has none that TensorRT can load here.
+
+    Raises:
+        ValueError: as `rebuild_plans`.
+    """
+    folder = Path(folder)
+    manifest = read_manifest(folder, plans=False)
+    damaged = damaged_plans(folder, manifest)
+    chosen = manifest["backend"] if backend in (None, "auto") else backend
+    gpu = local_gpu() if chosen == "tensorrt" else None
+    if gpu is not None and not _has_plan_for(gpu, folder, manifest):
+        rebuild_plans(folder, [gpu.architecture])
+    elif damaged:
+        rebuild_plans(folder, _architectures(manifest, damaged))
+
+
+def _has_plan_for(gpu: Gpu, folder: Path, manifest: dict[str, Any]) -> bool:
+    plans = manifest["runtimes"].get("tensorrt", {}).get("plans", {})
+    try:
+        name = fitting_plan(plans, manifest["precision"], gpu, package_version, folder)
+        open_plan(folder / name, plans[name])
+    except (OSError, UserError):
+        return False
+    return name not in damaged_plans(folder, manifest)
+
+
+def _asked(
+    architectures: Sequence[str] | None, manifest: dict[str, Any], damaged: Sequence[str]
+) -> Sequence[str] | None:
+    """The architectures that were named, or the GPU here, and those of the damaged plans."""
+    again = _architectures(manifest, damaged)
+    gpu = local_gpu()
+    if not again or isinstance(architectures, str):
+        return architectures
+    here = [] if gpu is None else [gpu.architecture]
+    return [*(here if architectures is None else architectures), *again]
+
+
+def _architectures(manifest: dict[str, Any], names: Sequence[str]) -> list[str]:
+    plans = manifest["runtimes"]["tensorrt"]["plans"] if names else {}
+    return [plans[name]["architecture"] for name in names]
 
 
 def _gate_sigmas(manifest: dict[str, Any], prior: Prior) -> list[float]:
@@ -144,6 +195,6 @@ def _measure_here(
     runtime = open_plan(folder / name, facts)
     trt = load_package(facts["package"])
     facts["inspected_types"] = inspected_types(runtime.engine, trt.LayerInformationFormat.JSON)
-    record["gpu"] = {"name": gpu.name, "architecture": gpu.architecture, "driver": gpu.driver}
+    facts["gpu"] = {"name": gpu.name, "architecture": gpu.architecture, "driver": gpu.driver}
     record["measured_on"] = gpu.name
     record["error_by_sigma"] = relative_errors(runtime, prior, sigmas, *probe_sides(prior))

@@ -13,8 +13,15 @@ import torch
 from torch import Tensor
 
 from latino_engine import ops
-from latino_engine.adapters import LearnedSchedule, parse_schedule
-from latino_engine.errors import EngineInvalid, UserError, invalid, invalid_type, whole_number
+from latino_engine.adapters import parse_schedule
+from latino_engine.call_checks import (
+    check_counts,
+    check_image_ids,
+    check_learned,
+    check_load,
+    check_served,
+)
+from latino_engine.errors import UserError, invalid, whole_number
 from latino_engine.manifest import read_manifest
 from latino_engine.measurement import Init, Measurement, Problem, make_problem
 from latino_engine.memory import available_bytes, bytes_per_image
@@ -28,6 +35,7 @@ from latino_engine.run import Run, StageClock
 from latino_engine.runtimes import DenoiserRuntime, runtime_module
 from latino_engine.runtimes.cuda_driver import CudaDriver, Driver
 from latino_engine.runtimes.cuda_graph import Worker, WorkerPool
+from latino_engine.runtimes.torch import TorchDenoiser
 from latino_engine.schedule import (
     INPAINTING_R,
     Scalar,
@@ -168,7 +176,7 @@ class Engine:
             ValueError, TypeError: an argument that cannot be used, in one sentence.
         """
         start = time.perf_counter()
-        num_samples = _check_counts(num_samples, keep_samples)
+        num_samples = check_counts(num_samples, keep_samples)
         seed = ops.check_seed(seed)
         multiple, clock = self.spec.size_multiple, StageClock(self.driver)
         tiles = make_tiles(tile, overlap, multiple, int(self.manifest["max_batch"]))
@@ -243,7 +251,7 @@ class Engine:
         steps = None if steps is None else whole_number("steps", steps)
         unfold = None if unfold is None else whole_number("unfold", unfold)
         if sampler == "auto" and self.schedule is not None:
-            _check_learned(self.schedule, steps, unfold)
+            check_learned(self.schedule, steps, unfold)
             return self.schedule.builder(op)
         if sampler == "ud2m":
             sigmas = few_step_sigmas(3 if steps is None else steps, self.spec.sigma_table)
@@ -318,74 +326,53 @@ def load(
     backend: str | None = None,
     device: str | None = None,
     threads: int | None = None,
+    rebuild: bool = False,
+    torch_compile: bool = False,
 ) -> Engine:
     """Open an engine folder, checking every file of it.
 
     Args:
         path: the folder that `compile` wrote; it may have been moved.
-        backend: "onnxruntime" or "torch"; None or "auto" takes the one that was chosen at
-            compilation.
+        backend: "onnxruntime", "torch" or "tensorrt"; None or "auto" takes the one that was chosen
+            at compilation.
         device: "cpu" (default) or "cuda".
         threads: of the network and the data step; None leaves it to the libraries.
+        rebuild: build TensorRT plans again that do not fit: damaged or missing ones, and the one
+            for this machine's GPU where there is none or one of another TensorRT.
+        torch_compile: for the backend "torch": run the network through torch.compile, which takes
+            a minute or more for every new kind of shape.
 
     Raises:
         ValueError: a damaged, incomplete or newer engine, an unknown or missing backend, a missing
             GPU.
     """
     folder = Path(path)
+    check_load(device, threads, rebuild, torch_compile)
+    if rebuild:
+        from latino_engine.compilation_gpu import rebuild_unfit_plans
+
+        rebuild_unfit_plans(folder, backend)
     manifest = read_manifest(folder)
-    check_threads(threads)
-    if device not in (None, "cpu", "cuda"):
-        raise invalid("device", "None, 'cpu' or 'cuda'", repr(device), "choose one of these")
     chosen = manifest["backend"] if backend in (None, "auto") else backend
     assert isinstance(chosen, str)
     module = runtime_module(chosen)
-    if chosen not in manifest["runtimes"] or "relative_error" not in manifest["runtimes"][chosen]:
-        reason = manifest["runtimes"].get(chosen, {}).get("refused", "it was not compiled for it")
-        raise EngineInvalid(
-            f"backend: expected one that the engine {folder.name!r} serves, got {chosen!r}; "
-            f"{reason}"
-        )
-    if is_latent(parse_spec(manifest["prior"])):
+    latent = is_latent(parse_spec(manifest["prior"]))
+    check_served(folder, manifest, chosen)
+    if torch_compile and (latent or chosen != "torch"):
+        what = "a latent prior" if latent else f"the backend {chosen!r}"
+        remedy = "leave it out" if latent else "leave it out, or load with backend='torch'"
+        raise invalid("torch_compile", f"False for {what}", True, remedy)
+    if latent:
         from latino_engine.latent_engine import open_latent_engine
 
         return open_latent_engine(folder, manifest, chosen, device, threads)
     runtime = module.open_runtime(folder, manifest["precision"], device, threads)
+    if isinstance(runtime, TorchDenoiser) and torch_compile:
+        runtime = runtime.compiled()
     driver = CudaDriver() if runtime.device == "cuda" else None
     engine = Engine(folder, manifest, chosen, runtime, threads, driver)
     engine.warm_up()
     return engine
-
-
-def check_threads(threads: int | None) -> None:
-    """Raise the sentence for a thread count that is none."""
-    if threads is not None and whole_number("threads", threads) < 1:
-        raise invalid("threads", "at least 1", threads, "leave it out to use all cores")
-
-
-def _check_learned(schedule: LearnedSchedule, steps: int | None, unfold: int | None) -> None:
-    learned = {"steps": len(schedule.sigmas), "unfold": schedule.unfold}
-    for name, value in (("steps", steps), ("unfold", unfold)):
-        if value not in (None, learned[name]):
-            expected = f"None or {learned[name]}, as the adapter was trained"
-            raise invalid(name, expected, value, "leave it out, or use sampler='ud2m'")
-
-
-def _check_counts(num_samples: int, keep_samples: bool) -> int:
-    num_samples = whole_number("num_samples", num_samples)
-    if num_samples < 1:
-        raise invalid("num_samples", "at least 1", num_samples, "ask for one sample or more")
-    if not isinstance(keep_samples, bool):
-        got = type(keep_samples).__name__
-        raise invalid_type("keep_samples", "True or False", got, "give a boolean")
-    return num_samples
-
-
-def check_image_ids(image_ids: Sequence[int] | Tensor | None, batch: int) -> Tensor:
-    """The identities of B images, 0 .. B - 1 where none are given: (B,) int64."""
-    if image_ids is None:
-        return torch.arange(batch)
-    return ops.check_ids("image_ids", image_ids, batch, ops.MAX_IMAGE_ID)
 
 
 @contextmanager

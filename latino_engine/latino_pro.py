@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from latino_engine import ops
-from latino_engine.engine import check_image_ids
+from latino_engine.call_checks import check_image_ids
 from latino_engine.latent_engine import LatentEngine
 from latino_engine.latent_run import decode, encode, latent_data_step, z0_hat
 from latino_engine.measurement import Init, Measurement, Problem, make_problem

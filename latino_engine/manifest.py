@@ -28,6 +28,7 @@ ENGINE_FILES = (
     "prompt.safetensors",
 )
 
+_PLAN = ".plan"  # denoiser.<runtime>.<architecture>.<precision>.plan
 _REMEDY = "compile the engine again (latino-engine compile)"
 
 
@@ -42,8 +43,12 @@ def write_manifest(folder: Path, fields: dict[str, Any]) -> None:
     (folder / MANIFEST).write_bytes(_serialised(body | {"sha256": _digest(body)}))
 
 
-def read_manifest(folder: Path) -> dict[str, Any]:
+def read_manifest(folder: Path, plans: bool = True) -> dict[str, Any]:
     """Read engine.json and check it, and every file it names, byte for byte.
+
+    Args:
+        folder: the engine's.
+        plans: False leaves out the plans, which can be built again.
 
     Raises:
         EngineInvalid: not an engine, another format version, a missing or damaged file.
@@ -70,8 +75,32 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             f"{MANIFEST}: expected the manifest as it was written, got an edited or damaged one in "
             f"{folder.name!r}; {_REMEDY}"
         )
-    _check_files(folder, fields["files"])
+    names = fields["files"] if plans else (n for n in fields["files"] if not is_plan(n))
+    for name in names:
+        _check_file(folder, name, fields["files"][name])
     return cast(dict[str, Any], fields)
+
+
+def is_plan(name: str) -> bool:
+    """Whether a file of an engine was built for one GPU."""
+    return name.endswith(_PLAN)
+
+
+def damaged_plans(folder: Path, manifest: dict[str, Any]) -> list[str]:
+    """Names of the plans that are missing, or not as they were written."""
+    found = []
+    for name in filter(is_plan, manifest["files"]):
+        try:
+            _check_file(folder, name, manifest["files"][name])
+        except EngineInvalid:
+            found.append(name)
+    return found
+
+
+def rebuild_remedy(folder: Path, architecture: str) -> str:
+    """Which command builds a plan that does not fit."""
+    command = f"latino-engine rebuild {folder} --gpu {architecture}"
+    return f"build it by: {command}, or load the engine with --rebuild (rebuild=True in Python)"
 
 
 def machine() -> dict[str, Any]:
@@ -111,18 +140,18 @@ def _read_bytes(folder: Path) -> bytes:
         ) from error
 
 
-def _check_files(folder: Path, files: dict[str, dict[str, Any]]) -> None:
-    for name, facts in files.items():
-        path = folder / name
-        if Path(name).name != name or not path.is_file():
-            raise EngineInvalid(
-                f"{name}: expected a file of the engine {folder.name!r}, got none; {_REMEDY}"
-            )
-        if path.stat().st_size != facts["bytes"] or file_sha256(path) != facts["sha256"]:
-            raise EngineInvalid(
-                f"{name}: expected the contents that {MANIFEST} records, got other ones in "
-                f"{folder.name!r}; copy the engine again from its source, or {_REMEDY}"
-            )
+def _check_file(folder: Path, name: str, facts: dict[str, Any]) -> None:
+    path = folder / name
+    again = rebuild_remedy(folder, name.split(".")[2]) if is_plan(name) else _REMEDY
+    if Path(name).name != name or not path.is_file():
+        raise EngineInvalid(
+            f"{name}: expected a file of the engine {folder.name!r}, got none; {again}"
+        )
+    if path.stat().st_size != facts["bytes"] or file_sha256(path) != facts["sha256"]:
+        raise EngineInvalid(
+            f"{name}: expected the contents that {MANIFEST} records, got other ones in "
+            f"{folder.name!r}; copy the engine again from its source, or {again}"
+        )
 
 
 def _digest(fields: dict[str, Any]) -> str:

@@ -50,6 +50,9 @@ class _Machine:
             for driver in (self.driver(), None)
         ]
 
+    def torch_compiled(self, prior, precision):
+        return self.torch(prior, precision).compiled()
+
     def torch(self, prior, precision):
         network = to_precision(prior.denoiser, precision).to(self.device)
         return TorchDenoiser(network.to(memory_format=torch.channels_last), self.device)
@@ -70,6 +73,9 @@ class StandIn(_Machine):
         engine = tensorrt_stand_in.Engine(_rounded_graph(precision))
         profiles = make_profiles(None, MAX_BATCH, prior.spec.size_multiple)
         return TensorRTDenoiser(engine, profiles, "cpu", current_stream=lambda: 7)
+
+    def torch_compiled(self, prior, precision):
+        pytest.skip("the stand-in sees operations of torch, not what was compiled of them")
 
     def in_use(self):
         """Bytes of all tensors."""

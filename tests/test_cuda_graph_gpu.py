@@ -17,7 +17,8 @@ from latino_engine.runtimes.cuda_graph import NUM_WORKERS
 #: Relative: a replay against the eager call. In 16 bits the last digit of an input may turn the
 #: rounding of a layer, which is what the bound of the precision allows for.
 REPLAY = {**BOUNDS, "fp32": OTHER_RUNTIME}
-RUNTIMES = [(backend, name) for backend in ("torch", "tensorrt") for name in BOUNDS]
+BACKENDS = ("torch", "torch_compiled", "tensorrt")
+RUNTIMES = [(backend, name) for backend in BACKENDS for name in BOUNDS]
 STEPS = {"num_samples": 2, "sampler": "ud2m", "steps": 2, "unfold": 2}
 
 

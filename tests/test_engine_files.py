@@ -194,7 +194,7 @@ def test_an_engine_without_plans_says_so(original, monkeypatch):
     monkeypatch.setattr(runtimes, "_present", lambda package: True)
     assert refusal(original, backend="tensorrt") == (
         "backend: expected one that the engine 'tiny.engine' serves, got 'tensorrt'; it was not "
-        "compiled for it"
+        f"compiled for it; build it by: latino-engine rebuild {original}, or load it with --rebuild"
     )
 
 

@@ -10,11 +10,13 @@ import torch
 from tiny import tiny_prior
 
 import latino_engine as le
-from latino_engine import audit, cli, manifest
+from latino_engine import audit, cli, compilation_gpu, manifest
 from latino_engine.accuracy import BOUNDS
 from latino_engine.errors import BackendNotAvailable, EngineInvalid
-from latino_engine.runtimes import tensorrt_build
+from latino_engine.image_io import write_image
+from latino_engine.runtimes import tensorrt, tensorrt_build
 from latino_engine.runtimes.tensorrt_build import BuildOptions, build_plan, make_profiles, plan_key
+from latino_engine.runtimes.tensorrt_package import Gpu
 from latino_engine.typed_graph import to_typed
 
 trt = pytest.importorskip(
@@ -206,16 +208,165 @@ def test_the_manifest_of_plans(compiled):
         assert record["measured_on"].startswith("typed graph by onnxruntime on the CPU")
 
 
-def test_a_missing_or_damaged_plan_is_refused(folder):
-    plan = folder / "denoiser.tensorrt.sm_89.fp16.plan"
-    data = bytearray(plan.read_bytes())
+PLAN = "denoiser.tensorrt.sm_89.fp16.plan"
+
+
+def damage(path):
+    data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
-    plan.write_bytes(data)
-    with pytest.raises(EngineInvalid, match="expected the contents that "):
+    path.write_bytes(data)
+
+
+def test_a_missing_or_damaged_plan_is_refused(folder):
+    remedy = (
+        f"build it by: latino-engine rebuild {folder} --gpu sm_89, or load the engine with "
+        "--rebuild (rebuild=True in Python)"
+    )
+    damage(folder / PLAN)
+    with pytest.raises(EngineInvalid) as caught:
         le.load(folder)
-    plan.unlink()
-    with pytest.raises(EngineInvalid, match=r"sm_89.fp16.plan: expected a file of the engine"):
+    assert str(caught.value) == (
+        f"{PLAN}: expected the contents that engine.json records, got other ones in "
+        f"'tiny.engine'; copy the engine again from its source, or {remedy}"
+    )
+    (folder / PLAN).unlink()
+    with pytest.raises(EngineInvalid) as caught:
         le.load(folder)
+    assert str(caught.value) == (
+        f"{PLAN}: expected a file of the engine 'tiny.engine', got none; {remedy}"
+    )
+
+
+@pytest.mark.parametrize("spoil", [damage, lambda path: path.unlink()], ids=["damaged", "missing"])
+def test_the_flag_builds_a_plan_again(folder, tmp_path, capsys, spoil):
+    """Here without a GPU: the plan is whole again, and another runtime samples."""
+    before = manifest.read_manifest(folder)
+    spoil(folder / PLAN)
+    write_image(tmp_path / "y.png", torch.rand(1, 3, 16, 16))
+    sample = ["sample", str(folder), str(tmp_path / "y.png"), "--operator", "denoise", "--steps"]
+    sample += ["1", "--num-samples", "1", "--backend", "torch", "-o", str(tmp_path / "out")]
+    assert cli.run(sample) == 2
+    assert "or load the engine with --rebuild" in capsys.readouterr().err
+    assert cli.run([*sample, "--rebuild"]) == 0
+    assert manifest.read_manifest(folder)["files"] == before["files"]
+    spoil(folder / PLAN)
+    assert cli.run(["rebuild", str(folder), "--gpu", "sm_120"]) == 0  # builds it along
+    assert manifest.read_manifest(folder)["files"] == before["files"]
+
+
+def test_other_damage_is_not_rebuilt(folder):
+    damage(folder / "model.safetensors")
+    damage(folder / PLAN)
+    with pytest.raises(EngineInvalid, match=r"^model.safetensors: expected the contents that"):
+        le.load(folder, rebuild=True)
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """A machine with a GPU, as far as loading a plan goes: it opens, and computes by torch."""
+
+    class Opened:
+        device, engine = "cpu", None
+        __call__ = staticmethod(lambda x, sigma: tiny_prior().denoiser(x, sigma))
+
+    here = Gpu("sm_80", "A GPU", "13.0")
+    opened = []
+
+    def open_plan(path, facts):
+        if path.read_bytes()[:1] == b"!":
+            raise EngineInvalid("refused by TensorRT")
+        opened.append(path.name)
+        return Opened()
+
+    for module in (compilation_gpu, tensorrt):
+        monkeypatch.setattr(module, "local_gpu", lambda: here)
+        monkeypatch.setattr(module, "open_plan", open_plan)
+    monkeypatch.setattr(compilation_gpu, "inspected_types", lambda engine, form: {"Half": 3})
+    return opened
+
+
+def test_loading_builds_the_plan_of_this_gpu(folder, gpu, monkeypatch):
+    with pytest.raises(EngineInvalid) as caught:
+        le.load(folder)
+    assert str(caught.value) == (
+        "backend: expected a TensorRT plan for this machine's GPU (sm_80), got plans for sm_120, "
+        f"sm_89 in the engine 'tiny.engine'; build it by: latino-engine rebuild {folder} --gpu "
+        "sm_80, or load the engine with --rebuild (rebuild=True in Python)"
+    )
+    engine = le.load(folder, rebuild=True)
+    name = "denoiser.tensorrt.sm_80.fp16.plan"
+    record = engine.manifest["runtimes"]["tensorrt"]
+    assert gpu[-1] == name and len(record["plans"]) == 3
+    assert record["measured_on"] == "A GPU"
+    facts = record["plans"][name]
+    assert facts["gpu"] == {"name": "A GPU", "architecture": "sm_80", "driver": "13.0"}
+    assert facts["inspected_types"] == {"Half": 3}
+    post = engine.sample(torch.rand(1, 3, 16, 16), le.Denoising(0.1), num_samples=1, steps=1)
+    assert torch.isfinite(post.mean).all()
+    with monkeypatch.context() as patch:  # now it fits, and nothing is built
+        patch.setattr(compilation_gpu, "build_for_gpus", lambda *a: pytest.fail("built again"))
+        le.load(folder, rebuild=True)
+        le.load(folder, backend="torch", rebuild=True)
+    fields = manifest.read_manifest(folder)
+    fields["runtimes"]["tensorrt"]["plans"][name]["version"] = "0.9"  # of an older TensorRT
+    rewrite(folder, fields)
+    with pytest.raises(BackendNotAvailable, match=r"expected the package tensorrt_rtx 0\.9, with"):
+        le.load(folder)
+    again = le.load(folder, rebuild=True).manifest["runtimes"]["tensorrt"]["plans"][name]
+    assert again["version"] == trt.__version__
+    (folder / name).write_bytes(b"!" + (folder / name).read_bytes()[1:])
+    rewrite(folder, manifest.read_manifest(folder, plans=False))  # a plan that TensorRT refuses
+    with pytest.raises(EngineInvalid, match="refused by TensorRT"):
+        le.load(folder)
+    le.load(folder, rebuild=True)
+
+
+def rewrite(folder, fields):
+    (folder / "engine.json").unlink()
+    kept = {key: fields[key] for key in fields if key not in ("files", "format_version")}
+    manifest.write_manifest(folder, kept)
+
+
+def test_an_engine_of_other_runtimes_gets_its_plan(folder, gpu):
+    fields = manifest.read_manifest(folder)
+    for name in fields["runtimes"].pop("tensorrt")["plans"]:
+        (folder / name).unlink()
+    rewrite(folder, {**fields, "backend": "torch", "gpu_architectures": []})
+    with pytest.raises(EngineInvalid) as caught:
+        le.load(folder, backend="tensorrt")
+    assert str(caught.value) == (
+        "backend: expected one that the engine 'tiny.engine' serves, got 'tensorrt'; it was not "
+        f"compiled for it; build it by: latino-engine rebuild {folder}, or load it with --rebuild"
+    )
+    engine = le.load(folder, backend="tensorrt", rebuild=True)
+    assert engine.backend == "tensorrt" and gpu[-1] == "denoiser.tensorrt.sm_80.fp16.plan"
+    assert engine.manifest["gpu_architectures"] == ["sm_80"]
+    assert le.load(folder).backend == "torch"
+
+
+def test_load_compiles_the_torch_runtime_where_it_is_asked(compiled, capsys):
+    for asked in (True, False):
+        runtime = le.load(compiled, backend="torch", torch_compile=asked).runtime
+        assert (type(runtime._denoiser).__name__ == "_Compiled") is asked
+    with pytest.raises(ValueError) as caught:
+        le.load(compiled, torch_compile=True)
+    text = (
+        "torch_compile: expected False for the backend 'tensorrt', got True; leave it out, or "
+        "load with backend='torch'"
+    )
+    assert str(caught.value) == text
+    for command in ("bench", "sample"):
+        arguments = [command, str(compiled), "--torch-compile"]
+        if command == "sample":
+            arguments += ["y.png", "--operator", "denoise", "-o", "out"]
+        assert cli.run(arguments) == 2 and capsys.readouterr().err == f"error: {text}\n"
+
+
+@pytest.mark.parametrize("name", ["rebuild", "torch_compile"])
+def test_switches_of_load_are_booleans(compiled, name):
+    with pytest.raises(TypeError) as caught:
+        le.load(compiled, **{name: "yes"})
+    assert str(caught.value) == f"{name}: expected True or False, got str; give a boolean"
 
 
 def test_rebuild_adds_plans_and_keeps_the_rest(folder, capsys):

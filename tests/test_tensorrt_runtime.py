@@ -228,7 +228,8 @@ def test_a_plan_for_another_gpu(tmp_path, plans, built):
     assert str(caught.value) == (
         "backend: expected a TensorRT plan for this machine's GPU (sm_86), got plans for "
         f"{built} in the engine 'a.engine'; build it by: latino-engine rebuild "
-        f"{tmp_path / 'a.engine'} --gpu sm_86"
+        f"{tmp_path / 'a.engine'} --gpu sm_86, or load the engine with --rebuild (rebuild=True in "
+        "Python)"
     )
 
 
@@ -240,7 +241,8 @@ def test_a_plan_of_another_version(tmp_path, version, got):
         "backend: expected the package tensorrt_rtx 1.7.1, with which the plan "
         f"denoiser.tensorrt.sm_89.fp16.plan was built, got {got}; pip install "
         "tensorrt-rtx==1.7.1, or build it by: latino-engine rebuild "
-        f"{tmp_path / 'a.engine'} --gpu sm_89"
+        f"{tmp_path / 'a.engine'} --gpu sm_89, or load the engine with --rebuild (rebuild=True in "
+        "Python)"
     )
 
 
@@ -283,8 +285,13 @@ def test_opening_on_a_machine_with_the_gpu(folder, engine, monkeypatch):
     runtime = tensorrt.open_runtime(folder, "fp16", None, None)
     assert runtime.device == "cuda" and package.plans == [b"plan"]
     package.engine = None
-    with pytest.raises(EngineInvalid, match="expected a plan that tensorrt_rtx can load here"):
+    with pytest.raises(EngineInvalid) as caught:
         tensorrt.open_runtime(folder, "fp16", None, None)
+    assert str(caught.value) == (
+        "denoiser.tensorrt.sm_89.fp16.plan: expected a plan that tensorrt_rtx can load here, got "
+        f"its refusal; build it by: latino-engine rebuild {folder} --gpu sm_89, or load the engine "
+        "with --rebuild (rebuild=True in Python)"
+    )
     monkeypatch.setattr(tensorrt, "local_gpu", lambda: Gpu("sm_90"))
     with pytest.raises(EngineInvalid, match="--gpu sm_90"):
         tensorrt.open_runtime(folder, "fp16", None, None)

@@ -65,9 +65,7 @@ def first_sample(fields: dict[str, Any]) -> dict[str, Any]:
     from latino_engine.bench.peak_memory import peak_memory
 
     with peak_memory() as peak:
-        engine = load(
-            fields["engine"], fields["backend"], device=options.device, threads=options.threads
-        )
+        engine = load(fields["engine"], fields["backend"], **options.loading())
         loaded = time.perf_counter()
         y, op = make_measurement(engine.spec, options, 1)
         engine.sample(y, op, num_samples=1, seed=options.seed, **options.sampling())

@@ -23,7 +23,7 @@ class BenchOptions:
         sampler, steps, unfold, seed: as in `Engine.sample`.
         repeats: timed calls of each runtime.
         warmup: untimed calls before them.
-        device, threads: as in `latino_engine.load`.
+        device, threads, rebuild, torch_compile: as in `latino_engine.load`.
         cold: also time a process's first sample.
         any_machine: also measure an engine that was compiled on another machine.
 
@@ -47,6 +47,8 @@ class BenchOptions:
     threads: int | None = None
     cold: bool = True
     any_machine: bool = False
+    rebuild: bool = False
+    torch_compile: bool = False
 
     def __post_init__(self) -> None:
         for name, low in (("repeats", 1), ("warmup", 0)):
@@ -62,6 +64,11 @@ class BenchOptions:
         if min(self.size) < 1:
             got = "x".join(str(side) for side in self.size)
             raise invalid("size", "sides of at least 1", got, "give e.g. 256 or 256x320")
+
+    def loading(self) -> dict[str, Any]:
+        """Of the arguments of `latino_engine.load` those that every process gives."""
+        names = ("device", "threads", "torch_compile")
+        return {name: getattr(self, name) for name in names}
 
     def sampling(self) -> dict[str, Any]:
         """The arguments of `Engine.sample` that say which sampler runs."""

@@ -17,6 +17,7 @@ from latino_engine.bench.peak_memory import Peak, peak_memory
 from latino_engine.bench.peaks import machine_peaks
 from latino_engine.bench.problem import check_memory, check_plans, make_measurement
 from latino_engine.bench.trace import Recorder, Span
+from latino_engine.compilation_gpu import rebuild_unfit_plans
 from latino_engine.engine import Engine, load
 from latino_engine.errors import EngineInvalid
 from latino_engine.manifest import machine, read_manifest
@@ -104,15 +105,16 @@ def bench_engine(
         ValueError, TypeError: what cannot be measured here, in one sentence, before any work.
     """
     folder = Path(path)
+    if options.rebuild:
+        for name in _backends(read_manifest(folder, plans=False), options):
+            rebuild_unfit_plans(folder, name)
     manifest = read_manifest(folder)
     _check_machine(manifest, folder, options)
     names = _backends(manifest, options)
     for name in names:
         record = manifest["runtimes"].get(name, {})
         check_plans(record, parse_spec(manifest["prior"]), options.size)
-    engines = {
-        name: load(folder, name, device=options.device, threads=options.threads) for name in names
-    }
+    engines = {name: load(folder, name, **options.loading()) for name in names}
     first = next(iter(engines.values()))
     check_memory(first.chunk_size, options.size)
     count = _Counter(progress, len(engines) * _num_calls(options))

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from latino_engine.errors import BackendNotAvailable, EngineInvalid, invalid
+from latino_engine.manifest import rebuild_remedy
 from latino_engine.runtimes.protocol import DenoiserRuntime
 from latino_engine.runtimes.tensorrt_build import Profile
 from latino_engine.runtimes.tensorrt_package import Gpu, load_package, local_gpu, package_version
@@ -216,7 +217,7 @@ def open_plan(path: Path, facts: dict[str, Any]) -> TensorRTDenoiser:
     if engine is None:
         raise EngineInvalid(
             f"{path.name}: expected a plan that {facts['package']} can load here, got its refusal; "
-            "compile the engine again (latino-engine compile)"
+            f"{rebuild_remedy(path.parent, facts['architecture'])}"
         )
     profiles = [_profile(sizes) for sizes in facts["profiles"]]
     return TensorRTDenoiser(engine, profiles, new_context=lambda: _context_of(trt, engine))
@@ -252,7 +253,7 @@ def fitting_plan(
         BackendNotAvailable: its TensorRT package is missing or has another version.
     """
     name = plan_name(gpu.architecture, precision)
-    rebuild = f"build it by: latino-engine rebuild {folder} --gpu {gpu.architecture}"
+    rebuild = rebuild_remedy(folder, gpu.architecture)
     if name not in plans:
         built = ", ".join(sorted(facts["architecture"] for facts in plans.values())) or "none"
         raise EngineInvalid(

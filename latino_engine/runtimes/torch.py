@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from latino_engine.errors import BackendNotAvailable
+from latino_engine.memory import is_out_of_memory
 from latino_engine.priors.folder import load_prior
 from latino_engine.priors.precision import to_precision
 
@@ -70,12 +71,37 @@ class TorchDenoiser:
         self._denoiser = denoiser
         self.device = device
 
+    def compiled(self) -> TorchDenoiser:
+        """The same network through torch.compile, built when a shape first comes."""
+        return TorchDenoiser(_Compiled(self._denoiser), self.device)
+
     @torch.no_grad()
     def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
         packed = x.to(self.device, memory_format=torch.channels_last)
         with _FULL_FLOAT32:
             out = self._denoiser(packed, sigma.to(self.device))
         return cast(Tensor, out.contiguous())
+
+
+class _Compiled(nn.Module):
+    """A network through torch.compile; what its compilers lack is told in one sentence."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self._run = torch.compile(network)
+
+    def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
+        try:
+            return cast(Tensor, self._run(x, sigma))
+        except torch._dynamo.exc.BackendCompilerFailed as error:
+            if is_out_of_memory(error):
+                raise
+            needed = "Triton" if x.is_cuda else "a C++ compiler"
+            reason = str(error).strip().splitlines()[0]
+            raise BackendNotAvailable(
+                f"torch_compile: expected a network that torch.compile can build here, got "
+                f"({reason}); install {needed} and Python's headers, or leave it out"
+            ) from error
 
 
 def open_runtime(
