@@ -12,14 +12,14 @@ import latino_engine as le
 from benchmarks.operations import grid
 from benchmarks.operations.case import OURS, Case, measure, relative_error, rows
 from benchmarks.operations.fused import fused_cases
-from benchmarks.operations.operators import operator_cases
-from latino_engine import ops
+from benchmarks.operations.operators import operator_cases, sensor_cases
+from latino_engine import operators, ops
 from latino_engine.bench.counting import Count, count_call, count_prox
 
 PEAKS = {"matrix_gflops": 100.0, "copy_gb_per_s": 10.0}
 SIZE = (2, 16, 24)
 FUSED = {case.name: case for case in fused_cases(*SIZE)}
-OPERATORS = {case.name: case for case in operator_cases(*SIZE)}
+OPERATORS = {case.name: case for case in operator_cases(*SIZE) + sensor_cases(*SIZE)}
 
 
 @pytest.mark.parametrize("name", [*FUSED, *OPERATORS])
@@ -40,8 +40,8 @@ def test_every_fused_operation_has_a_case():
 
 def test_every_operator_has_its_cases():
     models = {name.split(".")[0].split(",")[0] for name in OPERATORS}
-    named = ("Blur", "SuperResolution", "Inpainting", "Denoising", "JPEG", "MRI", "LinearOperator")
-    assert models == set(named) and all(hasattr(le, name) for name in named)
+    named = {name for name in operators.__all__ if hasattr(getattr(operators, name), "prox")}
+    assert models == named - {"Operator"} and len(named) > 12
     methods = {name.split(".")[1] for name in OPERATORS if name.startswith("MRI")}
     assert methods == {"A", "A_adjoint", "prox"}
 
@@ -74,6 +74,16 @@ def test_a_mismatch_is_a_failed_row_without_a_time():
     assert json.loads(made["wrong"]["details"])["error"] == pytest.approx(5e-4, rel=0.01)
 
 
+def test_a_provider_that_raises_is_a_failed_row():
+    def broken(x):
+        raise ValueError("no such thing\nand more")
+
+    case = case_of(**{OURS: lambda x: 2.0 * x, "broken": broken})
+    made = {row["provider"]: row for row in rows(case, measure(case, "cpu", 0.0), PEAKS, "f", 1)}
+    assert made[OURS]["status"] == "ok" and made["broken"]["status"] == "failed"
+    assert json.loads(made["broken"]["details"]) == {"broken": "ValueError: no such thing"}
+
+
 def test_noise_of_their_own_is_replaced_for_the_comparison():
     case = replace(
         case_of(own=lambda x: x + torch.randn(x.shape)), checked={"own": lambda x: 2.0 * x}
@@ -102,6 +112,11 @@ def test_the_sizes_of_the_full_grid():
     assert {(64, 64), (1024, 1024)} <= sides and any(h != w for h, w in sides)
     assert set(grid.GRIDS["curated"]) <= set(full)
     assert all(h % 8 == w % 8 == 0 for h, w in sides)
+    assert set(grid.sizes("curated", "sensors")) < set(grid.sizes("curated", "fused"))
+    size = grid.COMPILED["curated"][0]
+    assert grid.is_compiled("curated", "fused", "gaussian_noise", size)
+    assert not grid.is_compiled("curated", "sensors", "Stack.prox", size)
+    assert grid.is_compiled("full", "sensors", "Stack.prox", size)
 
 
 def test_a_call_counts_the_share_of_y():

@@ -20,7 +20,8 @@ from latino_engine.operators.spec import parse_operator
 from latino_engine.priors import Prior
 
 PARAMETERS = Path(__file__).parents[1] / "results" / "peer_parameters.json"
-_GRID_SIDE, _GRID_IMAGES, _GRID_SAMPLES = 96, 4, 2
+_GRID_SIDE, _GRID_SAMPLES = 96, 2
+_GRID_IMAGES = {"diffpir": 4, "ddrm": 4, "dps": 2}  # DPS differentiates the network
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,8 @@ def _choose(
     from benchmarks.peers.samplers import Parameters, sample
 
     side, source = _GRID_SIDE, open_images(str(others), _GRID_SIDE, 0)
-    ids = range(0, len(source), max(1, len(source) // _GRID_IMAGES))[:_GRID_IMAGES]
+    count = _GRID_IMAGES[peer.method]
+    ids = range(0, len(source), max(1, len(source) // count))[:count]
     truth = central_squares(source, ids, side)
     op = parse_operator(operator, noise_std, (side, side))
     y, denoiser, shape = measure_each(op, truth, ids, 0), PriorDenoiser(prior), truth.shape[1:]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
@@ -53,12 +54,20 @@ class Case:
 
 @dataclass(frozen=True)
 class Timing:
-    """What `measure` found of one provider: times in ms, or an error that forbids timing it."""
+    """What `measure` found of one provider: times in ms, or an error that forbids timing it.
+
+    Attributes:
+        error, bound: relative, found and allowed; infinite where it raised.
+        times_ms: of every timed call.
+        mode: "call", or "graph" for the replay of a CUDA graph.
+        broken: what it raised.
+    """
 
     error: float
     bound: float
     times_ms: tuple[float, ...] = ()
     mode: str = "call"
+    broken: str = ""
 
     @property
     def agrees(self) -> bool:
@@ -93,8 +102,12 @@ def measure(case: Case, device: str, budget_s: float) -> dict[str, Timing]:
     with torch.no_grad():
         for name, provider in case.providers.items():
             compared = case.checked.get(name, provider)
-            error = relative_error(compared(*case.make()), expected)
-            found[name] = Timing(error, case.bound)
+            try:
+                error = relative_error(compared(*case.make()), expected)
+                found[name] = Timing(error, case.bound)
+            except Exception as broken:  # of a compiler too: a failed row, the others go on
+                reason = f"{type(broken).__name__}: {str(broken).splitlines()[0][:200]}"
+                found[name] = Timing(math.inf, case.bound, broken=reason)
         agreeing = {n: case.providers[n] for n, timing in found.items() if timing.agrees}
         for name, times in _times(case, agreeing, device, budget_s).items():
             mode = "graph" if name.endswith(_GRAPH) else "call"
@@ -163,10 +176,7 @@ def rows(
             "metric": "time",
             "unit": "ms",
             "status": "ok" if timing.agrees else "failed",
-            "details": json.dumps(
-                {"error": float(f"{timing.error:.3g}"), "mode": timing.mode,
-                 "calls": len(timing.times_ms)}
-            ),
+            "details": json.dumps(_details(timing)),
         }  # fmt: skip
         if timing.times_ms:
             ms = timer.summary(timing.times_ms)
@@ -174,6 +184,14 @@ def rows(
             row |= _against_peak(case.count, ms["p50"], peaks)
         made.append(row)
     return made
+
+
+def _details(timing: Timing) -> dict[str, Any]:
+    if timing.broken:
+        return {"broken": timing.broken}
+    finite = math.isfinite(timing.error)
+    error = float(f"{timing.error:.3g}") if finite else str(timing.error)
+    return {"error": error, "mode": timing.mode, "calls": len(timing.times_ms)}
 
 
 def _against_peak(

@@ -17,6 +17,13 @@ GRIDS: dict[Grid, tuple[Size, ...]] = {
     "full": tuple((batch, *sides) for batch in (1, 2, 4, 8, 16) for sides in _SIDES),
 }  # fmt: skip
 
+#: What of the curated grid is measured at fewer sizes: conjugate gradients in plain torch are slow.
+FEWER: dict[Grid, dict[str, tuple[Size, ...]]] = {
+    "smoke": {},
+    "curated": {"sensors": ((1, 64, 64), (1, 256, 256), (1, 240, 320))},
+    "full": {},
+}
+
 #: torch.compile takes some ten seconds for every operation and size.
 COMPILED: dict[Grid, tuple[Size, ...]] = {
     "smoke": (),
@@ -24,5 +31,19 @@ COMPILED: dict[Grid, tuple[Size, ...]] = {
     "full": ((1, 64, 64), (1, 256, 256), (8, 256, 256), (1, 1024, 1024)),
 }
 
+_COMPILED_STEPS = ("Blur.prox", "SuperResolution.prox", "Inpainting.prox", "MRI.prox", "JPEG.prox")
+
+
+def sizes(grid: Grid, suite: str) -> tuple[Size, ...]:
+    """At which the cases of a suite are measured."""
+    return FEWER[grid].get(suite, GRIDS[grid])
+
+
+def is_compiled(grid: Grid, suite: str, name: str, size: Size) -> bool:
+    """Whether torch.compile is among the baselines of this case."""
+    chosen = grid != "curated" or suite == "fused" or name in _COMPILED_STEPS
+    return chosen and size in COMPILED[grid]
+
+
 #: Seconds of timed calls for one operation at one size.
-BUDGET_S: dict[Grid, float] = {"smoke": 0.0, "curated": 0.8, "full": 3.0}
+BUDGET_S: dict[Grid, float] = {"smoke": 0.0, "curated": 0.5, "full": 3.0}

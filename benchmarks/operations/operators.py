@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from benchmarks.operations import eager
-from benchmarks.operations.case import OURS, Arguments, Case, Provider
+from benchmarks.operations.case import BOUND, OURS, Arguments, Case, Provider
+from benchmarks.operations.model import GAMMA, NOISE_STD, Model, closed, iterative
+from benchmarks.operations.sensors import sensor_models
 from latino_engine.bench.counting import count_call
 from latino_engine.operators import (
     JPEG,
@@ -25,27 +26,7 @@ from latino_engine.operators import (
 from latino_engine.operators.jpeg import _MARGIN
 from latino_engine.operators.jpeg_codec import quantisation_tables
 
-GAMMA, NOISE_STD, FACTOR, COILS, QUALITY = 3.0, 0.02, 4, 4, 30
-_CG_BOUND = 1e-4  # both sides stop at a relative residual of 1e-6
-
-
-@dataclass(frozen=True)
-class _Model:
-    """An operator beside plain torch.
-
-    Attributes:
-        name: of the class, with what sets it apart.
-        op: of this package.
-        channels: of its images.
-        plain: {"A": x -> y, "A_adjoint": y -> x, "prox": (v, y) -> z}.
-        cg: its prox iterates.
-    """
-
-    name: str
-    op: Any
-    channels: int
-    plain: Mapping[str, Provider]
-    cg: bool = False
+FACTOR, COILS, QUALITY = 4, 4, 30
 
 
 def operator_cases(batch: int, height: int, width: int, device: str = "cpu") -> list[Case]:
@@ -57,7 +38,16 @@ def operator_cases(batch: int, height: int, width: int, device: str = "cpu") -> 
     ]
 
 
-def _models(height: int, width: int, device: str) -> list[_Model]:
+def sensor_cases(batch: int, height: int, width: int, device: str = "cpu") -> list[Case]:
+    """The same of sensors, sums, chains and of noise that is not Gaussian."""
+    return [
+        case
+        for model in sensor_models(height, width, device)
+        for case in _cases(model, (batch, model.channels, height, width), device)
+    ]
+
+
+def _models(height: int, width: int, device: str) -> list[Model]:
     generator = torch.Generator().manual_seed(3)
     chance = torch.rand(height, width, generator=generator)
     mask = (chance < 0.5).float().to(device)
@@ -66,25 +56,25 @@ def _models(height: int, width: int, device: str) -> list[_Model]:
     blur, sr = Blur.gaussian(1.6, NOISE_STD, size=13), SuperResolution(FACTOR, NOISE_STD)
     jpeg = JPEG(QUALITY)
     return [
-        _model("Blur", blur, 3, eager.blur_A, eager.blur_A_adjoint, eager.blur_prox,
+        closed("Blur", blur, 3, eager.blur_A, eager.blur_A_adjoint, eager.blur_prox,
                blur.kernel.to(device)),
-        _model("SuperResolution", sr, 3, eager.sr_A, eager.sr_A_adjoint, eager.sr_prox,
+        closed("SuperResolution", sr, 3, eager.sr_A, eager.sr_A_adjoint, eager.sr_prox,
                sr.kernel.to(device), FACTOR),
-        _model("Inpainting", Inpainting(mask, NOISE_STD), 3, eager.masked, eager.masked,
+        closed("Inpainting", Inpainting(mask, NOISE_STD), 3, eager.masked, eager.masked,
                eager.masked_prox, mask),
-        _Model("Denoising", Denoising(NOISE_STD), 3,
+        Model("Denoising", Denoising(NOISE_STD), 3,
                {"prox": lambda v, y: (GAMMA * y + v) / (GAMMA + 1.0)}),
-        _model("MRI", MRI(mask, NOISE_STD), 2, eager.mri_A, eager.mri_A_adjoint, eager.mri_prox,
+        closed("MRI", MRI(mask, NOISE_STD), 2, eager.mri_A, eager.mri_A_adjoint, eager.mri_prox,
                mask[None, None]),
-        _iterative(f"MRI, {COILS} coils", MRI(mask, NOISE_STD, coils), 2,
+        iterative(f"MRI, {COILS} coils", MRI(mask, NOISE_STD, coils), 2,
                    lambda x: eager.coils_A(x, mask[None, None].to(x), coils.to(_complex(x))),
                    lambda y: eager.coils_A_adjoint(y, mask[None, None].to(y),
                                                    coils.to(_complex(y)))),
-        _Model("JPEG", jpeg, 3, {
+        Model("JPEG", jpeg, 3, {
             "A": lambda x: eager.jpeg_A(x, quantisation_tables(QUALITY, 3)),
             "prox": lambda v, y: eager.jpeg_prox(v, y, quantisation_tables(QUALITY, 3), GAMMA,
                                                    _MARGIN[torch.float32])}),
-        _iterative("LinearOperator",
+        iterative("LinearOperator",
                    LinearOperator(eager.differences, eager.differences_adjoint, NOISE_STD), 3,
                    eager.differences, eager.differences_adjoint),
     ]  # fmt: skip
@@ -94,39 +84,7 @@ def _complex(like: Tensor) -> torch.dtype:
     return torch.complex128 if like.dtype == torch.float64 else torch.complex64
 
 
-def _model(
-    name: str,
-    op: Any,
-    channels: int,
-    A: Callable[..., Tensor],
-    A_adjoint: Callable[..., Tensor],
-    prox: Callable[..., Tensor],
-    parameter: Tensor,
-    *more: int,
-) -> _Model:
-    plain = {
-        "A": lambda x: A(x, parameter.to(x), *more),
-        "A_adjoint": lambda y: A_adjoint(y, parameter.to(y), *more),
-        "prox": lambda v, y: prox(v, y, parameter.to(v), *more, GAMMA),
-    }
-    return _Model(name, op, channels, plain)
-
-
-def _iterative(
-    name: str,
-    op: Any,
-    channels: int,
-    A: Callable[[Tensor], Tensor],
-    A_adjoint: Callable[[Tensor], Tensor],
-) -> _Model:
-    def prox(v: Tensor, y: Tensor) -> Tensor:
-        return eager.cg_prox(v, y, A, A_adjoint, GAMMA, 1e-12 if v.dtype == torch.float64 else 1e-6)
-
-    plain = {"A": A, "A_adjoint": A_adjoint, "prox": prox}
-    return _Model(name, op, channels, plain, cg=True)
-
-
-def _cases(model: _Model, shape: tuple[int, int, int, int], device: str) -> list[Case]:
+def _cases(model: Model, shape: tuple[int, int, int, int], device: str) -> list[Case]:
     def images(count: int) -> list[Tensor]:
         generator = torch.Generator().manual_seed(11)
         return [torch.rand(shape, generator=generator).to(device) for _ in range(count)]
@@ -159,14 +117,14 @@ def _cases(model: _Model, shape: tuple[int, int, int, int], device: str) -> list
                 providers,
                 lambda plain=plain, make=make: plain(*(a.double() for a in make())),
                 count=count_call(model.op, method, shape),
-                bound=_CG_BOUND if model.cg and method == "prox" else 2e-5,
+                bound=model.prox_bound if method == "prox" else BOUND,
             )
         )
     return cases
 
 
 def _deepinv(
-    model: _Model, img_size: tuple[int, int, int], device: str
+    model: Model, img_size: tuple[int, int, int], device: str
 ) -> dict[str, Callable[..., Any]]:
     """deepinv's own physics with the same parameters, where it is installed and has such one."""
     known = isinstance(model.op, Blur | SuperResolution | Inpainting) or model.name == "MRI"

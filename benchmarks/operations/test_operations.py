@@ -9,6 +9,7 @@ of them. The package's own provider then goes through pytest-benchmark once more
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import pytest
@@ -17,9 +18,9 @@ import torch
 from benchmarks.operations import grid
 from benchmarks.operations.case import OURS, Case, measure, rows
 from benchmarks.operations.fused import fused_cases
-from benchmarks.operations.operators import operator_cases
+from benchmarks.operations.operators import operator_cases, sensor_cases
 
-_SUITES = {"fused": fused_cases, "operators": operator_cases}
+_SUITES = {"fused": fused_cases, "operators": operator_cases, "sensors": sensor_cases}
 _ROUNDS = 5
 
 
@@ -29,10 +30,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     found = []
     for suite, cases in _SUITES.items():
         names = [case.name for case in cases(1, 16, 16)]
-        for size in grid.GRIDS[chosen]:
-            compiled = size in grid.COMPILED[chosen]
+        for size in grid.sizes(chosen, suite):
             found += [
-                pytest.param(suite, name, size, compiled,
+                pytest.param(suite, name, size, grid.is_compiled(chosen, suite, name, size),
                              id=f"{suite}-{name}-{'x'.join(map(str, size))}")
                 for name in names
             ]  # fmt: skip
@@ -51,7 +51,7 @@ def test_operation(
     request: pytest.FixtureRequest,
 ) -> None:
     """A mismatch is a failed row and a failed test."""
-    (case,) = [case for case in _SUITES[suite](*size, device) if case.name == name]
+    (case,) = [case for case in _cases(suite, size, device) if case.name == name]
     if compiled:
         case = with_compiled(case)
     found = measure(case, device, grid.BUDGET_S[request.config.getoption("--grid")])
@@ -61,8 +61,15 @@ def test_operation(
     benchmark.extra_info |= {"suite": suite, "shape": case.shape}
     with torch.no_grad():
         benchmark.pedantic(ours, case.make(), rounds=_ROUNDS, warmup_rounds=1)
-    wrong = {label: timing.error for label, timing in found.items() if not timing.agrees}
+    wrong = {
+        label: timing.broken or timing.error for label, timing in found.items() if not timing.agrees
+    }
     assert not wrong, f"{case.title}: relative errors above {case.bound:g}: {wrong}"
+
+
+@lru_cache(maxsize=1)  # tests of one suite and size follow each other
+def _cases(suite: str, size: grid.Size, device: str) -> list[Case]:
+    return _SUITES[suite](*size, device)
 
 
 def with_compiled(case: Case) -> Case:
