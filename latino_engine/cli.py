@@ -112,7 +112,10 @@ def sample(
     image: Annotated[Path, typer.Argument(help="The measurement (PNG, JPEG, TIFF or npy).")],
     operator: Annotated[
         str,
-        typer.Option(help="blur:std=1.6, sr:factor=4, inpaint:mask=mask.png, jpeg:quality=20, ..."),
+        typer.Option(
+            help="blur:std=1.6, sr:factor=4, inpaint:mask=mask.png, jpeg:quality=20, ...; several: "
+            "'blur:std=1 then poisson:peak=50', 'blur:std=2 and sr:factor=4'."
+        ),
     ],
     out: Annotated[Path, typer.Option("--output", "-o", help="Folder to write.")],
     noise_std: Annotated[
@@ -137,6 +140,13 @@ def sample(
     ] = None,
     overlap: Annotated[
         int | None, typer.Option(help="Pixels that tiles share; a quarter of the tile by default.")
+    ] = None,
+    delta: Annotated[
+        str | None,
+        typer.Option(help="Latent priors: a published row, a number, or one for each step."),
+    ] = None,
+    prompt_updates: Annotated[
+        int | None, typer.Option(help="latino-pro: updates of the prompt, 15 by default.")
     ] = None,
     backend: Backend = None,
     threads: Threads = None,
@@ -168,6 +178,8 @@ def sample(
         progress=True,
         tile=tile,
         overlap=overlap,
+        delta=delta,
+        prompt_updates=prompt_updates,
     )
     if as_json:
         print(json.dumps(report, indent=1))

@@ -119,9 +119,8 @@ def _draw(
     progress: Callable[[int, int], None] | None,
 ) -> tuple[Tensor, dict[str, Any]]:
     """Samples (S, B, C, H, W) of every image, and what was counted on the way."""
-    op = parse_operator(
-        options.operator, options.noise_std, (options.size, options.size), seed=options.seed
-    )
+    size, channels = (options.size, options.size), truth.shape[1]
+    op = parse_operator(options.operator, options.noise_std, size, options.seed, channels)
     samples, chi2, time_ms, nfe = [], [], 0.0, 0
     for first in range(0, len(truth), _BATCH):
         x = truth[first : first + _BATCH]

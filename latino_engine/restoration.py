@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -14,8 +17,11 @@ from latino_engine.atomic import atomic_folder
 from latino_engine.engine import Engine, Progress
 from latino_engine.errors import invalid
 from latino_engine.image_io import read_image, write_image, write_npy
-from latino_engine.kspace_io import read_kspace
+from latino_engine.latent_engine import LatentEngine
 from latino_engine.metrics import SSIM_WINDOW, psnr, ssim
+from latino_engine.npy_io import read_kspace
+from latino_engine.operators import Compose, PoissonNoise, Stack
+from latino_engine.operators.combined_spec import magnification
 from latino_engine.operators.protocol import Operator
 from latino_engine.operators.spec import parse_operator
 from latino_engine.pictures import restoration_picture
@@ -38,6 +44,8 @@ def restore(
     progress: Progress = None,
     tile: int | None = None,
     overlap: int | None = None,
+    delta: str | None = None,
+    prompt_updates: int | None = None,
 ) -> dict[str, Any]:
     """Draw samples for the measurement in a file, and write them with mean, std and one picture.
 
@@ -49,6 +57,8 @@ def restore(
         noise_std: noise level of the measurement, public units.
         simulate: measure the clean image first (with this seed), and compare the results with it.
         num_samples, seed, sampler, steps, unfold, progress, tile, overlap: as in `Engine.sample`.
+        delta, prompt_updates: of a latent prior, as in `LatentEngine.sample`; delta as the name of
+            a row, a number, or numbers with commas between them.
 
     Returns:
         The figures as JSON types: those of `Posterior.summary`, the folder, and with `simulate`
@@ -59,11 +69,14 @@ def restore(
         ValueError, TypeError, OSError: an input or output that cannot be used, in one sentence.
     """
     ops.check_seed(seed)
+    latent = _latent_options(engine, delta, prompt_updates)
     is_kspace = operator.strip().startswith("mri") and not simulate
     picture = read_kspace(image) if is_kspace else read_image(image)
     height, width = picture.shape[-2:]
-    op = parse_operator(operator, noise_std, (height, width), seed=seed)
-    if not simulate and hasattr(op, "measurement_picture"):
+    factor = 1 if simulate else magnification(operator)
+    size = (factor * height, factor * width)
+    op = parse_operator(operator, noise_std, size, seed, engine.spec.channels)
+    if not simulate and picture_maker(op) is not None:
         expected = "a measurement that is an image or k-space"
         remedy = "add --simulate, or call Engine.sample from Python"
         raise invalid("operator", expected, repr(operator), remedy)
@@ -80,6 +93,7 @@ def restore(
             progress=progress,
             tile=tile,
             overlap=overlap,
+            **latent,
         )
         report = {**post.summary(), "folder": str(out)}
         if simulate:
@@ -89,6 +103,23 @@ def restore(
         text = json.dumps(report, indent=1, allow_nan=False)
         (folder / "posterior.json").write_text(text + "\n")
     return report
+
+
+def _latent_options(
+    engine: Engine, delta: str | None, prompt_updates: int | None
+) -> dict[str, Any]:
+    """What was given for a latent prior, refused for any other."""
+    options = {"delta": delta, "prompt_updates": prompt_updates}
+    given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
+    for name, value in given.items():
+        if not isinstance(engine, LatentEngine):
+            remedy = f"it belongs to text-to-image pipelines, and {engine.spec.name!r} is none"
+            raise invalid(name, "none for this engine", value, remedy)
+    if delta is not None:
+        with suppress(ValueError):  # the name of a row
+            numbers = [float(number) for number in delta.split(",")]
+            given["delta"] = numbers[0] if len(numbers) == 1 else numbers
+    return given
 
 
 def quality(
@@ -115,8 +146,35 @@ def _ssim(x: Tensor, truth: Tensor) -> float | None:
 
 def _shown(op: Operator, y: Tensor) -> Tensor:
     """The measurement as a picture: y itself, or what the operator makes of a y that is none."""
-    picture = getattr(op, "measurement_picture", None)
-    return y if picture is None else cast(Tensor, picture(y))
+    make = picture_maker(op)
+    return y if make is None else make(y)
+
+
+def picture_maker(op: Operator) -> Callable[[Tensor], Tensor] | None:
+    """y -> a picture (1, C, h, w), where y is no image; None where it is."""
+    if isinstance(op, Stack):
+        return lambda y: _side_by_side([_shown(*pair) for pair in _parts(op, y)])
+    if isinstance(op, Compose):
+        return picture_maker(op.operators[-1])
+    if isinstance(op, PoissonNoise):
+        return picture_maker(op.operator)
+    return cast("Callable[[Tensor], Tensor] | None", getattr(op, "measurement_picture", None))
+
+
+def _parts(op: Stack, y: Tensor) -> Iterator[tuple[Operator, Tensor]]:
+    return zip(op.operators, op.split(y), strict=True)
+
+
+def _side_by_side(pictures: list[Tensor]) -> Tensor:
+    """One picture of several: enlarged to the largest height, grey ones beside coloured ones."""
+    height = max(picture.shape[-2] for picture in pictures)
+    channels = max(picture.shape[1] for picture in pictures)
+    enlarged = []
+    for picture in pictures:
+        width = max(1, round(picture.shape[-1] * height / picture.shape[-2]))
+        image = F.interpolate(picture[:1], (height, width), mode="nearest")
+        enlarged.append(image.expand(-1, channels, -1, -1) if image.shape[1] == 1 else image)
+    return torch.cat(enlarged, dim=-1)
 
 
 def _write(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from math import prod
 from pathlib import Path
@@ -133,4 +134,38 @@ def test_the_commands(files, capsys):
     ):
         status, out, err = run(capsys, "import", "diffusion_ffhq_10m.pt", "-o", "new", *arguments)
         assert (status, out) == (2, "") and err.startswith(sentence) and err.count("\n") == 1
+        assert not (files / "new").exists()
+
+
+def test_the_commands_for_ddpm_and_diffusers(files, capsys):
+    """What the command writes is the prior that Python imports."""
+    torch.save(fill(ddpm_layout()), "ema_diffusion_lsun_bedroom_model-2388000.ckpt")
+    diffusers = pytest.importorskip("diffusers")
+    unet = diffusers.UNet2DModel(
+        block_out_channels=(8, 8),
+        norm_num_groups=4,
+        layers_per_block=1,
+        down_block_types=("DownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "UpBlock2D"),
+    )
+    diffusers.DDPMPipeline(unet, diffusers.DDPMScheduler()).save_pretrained("pipeline")
+    x = torch.randn(1, 3, 16, 16)
+    for kind, source, imported in (
+        ("ddpm", "ema_diffusion_lsun_bedroom_model-2388000.ckpt", le.import_ddpm),
+        ("diffusers", "pipeline", le.import_diffusers),
+    ):
+        status, out, _ = run(capsys, "import", source, "-o", kind, "--format", kind, "--json")
+        facts = json.loads(out)
+        assert status == 0 and (facts["channels"], facts["times"]) == (3, 1000)
+        found = le.load_prior(kind)
+        assert torch.equal(found.denoise(x, 0.7), imported(source).denoise(x, 0.7))
+    for source, kind, sentence in (
+        ("pipeline/unet", "ddpm", "checkpoint: expected a file of weights, got 'pipeline/unet', a"),
+        ("none", "diffusers", "folder: expected a folder that diffusers saved, got 'none', which"),
+        ("pipeline/unet", "diffusers", "scheduler: expected"),
+        ("none.pt", "ddpm", "checkpoint: expected a file of weights, got 'none.pt', "),
+    ):
+        status, out, err = run(capsys, "import", source, "-o", "new", "--format", kind)
+        assert (status, out) == (2, "") and err.count("\n") == 1
+        assert err.startswith(f"error: {sentence}"), err
         assert not (files / "new").exists()

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from tiny_pipelines import save_sdxl, save_stable_diffusion
 
 import latino_engine as le
@@ -63,6 +64,47 @@ def test_the_page_runs(
     arguments = ["sample", "sd.engine", "x.png", "--operator", "denoise", "--steps", "2"]
     assert run([*arguments, "-o", "result", "--num-samples", "1", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["nfe"] == 2
+    for delta in ("sr16", "0.3", "0.3,0.1"):
+        assert run([*arguments, "-o", "result", "--num-samples", "1", "--delta", delta]) == 0
+    pro = ["--sampler", "latino-pro", "--backend", "torch", "--prompt-updates", "1", "--json"]
+    capsys.readouterr()
+    assert run([*arguments, "-o", "result", "--num-samples", "1", *pro]) == 0
+    assert json.loads(capsys.readouterr().out)["prompt_updates"] == 1
+    for wrong, sentence in (
+        (["--delta", "sr17"], "delta: expected one of sr16, sr32, gaussian, "),
+        (["--delta", "1,2,3"], "delta: expected a number, or one for each of the 2 steps"),
+        (["--delta", "-1"], "delta: expected finite numbers >= 0, got -1.0; 0 leaves the data"),
+        (["--prompt-updates", "2"], "prompt_updates: expected None, got 2; leave it out, or use"),
+    ):
+        assert run([*arguments, "-o", "other", *wrong]) == 2
+        error = capsys.readouterr().err
+        assert error.startswith(f"error: {sentence}") and error.count("\n") == 1
+        assert not Path("other").exists()
+
+
+def test_a_lora_from_the_command_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The engine's U-Net is the merged one; a file of another network is refused."""
+    monkeypatch.chdir(tmp_path)
+    save_stable_diffusion(tmp_path / "sd")
+    layer = "mid_block.attentions.0.transformer_blocks.0.attn1.to_out.0"
+    weight = le.load_latent_prior("sd").model.unet.get_submodule(layer).weight
+    down, up = torch.randn(2, weight.shape[1]), torch.randn(weight.shape[0], 2)
+    names = (f"unet.{layer}.lora_A.weight", f"unet.{layer}.lora_B.weight")
+    save_file(dict(zip(names, (down, up), strict=True)), "lora.safetensors")
+    command = ["compile", "sd", "-o", "a.engine", "--backend", "torch", "--image-size", "16"]
+    assert run([*command, "--lora", "lora.safetensors"]) == 0
+    stored = le.load_prior("a.engine")
+    found = stored.model.unet.get_submodule(layer).weight
+    assert torch.allclose(found, weight + up @ down, atol=1e-6)
+    capsys.readouterr()
+    for path, sentence in (("none.safetensors", "none.safetensors"), ("x.pt", "x.pt")):
+        other = ["compile", "sd", "-o", "b.engine", "--lora", path]
+        assert run(other) == 2
+        error = capsys.readouterr().err
+        assert sentence in error and error.startswith("error: ") and error.count("\n") == 1
+        assert not Path("b.engine").exists()
 
 
 def test_a_prompt_for_pixels_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:

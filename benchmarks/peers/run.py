@@ -130,7 +130,8 @@ class _Setting:
         self, prior: Prior, options: Evaluation, peer: PeerRun, source: ImageSource
     ) -> None:
         size = (options.size, options.size)
-        self._op = parse_operator(options.operator, options.noise_std, size, seed=options.seed)
+        level, seed = options.noise_std, options.seed
+        self._op = parse_operator(options.operator, level, size, seed, prior.channels)
         self._denoiser = PriorDenoiser(prior)
         self._prior, self._options, self._peer, self._source = prior, options, peer, source
 

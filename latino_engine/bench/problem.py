@@ -23,7 +23,8 @@ def make_measurement(spec: PriorSpec, options: BenchOptions, batch: int) -> tupl
         InvalidArgument: an operator or a size that the prior cannot serve.
     """
     check_size(spec, options.size)
-    op = parse_operator(options.operator, options.noise_std, options.size, seed=options.seed)
+    level, seed = options.noise_std, options.seed
+    op = parse_operator(options.operator, level, options.size, seed, spec.channels)
     generator = torch.Generator().manual_seed(0)
     low, high = spec.data_range
     x = low + (high - low) * torch.rand(batch, spec.channels, *options.size, generator=generator)

@@ -249,7 +249,7 @@ class _Run:
         """The measurements of the whole batch, and of them the share of this process."""
         o, step, spec = self.options, self.state.step, self.prior.spec
         seed = (o.seed * 1_000_003 + step) % 2**63
-        operator = self.draws.draw(o.batch, o.size, o.seed, step)
+        operator = self.draws.draw(o.batch, o.size, o.seed, step, spec.channels)
         x = x.to(self.processes.device)
         public = (x - spec.offset) / spec.scale
         y = operator.measure(public, seed=seed)

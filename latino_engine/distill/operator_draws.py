@@ -5,6 +5,7 @@
     inpaint:random=0.2..0.8   another mask for every image
     inpaint:box               a box of 1/4 to 1/2 of the side, anywhere, another for every image
     inpaint:box=16            as the command line: centred, always the same
+    blur:std=1..2 then poisson:peak=20..100
 
 Everything else is as in `latino_engine.operators.spec`.
 """
@@ -20,14 +21,25 @@ import torch
 from torch import Tensor
 
 from latino_engine.errors import invalid
+from latino_engine.operators.combined_spec import pieces
 from latino_engine.operators.inpainting import Inpainting
 from latino_engine.operators.protocol import Operator
 from latino_engine.operators.spec import parse_operator
 
 _ANY_BOX = "inpaint:box"
 _BOX_SHARE = (0.25, 0.5)  # of the side
-_WHOLE_KEYS = ("factor", "size", "quality", "box", "seed")
-_FILE_KEYS = ("kernel", "mask")  # names of files, which may hold any character
+_WHOLE_KEYS = (
+    "factor",
+    "size",
+    "quality",
+    "box",
+    "seed",
+    "grid",
+    "angles",
+    "masks",
+    "oversampling",
+)
+_FILE_KEYS = ("kernel", "kernels", "mask")  # names of files, which may hold any character
 
 
 @dataclass(frozen=True)
@@ -42,7 +54,7 @@ class OperatorDraws:
     operators: tuple[str, ...]
     noise_std: tuple[float, float]
 
-    def draw(self, batch: int, size: int, seed: int, step: int) -> Operator:
+    def draw(self, batch: int, size: int, seed: int, step: int, channels: int = 3) -> Operator:
         """The operator of batch number `step`; a function of (seed, step) alone.
 
         Args:
@@ -50,6 +62,7 @@ class OperatorDraws:
                 are drawn for each.
             size: side of the images.
             seed, step: what the draw depends on.
+            channels: of the images.
 
         Raises:
             InvalidArgument: a description that cannot be read.
@@ -59,7 +72,7 @@ class OperatorDraws:
         levels = random.uniform(*self.noise_std, size=batch)
         fixed = self.noise_std[0] == self.noise_std[1]
         noise_std = self.noise_std[0] if fixed else torch.from_numpy(levels)
-        return draw_operator(text, noise_std, batch, size, random)
+        return draw_operator(text, noise_std, batch, size, random, channels)
 
     def kinds(self, size: int, channels: int) -> tuple[str, ...]:
         """The operator classes that can be drawn, each once.
@@ -71,7 +84,7 @@ class OperatorDraws:
         found: dict[str, None] = {}
         for text in self.operators:
             for concrete in _every_choice(text):
-                operator = draw_operator(concrete, self.noise_std[0], 1, size, random)
+                operator = draw_operator(concrete, self.noise_std[0], 1, size, random, channels)
                 operator.A(torch.zeros(1, channels, size, size))
                 found[type(operator).__name__] = None
         return tuple(found)
@@ -98,7 +111,12 @@ def parse_draws(operators: Sequence[str], noise_std: str) -> OperatorDraws:
 
 
 def draw_operator(
-    text: str, noise_std: float | Tensor, batch: int, size: int, random: np.random.Generator
+    text: str,
+    noise_std: float | Tensor,
+    batch: int,
+    size: int,
+    random: np.random.Generator,
+    channels: int = 3,
 ) -> Operator:
     """One operator from a description with ranges and choices.
 
@@ -107,21 +125,35 @@ def draw_operator(
     """
     if text == _ANY_BOX:
         return Inpainting(_boxes(batch, size, random), noise_std)
-    name, _, rest = text.partition(":")
-    parts = (item.strip() for item in rest.split(","))
-    items = [_draw_value(name, item, random) for item in parts if item]
+    parts = pieces(text)
+    parts[::2] = [_draw_values(part.strip(), random) for part in parts[::2]]
+    concrete = "".join(parts)
     # Masks differ from image to image: each has a seed of its own.
     seeds = random.integers(2**31, size=batch).tolist()
-    concrete = f"{name}:{','.join(items)}" if items else name
-    if name == "inpaint" and any(item.startswith("random=") for item in items):
+    if len(parts) == 1 and concrete.startswith("inpaint:") and "random=" in concrete:
         masks = [parse_operator(concrete, 0.0, (size, size), seed=seed) for seed in seeds]
         stacked = torch.cat([m.mask for m in masks if isinstance(m, Inpainting)])
         return Inpainting(stacked, noise_std)
-    return parse_operator(concrete, noise_std, (size, size), seed=seeds[0])
+    return parse_operator(concrete, noise_std, (size, size), seeds[0], channels)
+
+
+def _draw_values(text: str, random: np.random.Generator) -> str:
+    """The description of one operator without ranges and choices."""
+    name, _, rest = text.partition(":")
+    parts = (item.strip() for item in rest.split(","))
+    items = [_draw_value(name, item, random) for item in parts if item]
+    return f"{name}:{','.join(items)}" if items else name
 
 
 def _every_choice(text: str) -> list[str]:
     """The descriptions without "a|b", one for each combination."""
+    parts = pieces(text)
+    choices = [_choices(p) if place % 2 == 0 else [p] for place, p in enumerate(parts)]
+    return ["".join(combination) for combination in itertools.product(*choices)]
+
+
+def _choices(text: str) -> list[str]:
+    """Those of one operator."""
     name, colon, rest = text.partition(":")
     choices = []
     for item in rest.split(","):

@@ -125,3 +125,13 @@ def keys_cubic(t: Tensor, a: float = -0.5) -> Tensor:
     near = ((a + 2.0) * t - (a + 3.0)) * t**2 + 1.0
     far = ((a * t - 5.0 * a) * t + 8.0 * a) * t - 4.0 * a
     return torch.where(t <= 1.0, near, torch.where(t < 2.0, far, torch.zeros_like(t)))
+
+
+def growing_kernels(centre: float, corner: float, side: int, size: int) -> Tensor:
+    """Gaussian kernels (side, side, size, size): std `centre` in the middle of the image, growing
+    with the square of the distance to `corner` in its corners, pixels.
+    """
+    place = torch.linspace(-1.0, 1.0, side, dtype=torch.float64) ** 2 / 2.0
+    stds = (centre + (corner - centre) * (place[:, None] + place)).flatten()
+    kernels = torch.stack([gaussian_kernel(float(std), size) for std in stds])
+    return kernels.reshape(side, side, size, size)

@@ -19,6 +19,13 @@
     cs:ratio=0.25,seed=0       Hadamard coefficients: ordering=random (the default) or sequency
     phase:masks=4,seed=0       magnitudes of coded diffraction; phase:oversampling=2 has no mask
     poisson:peak=50            photon noise alone, 50 photons at white; takes the noise's place
+    varying:kernels=psfs.npy   one kernel for each tile of a grid, (R, S, kh, kw)
+    varying:std=0.8x2.5,grid=5 Gaussian blur, std 0.8 in the centre, 2.5 in the corners, 5 x 5 tiles
+
+Several are joined by `then` and `and`; see `combined_spec`:
+
+    blur:std=1 then poisson:peak=50
+    blur:std=2 and sr:factor=4,noise=0.05
 
 A seed that is left out is that of the call. File names may hold no comma.
 """
@@ -32,30 +39,35 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, cast
 
-import torch
 from torch import Tensor
 
-from latino_engine import image_io
+from latino_engine import image_io, npy_io
 from latino_engine.errors import invalid
 from latino_engine.operators.blur import Blur
 from latino_engine.operators.bordered_blur import BORDERS, Border, BorderedBlur
 from latino_engine.operators.colorization import Colorization
+from latino_engine.operators.combined_spec import combine, is_combined
 from latino_engine.operators.compressed_sensing import CompressedSensing
 from latino_engine.operators.demosaicing import PATTERNS, Demosaicing
 from latino_engine.operators.inpainting import Denoising, Inpainting
 from latino_engine.operators.jpeg import JPEG
+from latino_engine.operators.mask_patterns import centred_box, random_columns, random_pixels
 from latino_engine.operators.mri import MRI
 from latino_engine.operators.phase_retrieval import PhaseRetrieval
+from latino_engine.operators.point_spread import growing_kernels
 from latino_engine.operators.poisson import PoissonNoise
 from latino_engine.operators.protocol import Operator
+from latino_engine.operators.spatially_varying_blur import SpatiallyVaryingBlur
 from latino_engine.operators.super_resolution import SuperResolution
 from latino_engine.operators.tomography import Tomography
 
-CENTRE_SHARE = 0.32  # of the measured k-space columns: 8 % of all at 4x, 4 % at 8x, as in fastMRI
-
 
 def parse_operator(
-    text: str, noise_std: float | Tensor, image_shape: tuple[int, int], seed: int = 0
+    text: str,
+    noise_std: float | Tensor,
+    image_shape: tuple[int, int],
+    seed: int = 0,
+    channels: int = 3,
 ) -> Operator:
     """The operator that `text` describes, in the grammar of this module.
 
@@ -65,11 +77,24 @@ def parse_operator(
             `jpeg`.
         image_shape: (H, W) of the image that is restored, which masks must fit.
         seed: for what is random and names no seed of its own.
+        channels: of the image, which several operators need.
 
     Raises:
         InvalidArgument: an unknown name or key, a missing key, a value that cannot be used.
         ImageUnreadable: a mask or kernel file that cannot be used.
     """
+
+    def parse(one: str, level: float | Tensor, shape: tuple[int, int]) -> Operator:
+        return _parse_one(one, level, shape, seed)
+
+    if is_combined(text):
+        return combine(text, parse, noise_std, (channels, *image_shape))
+    return parse(text, noise_std, image_shape)
+
+
+def _parse_one(
+    text: str, noise_std: float | Tensor, image_shape: tuple[int, int], seed: int
+) -> Operator:
     name, _, rest = text.strip().partition(":")
     ways = _OPERATORS.get(name)
     if ways is None:
@@ -286,6 +311,25 @@ def _poisson(request: _Request) -> Operator:
     return PoissonNoise(Denoising(0.0), peak)
 
 
+def _kernel_grid(request: _Request) -> Operator:
+    kernels = npy_io.read_kernel_grid(request.values["kernels"])
+    return SpatiallyVaryingBlur(kernels, request.noise_std)
+
+
+def _growing_blur(request: _Request) -> Operator:
+    text, largest = request.values["std"], request.shorter_side / 4
+    try:
+        centre, corner = (float(std) for std in text.lower().split("x"))
+    except ValueError:
+        centre = corner = math.nan
+    if not (0 < centre <= largest and 0 < corner <= largest):
+        expected = f"CENTRExCORNER in pixels, above 0, at most {largest:g}"
+        raise request.refuse("std", expected, repr(text))
+    side = request.integer("grid", 2, 64) if "grid" in request.values else 5
+    size = min(2 * math.ceil(3 * max(centre, corner)) + 1, request.shorter_side)
+    return SpatiallyVaryingBlur(growing_kernels(centre, corner, side, size), request.noise_std)
+
+
 def _size(request: _Request) -> int:
     return request.integer("size", 1, request.shorter_side)
 
@@ -300,18 +344,12 @@ def _mask_from_file(request: _Request) -> Tensor:
 
 
 def _random_mask(request: _Request) -> Tensor:
-    """Exactly round(fraction H W) pixels are missing, all sets of them equally likely."""
     expected = "the missing fraction, above 0 and below 1"
     fraction = request.number("random", expected, lambda v: 0 < v < 1)
-    height, width = request.image_shape
-    num_missing = min(round(fraction * height * width), height * width - 1)
-    mask = torch.ones(height * width)
-    mask[_permutation(height * width, request.seed)[:num_missing]] = 0.0
-    return mask.reshape(height, width)
+    return random_pixels(fraction, request.image_shape, request.seed)
 
 
 def _box_mask(request: _Request) -> Tensor:
-    """A box of this size is missing, centred; half a pixel up and left where it must be."""
     height, width = request.image_shape
     sides = request.values["box"].lower().split("x")
     box = [int(side) for side in sides if side.isdecimal()]
@@ -322,31 +360,13 @@ def _box_mask(request: _Request) -> Tensor:
     if box_height > height or box_width > width or (box_height, box_width) == (height, width):
         expected = f"a box smaller than the image, {height} x {width}"
         raise request.refuse("box", expected, f"{box_height} x {box_width}")
-    top, left = (height - box_height) // 2, (width - box_width) // 2
-    mask = torch.ones(height, width)
-    mask[top : top + box_height, left : left + box_width] = 0.0
-    return mask
+    return centred_box((box_height, box_width), request.image_shape)
 
 
 def _random_columns(request: _Request) -> Tensor:
-    """round(W / acceleration) columns of k-space: 32 % of them around DC, the others at random."""
     expected = "a number of 1 or more"
     acceleration = request.number("acceleration", expected, lambda v: v >= 1)
-    height, width = request.image_shape
-    num_columns = max(round(width / acceleration), 1)
-    num_centre = max(round(CENTRE_SHARE * width / acceleration), 1)
-    first = (width - num_centre + 1) // 2  # DC, at width // 2, lies in their middle
-    centre = torch.arange(first, first + num_centre)
-    order = _permutation(width, request.seed)
-    others = order[~torch.isin(order, centre)][: num_columns - num_centre]
-    columns = torch.zeros(width)
-    columns[torch.cat((centre, others))] = 1.0
-    return columns.repeat(height, 1)
-
-
-def _permutation(length: int, seed: int) -> Tensor:
-    """From a generator of its own, unrelated to the noise of `measure` and of the sampler."""
-    return torch.randperm(length, generator=torch.Generator("cpu").manual_seed(seed))
+    return random_columns(acceleration, request.image_shape, request.seed)
 
 
 #: name -> leading key -> the way that it begins; "" where no key is needed.
@@ -378,6 +398,10 @@ _OPERATORS: dict[str, dict[str, _Way]] = {
         "oversampling": _Way("phase:oversampling=2", _oversampled_phase),
     },
     "poisson": {"peak": _Way("poisson:peak=50", _poisson)},
+    "varying": {
+        "kernels": _Way("varying:kernels=psfs.npy", _kernel_grid),
+        "std": _Way("varying:std=0.8x2.5,grid=5", _growing_blur, ("grid",)),
+    },
 }
 
 #: One example of every form, for help texts.

@@ -1,0 +1,120 @@
+"""Several operators in one description: `... then ...` and `... and ...`.
+
+    blur:std=2 then inpaint:random=0.5       one after another, the noise after the last
+    blur:std=1 then poisson:peak=50          photon noise behind a blur
+    blur:std=2 and sr:factor=4,noise=0.05    two measurements of one image; `noise` is the level
+                                             of one of them, else that of the call
+
+`then` binds more tightly than `and`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from math import isfinite
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+from latino_engine.errors import invalid
+from latino_engine.operators.composition import Compose
+from latino_engine.operators.poisson import PoissonNoise
+from latino_engine.operators.protocol import Operator
+from latino_engine.operators.stacking import Stack
+
+NoiseStd: TypeAlias = "float | Tensor"
+#: (description of one operator, its noise level, (H, W) of its image) -> the operator.
+ParseOne: TypeAlias = Callable[[str, NoiseStd, "tuple[int, int]"], Operator]
+
+_AND, _THEN = re.compile(r"\s+and\s+"), re.compile(r"\s+then\s+")
+_EITHER = re.compile(r"(\s+(?:and|then)\s+)")
+_FACTOR = re.compile(r"sr:(?:.*,)?\s*factor\s*=\s*([0-9]+)")
+
+
+def is_combined(text: str) -> bool:
+    """Whether a description holds more than one operator."""
+    return _EITHER.search(text) is not None
+
+
+def pieces(text: str) -> list[str]:
+    """The descriptions at even places, what joins them at odd ones."""
+    return _EITHER.split(text)
+
+
+def magnification(text: str) -> int:
+    """How many times smaller than the image the first measurement is: the factors of its `sr`."""
+    factor = 1
+    for part in _THEN.split(_AND.split(text)[0]):
+        found = _FACTOR.match(part.strip())
+        factor *= max(1, int(found[1])) if found else 1
+    return factor
+
+
+def combine(
+    text: str, parse: ParseOne, noise_std: NoiseStd, image_shape: tuple[int, int, int]
+) -> Operator:
+    """The operator of a description with `then` or `and`.
+
+    Raises:
+        InvalidArgument, InvalidType: an operator that cannot be there, in one sentence.
+    """
+    parts = _AND.split(text)
+    if len(parts) == 1:
+        return _chain(text, parse, noise_std, image_shape)
+    operators = []
+    for part in parts:
+        description, level = _own_noise(part, noise_std)
+        operators.append(_chain(description, parse, level, image_shape))
+    return Stack(operators, image_shape)
+
+
+def _chain(
+    text: str, parse: ParseOne, noise_std: NoiseStd, image_shape: tuple[int, int, int]
+) -> Operator:
+    *others, last = _THEN.split(text)
+    shape: tuple[int, ...] = image_shape
+    operators: list[Operator] = []
+    for part in others:
+        operators.append(parse(part, 0.0, (shape[-2], shape[-1])))
+        _check_inner(part, operators[-1])
+        shape = tuple(operators[-1].A(torch.zeros(1, *shape)).shape[1:])
+        if len(shape) != 3:
+            remedy = "let it be the last"
+            raise invalid(f"operator {part}", "an image before `then`", "another y", remedy)
+    final = parse(last, noise_std, (shape[-2], shape[-1]))
+    if not operators:
+        return final
+    if isinstance(final, PoissonNoise):
+        first = operators[0] if len(operators) == 1 else Compose(operators)
+        return PoissonNoise(first, final.peak)
+    return Compose([*operators, final])
+
+
+def _check_inner(text: str, operator: Operator) -> None:
+    if not operator.is_linear:
+        got = type(operator).__name__
+        remedy = "photon noise may be the last; JPEG and phase retrieval stand alone"
+        raise invalid(f"operator {text}", "a linear operator before `then`", got, remedy)
+
+
+def _own_noise(text: str, noise_std: NoiseStd) -> tuple[str, NoiseStd]:
+    """The description without `noise=`, and the level that it states for its last operator."""
+    *before, last = re.split(r"(?<=\s)then\s+", text)
+    head, colon, rest = last.partition(":" if ":" in last else ",")
+    head = "then ".join([*before, head])
+    items = [item.strip() for item in rest.split(",")] if colon else []
+    stated = [item for item in items if item.partition("=")[0].strip() == "noise"]
+    if not stated:
+        return text, noise_std
+    value = stated[0].partition("=")[2].strip()
+    try:
+        level = float(value)
+    except ValueError:
+        level = -1.0
+    if len(stated) > 1 or not (isfinite(level) and level >= 0):
+        got = "several" if len(stated) > 1 else repr(value)
+        raise invalid(f"operator {text}, noise", "one number >= 0", got, "write noise=0.05")
+    kept = ",".join(item for item in items if item not in stated)
+    return (f"{head}:{kept}" if kept else head), level
