@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -195,3 +197,11 @@ def test_kernel_files_that_are_refused(tmp_path: Path) -> None:
     (tmp_path / "cut.npy").write_bytes((tmp_path / "flat.npy").read_bytes()[:90])
     with pytest.raises(ValueError, match=r"got one that cannot be read; save it by np\.save"):
         parsed(f"varying:kernels={tmp_path / 'cut.npy'}")
+
+
+def test_the_descriptions_of_the_page_are_read() -> None:
+    text = (Path(__file__).parent.parent / "docs" / "operators.md").read_text()
+    (commands,) = re.findall(r"```console\n(.*?)```", text, re.S)
+    words = [shlex.split(line) for line in commands.splitlines()]
+    kinds = [type(parsed(line[line.index("--operator") + 1])).__name__ for line in words]
+    assert kinds == ["Compose", "PoissonNoise", "Stack"]
