@@ -145,7 +145,9 @@ cpu = Pybind11Extension(
     "latino_engine._cpu",
     [
         "csrc/bindings_cpu.cpp",
+        "csrc/bindings_cpu_operators.cpp",
         "csrc/cpu/noise.cpp",
+        "csrc/cpu/operators.cpp",
         "csrc/cpu/pointwise.cpp",
         "csrc/cpu/rows.cpp",
     ],

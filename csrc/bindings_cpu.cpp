@@ -1,4 +1,5 @@
-// latino_engine._cpu: the memory-safety checks and every m.def of the native CPU path.
+// latino_engine._cpu: the memory-safety checks and every m.def of the sampler's operations; those of
+// the operators' own calls are in bindings_cpu_operators.cpp.
 //
 // Arrays are numpy arrays (a CPU tensor's .numpy() shares its memory). Each function checks type,
 // layout, shape and overlap, then releases the interpreter's lock around the work.
@@ -7,77 +8,23 @@
 #include <pybind11/stl.h>
 
 #include <array>
-#include <complex>
 #include <cstdint>
-#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "array_checks.h"
+#include "bindings_cpu.h"
 #include "cpu/kernels.h"
 #include "cpu/loops.h"
 #include "cpu/workspace.h"
+#include "cpu_arguments.h"
 #include "latino/fft_plan.h"
 
 namespace latino::binding {
 namespace {
 
-constexpr int kInterfaceVersion = 4;  // latino_engine.native asks for exactly this one
-constexpr std::int64_t kImageLimit = std::int64_t{1} << 22;
-constexpr std::int64_t kSampleLimit = std::int64_t{1} << 32;
-constexpr py::ssize_t kMaxChannels = 1024;
-
-cpu::Shape image_shape(const Sizes& sizes) {
-  if (sizes.size() != 4) refuse("out", "(P, C, H, W)", text_of(sizes), "give four axes");
-  if (sizes[1] > kMaxChannels) {
-    refuse("out", "at most 1024 channels", std::to_string(sizes[1]), "split the channels");
-  }
-  const cpu::Shape shape{sizes[0], sizes[1], sizes[2], sizes[3]};
-  if (shape.quads_per_plane() >= kSampleLimit) {
-    refuse("out", "fewer than 2^32 quads per plane", text_of(sizes), "split the image");
-  }
-  return shape;
-}
-
-PhiloxKey key_of(std::uint64_t seed) {
-  return {static_cast<std::uint32_t>(seed), static_cast<std::uint32_t>(seed >> 32)};
-}
-
-// (P|1,) floats, one for each pair or one for all.
-cpu::PerPair per_pair(const py::array& array, const std::string& name, std::int64_t pairs) {
-  const bool shared = array.ndim() == 1 && array.shape(0) == 1;
-  return {input(array, name, {shared ? 1 : static_cast<py::ssize_t>(pairs)}), shared ? 0 : 1};
-}
-
-// (P|1, C|1, H, W) floats, or complex numbers with strides in floats.
-template <class T = float>
-cpu::Broadcast broadcast(const py::array& array, const std::string& name, const Sizes& full) {
-  if (array.ndim() != 4) refuse(name, "four axes", text_of(sizes_of(array)), "add leading axes");
-  const bool one_pair = array.shape(0) == 1, one_channel = array.shape(1) == 1;
-  const Sizes sizes{one_pair ? 1 : full[0], one_channel ? 1 : full[1], full[2], full[3]};
-  const float* data = input<T>(array, name, sizes);
-  const std::int64_t plane = full[2] * full[3] * std::int64_t{sizeof(T) / sizeof(float)};
-  return {data, one_pair ? 0 : sizes[1] * plane, one_channel ? 0 : plane};
-}
-
-// The ids, copied and checked; the kernels read them without the interpreter's lock.
-class Identity {
- public:
-  Identity(std::uint64_t seed, const py::array& image_ids, const py::array& sample_ids,
-           std::uint32_t step, const Sizes& sizes)
-      : images_(ids_of(image_ids, "image_ids", sizes.empty() ? 0 : sizes[0], kImageLimit)),
-        samples_(ids_of(sample_ids, "sample_ids", sizes.empty() ? 0 : sizes[0], kSampleLimit)),
-        identity_{key_of(seed), images_.data(), samples_.data(), step} {}
-  Identity(const Identity&) = delete;
-  Identity& operator=(const Identity&) = delete;
-  const cpu::NoiseIdentity& get() const { return identity_; }
-
- private:
-  std::vector<std::uint32_t> images_, samples_;
-  cpu::NoiseIdentity identity_;
-};
-
+constexpr int kInterfaceVersion = 5;  // latino_engine.native asks for exactly this one
 py::tuple philox_words(std::array<std::uint32_t, 4> counter, std::array<std::uint32_t, 2> key) {
   const Words r = philox4x32({counter[0], counter[1], counter[2], counter[3]}, {key[0], key[1]});
   return py::make_tuple(r.x, r.y, r.z, r.w);
@@ -164,25 +111,6 @@ void masked_prox(const py::array& v, const py::array& mask, const py::array& y,
   cpu::masked_prox(shape, prox, result, num_threads);
 }
 
-using Complex = std::complex<float>;
-using OptionalArray = std::optional<py::array>;
-
-// The arguments that every inner step has, and the promise that `out` overlaps none of `constants`.
-cpu::InnerStep inner_step(const py::array& x, const OptionalArray& x_t, const py::array& x_weight,
-                          const py::array& scale, const py::array& out,
-                          const std::vector<std::pair<const py::array*, const char*>>& constants) {
-  const Sizes sizes = sizes_of(out);
-  const cpu::InnerStep step{input(x, "x", sizes), x_t ? input(*x_t, "x_t", sizes) : nullptr,
-                            per_pair(x_weight, "x_weight", sizes[0]),
-                            per_pair(scale, "scale", sizes[0]), output(out, "out", sizes)};
-  check_apart(out, "out", x, "x");
-  if (x_t) check_apart(out, "out", *x_t, "x_t");
-  check_apart(out, "out", x_weight, "x_weight", false);
-  check_apart(out, "out", scale, "scale", false);
-  for (const auto& [array, name] : constants) check_apart(out, "out", *array, name, false);
-  return step;
-}
-
 void masked_prox_noise(const py::array& x, const OptionalArray& x_t, const py::array& x_weight,
                        const py::array& mask, const py::array& y, const py::array& gamma,
                        const py::array& scale, std::uint64_t seed, const py::array& image_ids,
@@ -209,21 +137,6 @@ std::vector<std::string> targets() {
   return names;
 }
 
-// The loops of this name; "" for the best.
-const cpu::Loops& loops_of(const std::string& target) {
-  if (target.empty()) return cpu::best_loops();
-  const cpu::Loops* tables[cpu::kMaxTargets];
-  const int count = cpu::usable_targets(tables);
-  for (int i = 0; i < count; ++i) {
-    if (target == tables[i]->name) return *tables[i];
-  }
-  refuse("target", "one of targets()", target, "leave it out for the best");
-}
-
-Sizes half_spectrum(const Sizes& sizes) {
-  return {sizes[0], sizes[1], sizes[2], sizes[3] / 2 + 1};
-}
-
 void fourier_prox_noise(const py::array& x, const OptionalArray& x_t, const py::array& x_weight,
                         const py::array& power, const py::array& back_projected,
                         const py::array& gamma, const py::array& scale, std::uint64_t seed,
@@ -232,9 +145,7 @@ void fourier_prox_noise(const py::array& x, const OptionalArray& x_t, const py::
                         const std::string& target) {
   const Sizes sizes = sizes_of(out);
   const cpu::Shape shape = image_shape(sizes);
-  if (!fft::is_own_side(shape.height) || !fft::is_own_side(shape.width)) {
-    refuse("out", "sides of a power of two from 16 to 2048", text_of(sizes), "use torch.fft");
-  }
+  check_own_sides(shape, "out");
   const Identity identity(seed, image_ids, sample_ids, step, sizes);
   const cpu::InnerStep inner = inner_step(
       x, x_t, x_weight, scale, out,
@@ -427,6 +338,7 @@ PYBIND11_MODULE(_cpu, m) {
   m.def("workspace_allocations", [] { return cpu::Workspace::shared().allocations(); });
   m.def("running_moments", &running_moments, arg("mean"), arg("m2"), arg("count"), arg("x"),
         arg("mean_out"), arg("m2_out"), arg("num_threads"));
+  define_operator_calls(m);
 }
 
 }  // namespace latino::binding

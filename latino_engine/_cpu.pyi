@@ -153,3 +153,52 @@ def running_moments(
     m2_out: NDArray[float32],
     num_threads: int,
 ) -> None: ...
+def convolve(
+    x: NDArray[float32],
+    h: NDArray[complex64],
+    conjugate: bool,
+    out: NDArray[float32],
+    num_threads: int,
+    target: str = "",
+) -> None: ...
+def convolved_spectrum(
+    x: NDArray[float32],
+    h: NDArray[complex64],
+    conjugate: bool,
+    spectrum: NDArray[complex64],
+    num_threads: int,
+    target: str = "",
+) -> None: ...
+def keep_observed(
+    x: NDArray[float32], mask: NDArray[float32], out: NDArray[float32], num_threads: int
+) -> None: ...
+def kspace_forward(
+    x: NDArray[float32],
+    mask: NDArray[float32],
+    out: NDArray[float32],
+    num_threads: int,
+    target: str = "",
+) -> None: ...
+def kspace_adjoint(
+    y: NDArray[float32],
+    mask: NDArray[float32],
+    out: NDArray[float32],
+    num_threads: int,
+    target: str = "",
+) -> None: ...
+def kspace_prox_noise(
+    x: NDArray[float32],
+    x_t: NDArray[float32] | None,
+    x_weight: NDArray[float32],
+    mask: NDArray[float32],
+    y: NDArray[float32],
+    gamma: NDArray[float32],
+    scale: NDArray[float32],
+    seed: int,
+    image_ids: NDArray[int64],
+    sample_ids: NDArray[int64],
+    step: int,
+    out: NDArray[float32],
+    num_threads: int,
+    target: str = "",
+) -> None: ...

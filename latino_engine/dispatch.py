@@ -125,6 +125,6 @@ def transforms_of(
     backend = backend_of(device)
     if backend == "cuda":
         return f"cuda, {cuda_native.fourier_path(size[0], size[1], factor or None)}"
-    if backend == "cpu" and factor != 0:
-        return f"cpu, {native.fourier_path(size[0], size[1], factor)}"
+    if backend == "cpu":
+        return f"cpu, {native.fourier_path(size[0], size[1], factor or None)}"
     return f"{backend}, torch.fft"

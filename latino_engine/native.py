@@ -17,7 +17,7 @@ from torch import Tensor
 
 from latino_engine import op_checks, reference
 
-_INTERFACE_VERSION = 4
+_INTERFACE_VERSION = 5
 _REMEDY = (
     "with a C++17 compiler on the path run "
     "`python -m pip install --force-reinstall --no-deps .` in the source folder"
@@ -59,17 +59,21 @@ def unfit(*tensors: Tensor | None, spectra: bool = False) -> str | None:
 
     `spectra` allows complex64 beside float32.
     """
-    if any(tensor is not None and tensor.is_neg() for tensor in tensors):
-        return "a lazily negated view"
-    return op_checks.unfit(device_type(), *tensors, spectra=spectra)
+    obstacle = op_checks.unfit("cpu", *tensors, spectra=spectra)
+    if obstacle is None:
+        for tensor in tensors:
+            if tensor is not None and tensor.is_neg():
+                return "a lazily negated view"
+    return obstacle
 
 
 def broadcasts_to_planes(tensor: Tensor, like: Tensor) -> bool:
     """True if `tensor` is (B|1, C|1, H, W), leading axes optional, for `like` (B, C, H, W)."""
-    if like.ndim != 4 or not 2 <= tensor.ndim <= 4 or tensor.shape[-2:] != like.shape[-2:]:
+    shape, full = tensor.shape, like.shape
+    if len(full) != 4 or not 2 <= len(shape) <= 4 or shape[-2:] != full[-2:]:
         return False
-    lead = _four_axes(tensor).shape[:2]
-    return all(n in (1, full) for n, full in zip(lead, like.shape[:2], strict=True))
+    pairs, channels = (1, 1, *shape)[-4:-2]
+    return pairs in (1, full[0]) and channels in (1, full[1])
 
 
 def _extension() -> Any:
@@ -77,7 +81,7 @@ def _extension() -> Any:
 
 
 def _four_axes(tensor: Tensor) -> Tensor:
-    return tensor.reshape(*([1] * (4 - tensor.ndim)), *tensor.shape)
+    return tensor if tensor.ndim == 4 else tensor.reshape((1,) * (4 - tensor.ndim) + tensor.shape)
 
 
 def _ids(ids: Tensor) -> Any:
@@ -87,7 +91,9 @@ def _ids(ids: Tensor) -> Any:
 def _array(tensor: Tensor) -> Any:
     """A numpy array on the tensor's memory; a strided view is copied first."""
     plain = tensor.detach() if tensor.requires_grad else tensor
-    return plain.resolve_conj().contiguous().numpy()
+    if plain.is_conj():
+        plain = plain.resolve_conj()
+    return (plain if plain.is_contiguous() else plain.contiguous()).numpy()
 
 
 def gaussian_noise(
@@ -312,9 +318,14 @@ def fourier_mask_prox_noise(
     *identity: Any,
     out: Tensor | None = None,
 ) -> Tensor:
-    """As `reference.fourier_mask_prox_noise`: torch.fft, with one pass before, between, behind."""
+    """As `reference.fourier_mask_prox_noise`; by torch.fft with a pass before, between, behind."""
     out, threads = _empty(x) if out is None else out, torch.get_num_threads()
     pairs, _, height, width = x.shape
+    if fourier_path(height, width) == "own loops":
+        constants = (_array(mask), _array(y), _scalars(gamma), _scalars(scale))
+        rest = (*_identity(*identity), _array(out), threads)
+        _extension().kspace_prox_noise(*_anchors(x, x_t, x_weight), *constants, *rest)
+        return out
     image = torch.empty((pairs, height, width), dtype=torch.complex64)
     _extension().kspace_pack(*_anchors(x, x_t, x_weight), _array(image), threads)
     V = torch.fft.fft2(image).contiguous()
@@ -344,4 +355,4 @@ def _add_noise(z: Tensor, scale: Tensor, *identity: Any, out: Tensor | None) -> 
 
 
 def _empty(like: Tensor) -> Tensor:
-    return torch.empty(like.shape, dtype=torch.float32)
+    return torch.empty_like(like, memory_format=torch.contiguous_format)

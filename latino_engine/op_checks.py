@@ -13,9 +13,14 @@ from torch.nn import Parameter
 from latino_engine.errors import invalid, invalid_type, whole_number
 from latino_engine.noise import MAX_CHANNELS, MAX_IMAGE_ID
 
+_PLAIN = (Tensor, Parameter)
+_REAL, _SPECTRA = (torch.float32,), (torch.float32, torch.complex64)
+
 
 def per_image(value: float | Tensor, like: Tensor, name: str = "gamma") -> Tensor:
     """A float or a (B,) tensor as (1|B, 1, ...), with the dtype and device of `like` (B, ...)."""
+    if isinstance(value, float):
+        return torch.full((1,) * like.ndim, value, dtype=like.dtype, device=like.device)
     tensor = torch.as_tensor(value, dtype=like.dtype, device=like.device)
     if tensor.ndim > 1 or (tensor.ndim == 1 and tensor.shape[0] not in (1, like.shape[0])):
         raise invalid(
@@ -137,24 +142,25 @@ def unfit(device_type: str, *tensors: Tensor | None, spectra: bool = False) -> s
     They must be plain, float32 (with `spectra` also complex64) and on one device of this type,
     and no derivative may be asked for.
     """
-    dtypes = (torch.float32, torch.complex64) if spectra else (torch.float32,)
     if torch.compiler.is_compiling():
         return "a traced graph"
     if forward_ad._current_level >= 0:
         return "a forward derivative"  # the kernel would drop the tangents
+    dtypes, grad = (_SPECTRA if spectra else _REAL), torch.is_grad_enabled()
     first: torch.device | None = None
     for tensor in tensors:
         if tensor is None:
             continue
-        if type(tensor) not in (Tensor, Parameter) or is_functorch_wrapped_tensor(tensor):
+        if type(tensor) not in _PLAIN or is_functorch_wrapped_tensor(tensor):
             return f"a {type(tensor).__name__} of torch.func or of a subclass"
-        if tensor.device.type != device_type or tensor.layout != torch.strided:
-            return f"a {tensor.layout} tensor on {tensor.device}"
+        device = tensor.device
+        if device.type != device_type or tensor.layout != torch.strided:
+            return f"a {tensor.layout} tensor on {device}"
         if tensor.dtype not in dtypes:
             return f"{tensor.dtype}"
-        if torch.is_grad_enabled() and tensor.requires_grad:
+        if grad and tensor.requires_grad:
             return "a tensor that requires a gradient"
-        first = first or tensor.device
-        if tensor.device != first:
-            return f"tensors on {first} and {tensor.device}"
+        first = first or device
+        if device != first:
+            return f"tensors on {first} and {device}"
     return None

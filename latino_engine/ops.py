@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from latino_engine import cuda_native, native, reference, triton_native
+from latino_engine import cuda_native, native, native_operators, reference, triton_native
 from latino_engine.dispatch import Backend, Table, backend_of, choose, transforms_of, write
 from latino_engine.errors import invalid
 from latino_engine.inner_steps import (
@@ -33,6 +33,14 @@ from latino_engine.op_checks import (
     on_device_of,
     per_image,
 )
+from latino_engine.operator_calls import (
+    convolve,
+    convolved_spectrum,
+    fourier_mask_prox,
+    keep_observed,
+    kspace_adjoint,
+    kspace_forward,
+)
 
 __all__ = [
     "MAX_IMAGE_ID",
@@ -43,10 +51,16 @@ __all__ = [
     "check_ids",
     "check_seed",
     "combine_anchors",
+    "convolve",
+    "convolved_spectrum",
+    "fourier_mask_prox",
     "fourier_mask_prox_noise",
     "fourier_prox",
     "fourier_prox_noise",
     "gaussian_noise",
+    "keep_observed",
+    "kspace_adjoint",
+    "kspace_forward",
     "langevin_noise",
     "masked_prox",
     "masked_prox_noise",
@@ -80,8 +94,16 @@ _RUNNING_MOMENTS: Table = {
     "triton": triton_native.running_moments,
     "cuda": cuda_native.running_moments,
 }
-_FOURIER_PROX: Table = {"torch": reference.fourier_prox, "triton": triton_native.fourier_prox}
-_ALIAS_PROX: Table = {"torch": reference.alias_prox, "triton": triton_native.alias_prox}
+_FOURIER_PROX: Table = {
+    "torch": reference.fourier_prox,
+    "cpu": native_operators.fourier_prox,
+    "triton": triton_native.fourier_prox,
+}
+_ALIAS_PROX: Table = {
+    "torch": reference.alias_prox,
+    "cpu": native_operators.alias_prox,
+    "triton": triton_native.alias_prox,
+}
 _MASKED_PROX: Table = {"torch": reference.masked_prox, "cpu": native.masked_prox}
 _COMBINE_ANCHORS: Table = {"torch": reference.combine_anchors}
 
@@ -203,7 +225,7 @@ def fourier_prox(
         power: |h|^2, real half-spectrum (B|1, C|1, H, W//2+1).
         back_projected: conj(h) Y, complex half-spectrum (B|1, C|1, H, W//2+1).
         gamma: >= 0, a number or (B,).
-        backend: "auto", "torch" or "triton".
+        backend: "auto", "torch", "cpu" or "triton".
     """
     _check_spectrum("power", power, v)
     _check_spectrum("back_projected", back_projected, v)
@@ -229,7 +251,7 @@ def alias_prox(
         h, back_projected: full spectra (B|1, C|1, H, W); back_projected = conj(h) tile(Y).
         folded_power: mean of |h|^2 over aliases, (B|1, C|1, H/factor, W/factor).
         gamma: >= 0, a number or (B,).
-        backend: "auto", "torch" or "triton".
+        backend: "auto", "torch", "cpu" or "triton".
     """
     if v.ndim != 4 or v.shape[-2] % factor or v.shape[-1] % factor:
         remedy = "crop the image"
@@ -243,6 +265,8 @@ def masked_prox(
     v: Tensor, mask: Tensor, y: Tensor, gamma: float | Tensor, *, backend: Backend = "auto"
 ) -> Tensor:
     """argmin_x gamma/2 ||m (x - y)||^2 + 1/2 ||x - v||^2 per entry, m in {0, 1}.
+
+    y is not used where m = 0.
 
     Args:
         v: (B, C, H, W), real or complex.

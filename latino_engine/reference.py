@@ -26,6 +26,52 @@ def fourier_prox(v: Tensor, power: Tensor, back_projected: Tensor, gamma: Tensor
     return z
 
 
+def convolve(x: Tensor, h: Tensor, conjugate: bool) -> Tensor:
+    """irfft2(h rfft2(x)), or with conj(h): a circular convolution and its adjoint."""
+    y: Tensor = torch.fft.irfft2(convolved_spectrum(x, h, conjugate), s=x.shape[-2:])
+    return y
+
+
+def convolved_spectrum(x: Tensor, h: Tensor, conjugate: bool) -> Tensor:
+    """h rfft2(x), or conj(h) rfft2(x); h is a half-spectrum (B|1, C|1, H, W//2+1)."""
+    spectrum: Tensor = (h.conj() if conjugate else h) * torch.fft.rfft2(x)
+    return spectrum
+
+
+def keep_observed(x: Tensor, mask: Tensor) -> Tensor:
+    """x with exact zeros where m = 0; a product would let NaN through."""
+    return torch.where(mask > 0, x, torch.zeros((), dtype=x.dtype, device=x.device))
+
+
+def kspace_forward(x: Tensor, mask: Tensor) -> Tensor:
+    """m F x with F = fftshift fft2(ifftshift x), orthonormal: images (B, 2, H, W) as (re, im), or
+    (B, 1, H, W), to k-space (B, 2, H, W).
+    """
+    image = torch.complex(x[:, 0], x[:, 1] if x.shape[1] == 2 else torch.zeros_like(x[:, 0]))
+    V = torch.fft.fft2(torch.fft.ifftshift(image, dim=(-2, -1)), norm="ortho")
+    V = torch.fft.fftshift(V, dim=(-2, -1))
+    return keep_observed(torch.stack((V.real, V.imag), dim=1), mask)
+
+
+def kspace_adjoint(y: Tensor, mask: Tensor, channels: int) -> Tensor:
+    """F^-1 (m y) in its parts, or with one channel its real part: (B, channels, H, W)."""
+    kept = keep_observed(y, mask)
+    Y = torch.fft.ifftshift(torch.complex(kept[:, 0], kept[:, 1]), dim=(-2, -1))
+    x = torch.fft.fftshift(torch.fft.ifft2(Y, norm="ortho"), dim=(-2, -1))
+    return torch.stack((x.real, x.imag)[:channels], dim=1)
+
+
+def fourier_mask_prox(v: Tensor, mask: Tensor, y: Tensor, gamma: Tensor) -> Tensor:
+    """F^-1 masked_prox(F v, mask, y), F as in `kspace_forward`; y is not used where m = 0."""
+    axes = (-2, -1)
+    corner = torch.fft.ifftshift(torch.complex(v[:, :1], v[:, 1:]), dim=axes)  # (P, 1, H, W)
+    V = torch.fft.fftshift(torch.fft.fft2(corner, norm="ortho"), dim=axes)
+    X = masked_prox(V, mask, torch.complex(y[:, :1], y[:, 1:]), gamma)
+    image = torch.fft.ifft2(torch.fft.ifftshift(X, dim=axes), norm="ortho")
+    image = torch.fft.fftshift(image, dim=axes)
+    return torch.cat((image.real, image.imag), dim=1)  # (P, 2, H, W)
+
+
 def alias_fold(spectrum: Tensor, factor: int) -> Tensor:
     """Mean over the factor x factor aliases: (..., H, W) -> (..., H/factor, W/factor)."""
     *lead, height, width = spectrum.shape
@@ -61,9 +107,9 @@ def alias_prox(
 
 
 def masked_prox(v: Tensor, mask: Tensor, y: Tensor, gamma: Tensor) -> Tensor:
-    """(gamma m y + v) / (gamma m + 1) per entry, for a mask with values in {0, 1}."""
+    """(gamma m y + v) / (gamma m + 1) per entry, m in {0, 1}; y is not used where m = 0."""
     weight = gamma * mask
-    return (weight * y + v) / (weight + 1.0)
+    return (weight * keep_observed(y, mask) + v) / (weight + 1.0)
 
 
 def combine_anchors(x: Tensor, x_t: Tensor, x_weight: Tensor) -> Tensor:
@@ -209,11 +255,5 @@ def fourier_mask_prox_noise(
     F = fftshift fft2(ifftshift v), orthonormal: DC of mask and y lies in the middle.
     """
     v = x if x_t is None else combine_anchors(x, x_t, x_weight)
-    axes = (-2, -1)
-    corner = torch.fft.ifftshift(torch.complex(v[:, :1], v[:, 1:]), dim=axes)  # (P, 1, H, W)
-    V = torch.fft.fftshift(torch.fft.fft2(corner, norm="ortho"), dim=axes)
-    X = masked_prox(V, mask, torch.complex(y[:, :1], y[:, 1:]), gamma)
-    image = torch.fft.ifft2(torch.fft.ifftshift(X, dim=axes), norm="ortho")
-    image = torch.fft.fftshift(image, dim=axes)
-    z = torch.cat((image.real, image.imag), dim=1)  # (P, 2, H, W)
+    z = fourier_mask_prox(v, mask, y, gamma)
     return langevin_noise(z, scale, seed, image_ids, sample_ids, step)

@@ -18,6 +18,8 @@ from latino_engine import (
     dispatch,
     inner_steps,
     native,
+    native_operators,
+    operator_calls,
     ops,
     reference,
     triton_native,
@@ -52,6 +54,12 @@ def arguments(operation: str) -> tuple[Any, ...]:
         "fourier_prox": (x, power, back, 2.0),
         "alias_prox": (x, *alias, 2.0, 2),
         "combine_anchors": (x, x_t, 0.4),
+        "convolve": (x, h[..., :33].contiguous()),
+        "convolved_spectrum": (x, h[..., :33].contiguous(), True),
+        "keep_observed": (x, mask),
+        "kspace_forward": (x, mask),
+        "kspace_adjoint": (y, mask),
+        "fourier_mask_prox": (x, mask, y, 2.0),
         "fourier_prox_noise": (*anchors, power, back, *scalars, *IDENTITY),
         "alias_prox_noise": (*anchors, *alias, *scalars, 2, *IDENTITY),
         "masked_prox_noise": (*anchors, mask, y, *scalars, *IDENTITY),
@@ -100,15 +108,23 @@ KERNELS: dict[str, dict[str, list[str]]] = {
         "reverse_step": ["reverse_step"],
         "running_moments": ["running_moments"],
         "masked_prox": ["masked_prox"],
+        "fourier_prox": ["fourier_prox_noise"],
+        "alias_prox": ["alias_prox_noise"],
+        "convolve": ["convolve"],
+        "convolved_spectrum": ["convolved_spectrum"],
+        "keep_observed": ["keep_observed"],
+        "kspace_forward": ["kspace_forward"],
+        "kspace_adjoint": ["kspace_adjoint"],
+        "fourier_mask_prox": ["kspace_prox_noise"],
         "fourier_prox_noise": ["fourier_prox_noise"],
         "alias_prox_noise": ["alias_prox_noise"],
         "masked_prox_noise": ["masked_prox_noise"],
-        "fourier_mask_prox_noise": ["kspace_pack", "kspace_combine", "kspace_unpack"],
+        "fourier_mask_prox_noise": ["kspace_prox_noise"],
     },
 }
 TABLES = {
     name.strip("_").lower(): table
-    for module in (ops, inner_steps)
+    for module in (ops, inner_steps, operator_calls)
     for name, table in vars(module).items()
     if isinstance(table, dict) and "torch" in table
 }
@@ -150,7 +166,8 @@ def extension_calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
                 calls.append(name)
             return getattr(extension, name)
 
-    monkeypatch.setattr(native, "_extension", Recorder)
+    for module in (native, native_operators):
+        monkeypatch.setattr(module, "_extension", Recorder)
     return calls
 
 
@@ -194,7 +211,7 @@ def test_every_branch(ran: tuple[str, Callable[[], list[str]]], operation: str) 
 def test_the_branches_are_those_of_the_tables() -> None:
     found = {(name, op) for op, table in TABLES.items() for name in table if name != "torch"}
     assert found == set(BRANCHES)
-    assert len(TABLES) == 12 and all(arguments(operation) for operation in OPERATIONS)
+    assert len(TABLES) == 18 and all(arguments(operation) for operation in OPERATIONS)
 
 
 WITH_OUT = [(b, o) for b, o in BRANCHES if "noise" in o or o == "reverse_step"]
@@ -324,6 +341,7 @@ NO_TRANSFORMS = [
     "masked_prox_noise",
     "fourier_prox_noise",
     "alias_prox_noise",
+    "fourier_mask_prox_noise",
 ]
 
 
@@ -393,8 +411,9 @@ def test_the_transforms_are_visible() -> None:
     down = le.SuperResolution(2, 0.02)
     assert f"transforms='{own}'" in repr(down.data_step(torch.zeros(1, 1, 32, 32)))
     assert f"transforms='{fft}'" in repr(down.data_step(torch.zeros(1, 1, 9, 9)))
-    mri = le.MRI(torch.ones(32, 32), 0.02)
-    assert f"transforms='{fft}'" in repr(mri.data_step(torch.zeros(1, 2, 32, 32)))
+    for side, transforms in ((32, own), (30, fft)):
+        mri = le.MRI(torch.ones(side, side), 0.02)
+        assert f"transforms='{transforms}'" in repr(mri.data_step(torch.zeros(1, 2, side, side)))
     assert repr(le.Denoising(0.1).data_step(torch.zeros(1, 3, 8, 8))) == (
         "FusedStep(1 x 3 x 8 x 8 float32)"
     )

@@ -267,7 +267,7 @@ def test_without_the_extension(hidden: Callable[[Any], None]) -> None:
 def test_an_extension_of_another_version(hidden: Callable[[Any], None]) -> None:
     hidden(SimpleNamespace(INTERFACE_VERSION=0))
     assert ops.backend_of("cpu") == "torch"
-    with pytest.raises(BackendNotAvailable, match="with interface 4, but the one built here has 0"):
+    with pytest.raises(BackendNotAvailable, match="with interface 5, but the one built here has 0"):
         ops.gaussian_noise(1, [0], [0], 0, (1, 1, 4, 4), backend="cpu")
 
 

@@ -383,7 +383,7 @@ def test_under_the_sanitizers(tmp_path: Path) -> None:
     if compiler is None:
         pytest.skip("needs g++")
     root = Path(__file__).parents[1] / "csrc"
-    sources = [str(root / "cpu" / f"{n}.cpp") for n in ("noise", "pointwise", "rows")]
+    sources = [str(root / "cpu" / f"{n}.cpp") for n in ("noise", "operators", "pointwise", "rows")]
     driver = str(root / "cpu" / "sanitizer_check.cpp")
     flags = ["-std=c++17", "-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
     flags += ["-ffp-contract=off", "-fopenmp", f"-I{root}", f"-I{root / 'include'}"]

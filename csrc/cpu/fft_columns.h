@@ -62,8 +62,40 @@ LATINO_INLINE Complex<kCount> data_step(const FourierColumns& step, int column, 
           (step.twice_gamma * back.im + twice.im) * weight};
 }
 
-template <int kCount, int kRadix>
-LATINO_INLINE void leaf(const FourierColumns& step, int column, int position, float* rows) {
+// h V of spectral row k, from 2 V, with the same scale.
+template <int kCount>
+LATINO_INLINE Complex<kCount> data_step(const ProductColumns& step, int column, int k,
+                                        Complex<kCount> twice) {
+  const std::int64_t at = std::int64_t{k} * step.pitch + column;
+  const Complex<kCount> h = load_interleaved<kCount>(step.h + 2 * at);
+  const Lanes<kCount> re = step.scale * h.re, im = step.imaginary_scale * h.im;
+  return {twice.re * re - twice.im * im, twice.re * im + twice.im * re};
+}
+
+// +1 and -1 in turn, from `first` on: what the shifts of a centred transform leave behind, whose
+// sides are multiples of 4.
+template <int kCount>
+LATINO_INLINE Lanes<kCount> alternating(float first) {
+  alignas(64) float signs[kCount];
+  for (int i = 0; i < kCount; ++i) signs[i] = i % 2 == 0 ? first : -first;
+  return load<kCount>(signs);
+}
+
+// (gamma m Y + V) / (gamma m + 1) of a k-space whose DC lies in the middle, in units of V.
+template <int kCount>
+LATINO_INLINE Complex<kCount> data_step(const KspaceColumns& step, int column, int k,
+                                        Complex<kCount> value) {
+  const std::int64_t at = step.centred(k, column);
+  const Lanes<kCount> mask = load<kCount>(step.mask + at), weight = step.gamma * mask;
+  const Lanes<kCount> scale = step.inverse_scale / (weight + 1.0f);
+  const Lanes<kCount> pull = weight * alternating<kCount>(k % 2 == 0 ? step.root : -step.root);
+  const Lanes<kCount> re = kept_lanes<kCount>(mask, load<kCount>(step.y_re + at));
+  const Lanes<kCount> im = kept_lanes<kCount>(mask, load<kCount>(step.y_im + at));
+  return {(pull * re + value.re) * scale, (pull * im + value.im) * scale};
+}
+
+template <int kCount, int kRadix, class Step>
+LATINO_INLINE void leaf(const Step& step, int column, int position, float* rows) {
   const int first = step.plan->order[position], stride = step.plan->side / kRadix;
   Complex<kCount> x[kRadix];
 #pragma GCC unroll 16
@@ -101,33 +133,28 @@ void transform_columns(const Step& step, std::size_t depth, int column, int posi
   if constexpr (kSweep != Sweep::kForward) column_pass<kCount, true>(pass, rows);
 }
 
-// Column 0 of the block: P = F0 + i FN at row k; F0 = (P + conj P(-k)) / 2 and FN likewise, weighed
-// apart. `packed` holds 2 P in the order of k, re then im.
-template <int kCount>
-void packed_data_step(const FourierColumns& step, const float* packed, float* rows) {
-  const int side = step.plan->side;
+// Column 0 of the block: P = F0 + i FN at row k; F0 = (P + conj P(-k)) / 2 and FN likewise, each
+// with its own data step. `packed` holds 2 P in the order of k, re then im.
+template <int kCount, class Step>
+void packed_data_step(const Step& step, const float* packed, float* rows) {
+  const int side = step.plan->side, last_column = static_cast<int>(step.pitch) - 1;
   const float* imaginary = packed + side;
   for (int position = 0; position < side; ++position) {
     const int k = step.plan->order[position], mirror = (side - k) & (side - 1);
     const float re = packed[k], im = imaginary[k];
     const float mirror_re = packed[mirror], mirror_im = imaginary[mirror];
-    const std::int64_t first = std::int64_t{k} * step.pitch, last = first + step.pitch - 1;
-    const float first_weight = step.half_scale / (step.gamma * step.power[first] + 1.0f);
-    const float last_weight = step.half_scale / (step.gamma * step.power[last] + 1.0f);
-    const float* back = step.back_projected + 2 * first;
-    const float* nyquist = step.back_projected + 2 * last;
-    const float first_re = (step.twice_gamma * back[0] + 0.5f * (re + mirror_re)) * first_weight;
-    const float first_im = (step.twice_gamma * back[1] + 0.5f * (im - mirror_im)) * first_weight;
-    const float last_re = (step.twice_gamma * nyquist[0] + 0.5f * (im + mirror_im)) * last_weight;
-    const float last_im = (step.twice_gamma * nyquist[1] + 0.5f * (mirror_re - re)) * last_weight;
+    const Complex<1> first =
+        data_step<1>(step, 0, k, Complex<1>{0.5f * (re + mirror_re), 0.5f * (im - mirror_im)});
+    const Complex<1> last = data_step<1>(
+        step, last_column, k, Complex<1>{0.5f * (im + mirror_im), 0.5f * (mirror_re - re)});
     float* at = rows + std::int64_t{2} * kCount * position;
-    at[0] = first_re - last_im;
-    at[kCount] = first_im + last_re;
+    at[0] = first.re - last.im;
+    at[kCount] = first.im + last.re;
   }
 }
 
-template <int kCount>
-LATINO_INLINE void packed_columns(const FourierColumns& step, float* rows) {
+template <int kCount, class Step>
+LATINO_INLINE void packed_columns(const Step& step, float* rows) {
   const int side = step.plan->side;
   float packed[2 * fft::kMaxSide];
   transform_columns<kCount, Sweep::kForward>(step, 0, 0, 0, rows);
@@ -142,16 +169,25 @@ LATINO_INLINE void packed_columns(const FourierColumns& step, float* rows) {
   transform_columns<kCount, Sweep::kInverse>(step, 0, 0, 0, rows);
 }
 
-template <int kCount>
-LATINO_INLINE void column_block(const FourierColumns& step, int block, float* rows) {
+template <int kCount, class Step>
+LATINO_INLINE void column_block(const Step& step, int block, float* rows) {
   if (block == 0) return packed_columns<kCount>(step, rows);
   transform_columns<kCount, Sweep::kBoth>(step, 0, block * kCount, 0, rows);
 }
 
 // The block's columns: transform, data step, inverse transform.
-void fourier_columns(const FourierColumns& step, const Spectrum& spectrum, int block) {
+template <class Step>
+LATINO_INLINE void half_spectrum_columns(const Step& step, const Spectrum& spectrum, int block) {
   if (kLanes > 8 && step.pitch - 1 < kLanes) {
     return column_block<kNarrow>(step, block, spectrum.block(block));
   }
   column_block<kLanes>(step, block, spectrum.block(block));
+}
+
+void fourier_columns(const FourierColumns& step, const Spectrum& spectrum, int block) {
+  half_spectrum_columns(step, spectrum, block);
+}
+
+void product_columns(const ProductColumns& step, const Spectrum& spectrum, int block) {
+  half_spectrum_columns(step, spectrum, block);
 }

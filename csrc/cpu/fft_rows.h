@@ -191,6 +191,11 @@ void inverse_rows(const PlaneRows& plane, const Spectrum& spectrum, int begin, i
     }
     const RowBuffer& z = *transform_row<true>(*plane.plan, buffers[1].re, buffers[1].im, buffers);
     float* out = plane.out + std::int64_t{2} * pair * side;
+    if (plane.scale == 0.0f) {
+      std::memcpy(out, z.re, static_cast<std::size_t>(side) * sizeof(float));
+      std::memcpy(out + side, z.im, static_cast<std::size_t>(side) * sizeof(float));
+      continue;
+    }
     Words counter = plane.counter;
     for (int w = 0; w < half; w += kTileQuads) {
       const int count = half - w < kTileQuads ? half - w : kTileQuads;

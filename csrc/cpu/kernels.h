@@ -19,7 +19,7 @@ struct Shape {  // (P, C, H, W)
   std::int64_t quads_per_plane() const { return ((height + 1) / 2) * ((width + 1) / 2); }
 };
 
-// Whose noise it is: counter = (quad, channel + 1024 image, sample, step), key = seed.
+// Whose noise it is, or no ids where the scale of the noise is 0: counter = (quad, channel + 1024 image, sample, step), key = seed.
 struct NoiseIdentity {
   PhiloxKey key;
   const std::uint32_t* image_ids;   // (P,)
@@ -63,7 +63,7 @@ void langevin_noise(const NoiseIdentity& identity, const Shape& shape, const flo
 void reverse_step(const NoiseIdentity& identity, const Shape& shape, const float* x0_hat,
                   const float* x_t, const ReverseStep& step, float* out, int num_threads);
 
-// The data step of a mask, out = (gamma m y + v) / (gamma m + 1).
+// The data step of a mask, out = (gamma m y + v) / (gamma m + 1); y is not used where m = 0.
 struct MaskedProx {
   const float* v;
   Broadcast mask, y;
@@ -131,6 +131,41 @@ void kspace_combine(const Shape& shape, const MaskedData& data, float* spectrum,
 // out = fftshift(image) + scale eps
 void kspace_unpack(const NoiseIdentity& identity, const Shape& shape, const float* image,
                    PerPair scale, float* out, int num_threads);
+
+// out = fftshift(image), in its parts.
+void kspace_parts(const Shape& shape, const float* image, float* out, int num_threads);
+
+// ---- The operators' own calls; H and W are own sides but for keep_observed. ----
+
+// h, or conj(h) where conjugate, complex (P|1, C|1, H, W/2 + 1).
+struct ProductData {
+  Broadcast h;
+  bool conjugate;
+  float* spectrum;  // (P, C, H, W/2 + 1) complex: the product itself, or null
+};
+
+// out = irfft2(h rfft2(x))
+void convolve(const Shape& shape, const float* x, const ProductData& data, float* out,
+              const Loops& loops, int num_threads);
+
+// data.spectrum = h rfft2(x)
+void convolved_spectrum(const Shape& shape, const float* x, const ProductData& data,
+                        const Loops& loops, int num_threads);
+
+// out = x where the mask is positive, else 0
+void keep_observed(const Shape& shape, const float* x, Broadcast mask, float* out,
+                   int num_threads);
+
+// Images (P, 1|2, H, W), one channel being real, and k-space (P, 2, H, W), centred and orthonormal;
+// mask (P|1, 1, H, W). What stands in k-space where m = 0 is not used.
+void kspace_forward(const Shape& shape, const float* x, Broadcast mask, float* y,
+                    const Loops& loops, int num_threads);
+void kspace_adjoint(const Shape& shape, const float* y, Broadcast mask, float* out,
+                    const Loops& loops, int num_threads);
+
+// The inner step of complex images (P, 2, H, W); identity without ids where all scales are 0.
+void kspace_prox_noise(const NoiseIdentity& identity, const Shape& shape, const InnerStep& step,
+                       const MaskedData& data, const Loops& loops, int num_threads);
 
 // Welford over `size` entries; mean_out and m2_out may be mean and m2.
 struct MomentArrays {

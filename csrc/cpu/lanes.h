@@ -106,12 +106,55 @@ LATINO_INLINE Complex<kCount> load_interleaved(const float* from) {
             _mm256_castpd_ps(_mm256_permute4x64_pd(_mm256_castps_pd(odd), 0xD8))};
   }
 #endif
-  Complex<kCount> result;
-  for (int i = 0; i < kCount; ++i) {
-    result.re[i] = from[2 * i];
-    result.im[i] = from[2 * i + 1];
+  if constexpr (kCount == 1) {
+    return {from[0], from[1]};
+  } else {
+    Complex<kCount> result;
+    for (int i = 0; i < kCount; ++i) {
+      result.re[i] = from[2 * i];
+      result.im[i] = from[2 * i + 1];
+    }
+    return result;
   }
-  return result;
+}
+
+// The reverse.
+template <int kCount>
+LATINO_INLINE void store_interleaved(float* to, Complex<kCount> value) {
+#if LATINO_LANES >= 16
+  if constexpr (kCount == 16) {
+    const __m512i low = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+    const __m512i high = _mm512_setr_epi32(8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30,
+                                           15, 31);
+    store<16>(to, _mm512_permutex2var_ps(value.re, low, value.im));
+    store<16>(to + 16, _mm512_permutex2var_ps(value.re, high, value.im));
+    return;
+  }
+#endif
+#if LATINO_LANES >= 8
+  if constexpr (kCount == 8) {
+    const __m256 low = _mm256_unpacklo_ps(value.re, value.im);
+    const __m256 high = _mm256_unpackhi_ps(value.re, value.im);
+    store<8>(to, _mm256_permute2f128_ps(low, high, 0x20));
+    store<8>(to + 8, _mm256_permute2f128_ps(low, high, 0x31));
+    return;
+  }
+#endif
+  for (int i = 0; i < kCount; ++i) {
+    to[2 * i] = value.re[i];
+    to[2 * i + 1] = value.im[i];
+  }
+}
+
+// `value` where the mask is positive, else 0, whatever stands there.
+template <int kCount>
+LATINO_INLINE Lanes<kCount> kept_lanes(Lanes<kCount> mask, Lanes<kCount> value) {
+#if defined(__GNUC__)
+  return mask > 0.0f ? value : Lanes<kCount>{};
+#else
+  for (int i = 0; i < kCount; ++i) value[i] = mask[i] > 0.0f ? value[i] : 0.0f;
+  return value;
+#endif
 }
 
 // The lanes in the opposite order.

@@ -48,6 +48,44 @@ struct FourierColumns {
   float half_scale;              // 1 / (2 H W)
 };
 
+// The middle of a convolution: h V, or conj(h) V where imaginary_scale = -scale.
+struct ProductColumns {
+  const fft::Plan* plan;
+  const float* h;  // (H, W/2 + 1) complex
+  std::int64_t pitch;
+  float scale, imaginary_scale;  // 1 / (2 H W)
+  float* out;                    // the half-spectrum (H, W/2 + 1) itself, complex, or null
+};
+
+// The middle of a step in k-space, whose arrays (H, W) have DC in their middle. Blocks hold complex
+// images: (W / L, H, 2, L).
+struct KspaceColumns {
+  enum class Sweep { kToKspace, kFromKspace, kBoth } sweep;
+  const fft::Plan* plan;
+  int width;
+  const float *mask, *y_re, *y_im;  // y is read from k-space on
+  float *out_re, *out_im;           // written where the image goes to k-space
+  float gamma, root;                // root = sqrt(H W)
+  float inverse_scale;              // of a transform there and back, 1 / (H W)
+
+  std::int64_t centred(int k, int column) const {
+    const int row = (k + plan->side / 2) & (plan->side - 1);
+    return std::int64_t{row} * width + ((column + width / 2) & (width - 1));
+  }
+};
+
+// The two ends of a step in k-space: real and imaginary parts in planes of their own.
+struct ComplexRows {
+  const fft::Plan* plan;  // of the width
+  const float *re, *im;   // im null: zeros
+  const float *re_t, *im_t;  // the second anchor, or null
+  float x_weight;
+  float *out_re, *out_im;  // out_im null: not wanted
+  float scale;             // of the noise
+  Words counter_re, counter_im;
+  PhiloxKey key;
+};
+
 // The middle of a super-resolution step; see alias_columns.h.
 struct AliasColumns {
   const fft::Plan* plan;        // of the height
@@ -79,6 +117,14 @@ struct Loops {
   void (*alias_inverse)(const AliasColumns&, const Spectrum&, int block);
   // Rows transformed back, noise added.
   void (*inverse_rows)(const PlaneRows&, const Spectrum&, int begin, int end);
+  // As fourier_columns, for a product with h.
+  void (*product_columns)(const ProductColumns&, const Spectrum&, int block);
+  // One block transformed and its product with h stored as a half-spectrum.
+  void (*spectrum_columns)(const ProductColumns&, const Spectrum&, int block);
+  // Complex images: two rows at a time, and one block of columns.
+  void (*complex_forward_rows)(const ComplexRows&, const Spectrum&, int begin, int end);
+  void (*kspace_columns)(const KspaceColumns&, const Spectrum&, int block);
+  void (*complex_inverse_rows)(const ComplexRows&, const Spectrum&, int begin, int end);
 };
 
 // Of the machine at hand; the widest first.

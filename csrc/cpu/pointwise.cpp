@@ -63,6 +63,15 @@ void kspace_pack(const Shape& shape, const InnerStep& step, float* image, int nu
   });
 }
 
+void kspace_parts(const Shape& shape, const float* image, float* out, int num_threads) {
+  const std::int64_t size = shape.plane_size();
+  for_each_centred_run(shape, num_threads, [&](std::int64_t pair, std::int64_t at,
+                                               std::int64_t centred, std::int64_t count) {
+    float* re = out + 2 * pair * size + centred;
+    parts_row(image + 2 * (pair * size + at), count, re, re + size);
+  });
+}
+
 void kspace_combine(const Shape& shape, const MaskedData& data, float* spectrum, int num_threads) {
   const std::int64_t size = shape.plane_size();
   const float root = std::sqrt(static_cast<float>(size));
@@ -83,6 +92,17 @@ void masked_prox(const Shape& shape, const MaskedProx& prox, float* out, int num
         const float* y = prox.y.plane(pair, channel) + begin;
         const std::int64_t at = plane * size + begin;
         masked_prox_row(prox.v + at, mask, y, prox.gamma.of(pair), end - begin, out + at);
+      });
+}
+
+void keep_observed(const Shape& shape, const float* x, Broadcast mask, float* out,
+                   int num_threads) {
+  const std::int64_t size = shape.plane_size();
+  for_each_plane_block(
+      shape, num_threads, [&](std::int64_t plane, std::int64_t begin, std::int64_t end) {
+        const std::int64_t at = plane * size + begin;
+        const float* seen = mask.plane(plane / shape.channels, plane % shape.channels);
+        keep_row(x + at, seen + begin, end - begin, out + at);
       });
 }
 

@@ -100,8 +100,14 @@ LATINO_CLONES void masked_prox_row(const float* v, const float* mask, const floa
                                    std::int64_t count, float* out) {
 #pragma GCC ivdep
   for (std::int64_t i = 0; i < count; ++i) {
-    out[i] = latino::masked_prox(v[i], gamma * mask[i], y[i]);
+    const float seen = mask[i] > 0.0f ? y[i] : 0.0f;
+    out[i] = latino::masked_prox(v[i], gamma * mask[i], seen);
   }
+}
+
+LATINO_CLONES void keep_row(const float* x, const float* mask, std::int64_t count, float* out) {
+#pragma GCC ivdep
+  for (std::int64_t i = 0; i < count; ++i) out[i] = mask[i] > 0.0f ? x[i] : 0.0f;
 }
 
 LATINO_CLONES void masked_prox_noise_row(const float* v, const float* mask, const float* y,
@@ -126,6 +132,11 @@ LATINO_CLONES void interleave_row(const AnchorParts& parts, std::int64_t count, 
     image[2 * i] = weight * re[i] + other * re_t[i];
     image[2 * i + 1] = weight * im[i] + other * im_t[i];
   }
+}
+
+LATINO_CLONES void parts_row(const float* image, std::int64_t count, float* re, float* im) {
+#pragma GCC ivdep
+  for (std::int64_t i = 0; i < count; ++i) re[i] = image[2 * i], im[i] = image[2 * i + 1];
 }
 
 LATINO_CLONES void kspace_combine_row(const float* mask, const float* y_re, const float* y_im,

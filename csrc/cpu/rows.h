@@ -18,11 +18,15 @@ void langevin_row(const float* z, float scale, const float* eps, std::int64_t co
 void reverse_row(const float* x0_hat, const float* x_t, const ReverseStep& step, const float* eps,
                  std::int64_t count, float* out);
 
+// y is not used where m = 0.
 void masked_prox_row(const float* v, const float* mask, const float* y, float gamma,
                      std::int64_t count, float* out);
 
 void masked_prox_noise_row(const float* v, const float* mask, const float* y, float gamma,
                            float scale, const float* eps, std::int64_t count, float* out);
+
+// out = x where the mask is positive, else 0
+void keep_row(const float* x, const float* mask, std::int64_t count, float* out);
 
 // Interleaved complex numbers: V <- (gamma back_projected + V) / (gamma power + 1).
 void fourier_combine_row(const float* power, const float* back_projected, float gamma,
@@ -35,6 +39,9 @@ struct AnchorParts {
 };
 
 void interleave_row(const AnchorParts& parts, std::int64_t count, float* image);
+
+// The reverse, into arrays apart from the image.
+void parts_row(const float* image, std::int64_t count, float* re, float* im);
 
 // V <- (gamma m root y + V) / (gamma m + 1), y in its parts.
 void kspace_combine_row(const float* mask, const float* y_re, const float* y_im, float gamma,

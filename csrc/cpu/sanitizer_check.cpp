@@ -28,6 +28,32 @@ bool is_finite(const Array& array, std::int64_t count) {
   return true;
 }
 
+// The operators' own calls; false if a result is not finite.
+bool check_operators(std::int64_t height, std::int64_t width, const Loops& loops) {
+  const Shape shape{1, 1, height, width}, complex_shape{1, 2, height, width};
+  const std::int64_t size = height * width, half = height * (width / 2 + 1);
+  const Array x = filled(2 * size, 0.5f), h = filled(2 * half, 0.2f), mask = filled(size, 0.1f);
+  const Array spectrum = filled(2 * half, 0.0f), out = filled(size, 0.0f);
+  const Array both = filled(2 * size, 0.0f), scalars = filled(3, 0.25f);
+  const std::uint32_t id = 1;
+  const NoiseIdentity identity{{1, 2}, &id, &id, 3};
+  convolve(shape, x.get(), {{h.get(), 0, 0}, false, nullptr}, out.get(), loops, 2);
+  convolved_spectrum(shape, x.get(), {{h.get(), 0, 0}, true, spectrum.get()}, loops, 2);
+  if (!is_finite(out, size) || !is_finite(spectrum, 2 * half)) return false;
+  const Broadcast seen{mask.get(), 0, 0};
+  for (const Shape& images : {shape, complex_shape}) {
+    kspace_forward(images, x.get(), seen, both.get(), loops, 2);
+    if (!is_finite(both, 2 * size)) return false;
+    kspace_adjoint(images, x.get(), seen, both.get(), loops, 2);
+    if (!is_finite(both, images.channels * size)) return false;
+  }
+  const InnerStep step{x.get(), x.get(), {&scalars[0], 0}, {&scalars[1], 0}, both.get()};
+  const MaskedData data{seen, {x.get(), 0, size}, {&scalars[2], 0}};
+  kspace_prox_noise(identity, complex_shape, step, data, loops, 2);
+  keep_observed(shape, x.get(), seen, out.get(), 2);
+  return is_finite(both, 2 * size) && is_finite(out, size);
+}
+
 // Both inner steps where there are own loops for them; false if a result is not finite.
 bool check(std::int64_t height, std::int64_t width, const Loops& loops) {
   const Shape shape{1, 1, height, width};
@@ -41,6 +67,7 @@ bool check(std::int64_t height, std::int64_t width, const Loops& loops) {
   fourier_prox_noise(identity, shape, step, {{power.get(), 0, 0}, {back.get(), 0, 0}, gamma},
                      loops, 2);
   if (!is_finite(out, size)) return false;
+  if (!check_operators(height, width, loops)) return false;
   const Array h = filled(2 * size, 0.3f), full = filled(2 * size, 0.4f);
   for (int factor = 2; has_own_alias_loops(height, width, factor); factor *= 2) {
     const Array folded = filled(size / factor / factor, 0.1f);

@@ -44,6 +44,7 @@ class FourierMiddle {
       : shape_(shape), data_(data), loops_(loops), layout_(shape, loops) {}
 
   static constexpr int kNumPhases = 1;
+  static constexpr bool kRowsBack = true;
   std::int64_t extra_size() const { return 0; }
   int num_units(int) const { return layout_.num_blocks; }
 
@@ -67,6 +68,43 @@ class FourierMiddle {
   SpectrumLayout layout_;
 };
 
+// A convolution, or the spectrum of one: then no rows come back.
+template <bool kRows>
+class ProductMiddle {
+ public:
+  ProductMiddle(const Shape& shape, const ProductData& data, const Loops& loops)
+      : shape_(shape), data_(data), loops_(loops), layout_(shape, loops) {}
+
+  static constexpr int kNumPhases = 1;
+  static constexpr bool kRowsBack = kRows;
+  std::int64_t extra_size() const { return 0; }
+  int num_units(int) const { return layout_.num_blocks; }
+
+  void run(int, const PlaneColumns& at, int unit) const {
+    const std::int64_t half = shape_.width / 2 + 1;
+    const double size = kRows ? static_cast<double>(shape_.plane_size()) : 1.0;
+    const float scale = static_cast<float>(0.5 / size);
+    const std::int64_t plane = at.pair * shape_.channels + at.channel;
+    const ProductColumns columns{&fft::plan_of(shape_.height),
+                                 data_.h.plane(at.pair, at.channel),
+                                 half,
+                                 scale,
+                                 data_.conjugate ? -scale : scale,
+                                 kRows ? nullptr : data_.spectrum + 2 * plane * half * shape_.height};
+    if constexpr (kRows) {
+      loops_.product_columns(columns, at.spectrum, unit);
+    } else {
+      loops_.spectrum_columns(columns, at.spectrum, unit);
+    }
+  }
+
+ private:
+  const Shape& shape_;
+  const ProductData& data_;
+  const Loops& loops_;
+  SpectrumLayout layout_;
+};
+
 class AliasMiddle {
  public:
   AliasMiddle(const Shape& shape, const AliasData& data, const Loops& loops)
@@ -74,6 +112,7 @@ class AliasMiddle {
         kept_rows_(static_cast<int>(shape.height) / data.factor) {}
 
   static constexpr int kNumPhases = 3;
+  static constexpr bool kRowsBack = true;
 
   std::int64_t extra_size() const {
     return fold_size() + 2 * kept_rows_ * (shape_.width / data_.factor) + 2 * shape_.height;
@@ -163,9 +202,9 @@ class SpectralStep {
             step_.x + at,
             step_.x_t == nullptr ? nullptr : step_.x_t + at,
             step_.x_weight.of(pair),
-            step_.out + at,
+            Middle::kRowsBack ? step_.out + at : nullptr,
             step_.scale.of(pair),
-            counter_of(identity_, pair, channel),
+            identity_.image_ids == nullptr ? Words{} : counter_of(identity_, pair, channel),
             identity_.key};
   }
 
@@ -177,7 +216,9 @@ class SpectralStep {
         middle_.run(phase, columns, unit);
       }
     }
-    loops_.inverse_rows(rows_of(plane), columns.spectrum, 0, num_pairs_);
+    if constexpr (Middle::kRowsBack) {
+      loops_.inverse_rows(rows_of(plane), columns.spectrum, 0, num_pairs_);
+    }
   }
 
   // The planes [first, first + count), every phase split over all threads.
@@ -200,7 +241,7 @@ class SpectralStep {
         middle_.run(phase, columns(unit / units), static_cast<int>(unit % units));
       });
     }
-    all_rows(loops_.inverse_rows);
+    if constexpr (Middle::kRowsBack) all_rows(loops_.inverse_rows);
   }
 
   const NoiseIdentity& identity_;

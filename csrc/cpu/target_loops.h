@@ -16,11 +16,14 @@ namespace {
 #include "cpu/fft_rows.h"
 #include "cpu/fft_columns.h"
 #include "cpu/alias_columns.h"
+#include "cpu/operator_loops.h"
 
 }  // namespace
 
 extern const Loops kLoops;
 const Loops kLoops{LATINO_TEXT(LATINO_TARGET), kLanes, &fill_tile, &forward_rows,
-                   &fourier_columns, &alias_forward, &alias_fold, &alias_inverse, &inverse_rows};
+                   &fourier_columns, &alias_forward, &alias_fold, &alias_inverse, &inverse_rows,
+                   &product_columns, &spectrum_columns, &complex_forward_rows, &kspace_columns,
+                   &complex_inverse_rows};
 
 }  // namespace latino::cpu::LATINO_TARGET

@@ -101,14 +101,12 @@ class Blur:
     def A(self, x: Tensor) -> Tensor:
         """h * x."""
         h, _ = self.spectra_of(x, "x")
-        y: Tensor = torch.fft.irfft2(h * torch.fft.rfft2(x), s=x.shape[-2:])
-        return y
+        return ops.convolve(x, h)
 
     def A_adjoint(self, y: Tensor) -> Tensor:
         """Correlation with h: irfft2(conj(h) rfft2(y))."""
         h, _ = self.spectra_of(y, "y")
-        x: Tensor = torch.fft.irfft2(h.conj() * torch.fft.rfft2(y), s=y.shape[-2:])
-        return x
+        return ops.convolve(y, h, conjugate=True)
 
     def prox(self, v: Tensor, y: Tensor, gamma: float | Tensor) -> Tensor:
         """IFFT[(gamma conj(h) Y + V) / (gamma |h|^2 + 1)]; gamma >= 0, a number or (B,)."""
@@ -117,7 +115,7 @@ class Blur:
     def data_step(self, y: Tensor) -> DataStep:
         """The prox for one y, conj(h) Y computed once."""
         h, power = self.spectra_of(y, "y")
-        back_projected = h.conj() * torch.fft.rfft2(y)
+        back_projected = ops.convolved_spectrum(y, h, conjugate=True)
         return FusedStep(
             formula=("fourier_prox",),
             shape=tuple(y.shape),

@@ -12,6 +12,8 @@ from latino_engine.operators.checks import (
     ArrayLike,
     as_mask,
     as_noise_std,
+    check_anchor,
+    check_gamma,
     check_image,
     check_index,
     check_size,
@@ -76,7 +78,10 @@ class Inpainting:
 
     def prox(self, v: Tensor, y: Tensor, gamma: float | Tensor) -> Tensor:
         """(gamma m y + v) / (gamma m + 1) per pixel; gamma >= 0, a number or (B,)."""
-        return self.data_step(y)(v, gamma)
+        self._check("y", y)
+        check_anchor(v, tuple(y.shape), y.dtype)
+        check_gamma(gamma)
+        return ops.masked_prox(v, self._mask(y), y, gamma)
 
     def data_step(self, y: Tensor) -> DataStep:
         """The prox for one y."""
@@ -113,9 +118,12 @@ class Inpainting:
 
     def _kept(self, name: str, image: Tensor) -> Tensor:
         """The image with exact zeros where m = 0; a product would let NaN through."""
+        self._check(name, image)
+        return ops.keep_observed(image, self._mask(image))
+
+    def _check(self, name: str, image: Tensor) -> None:
         check_image(name, image, self.batch_size, self.mask.shape[1])
         check_size(name, image, (self.mask.shape[-2], self.mask.shape[-1]), "mask")
-        return torch.where(self._mask(image) > 0, image, torch.zeros_like(image))
 
 
 @dataclass(frozen=True, eq=False, repr=False, init=False)

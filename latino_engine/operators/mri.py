@@ -101,16 +101,19 @@ class MRI:
     def A(self, x: Tensor) -> Tensor:
         """m F(s x): (B, 2, H, W), or (B, 2, N, H, W) with coil maps."""
         self._check_image("x", x)
-        image = _to_complex(x)  # (B, 1, H, W)
         maps = self._maps(x)
         if maps is None:
-            return self._kept(_from_complex(_fft_centred(image))[:, :, 0])
+            return ops.kspace_forward(x, self._mask(x))
+        image = _to_complex(x)  # (B, 1, H, W)
         return self._kept(_from_complex(_fft_centred(maps * image)))
 
     def A_adjoint(self, y: Tensor) -> Tensor:
         """sum_n conj(s_n) F^-1(m y_n), the zero-filled image; its real part if real_image."""
         self._check_y(y)
-        return _as_image(self._zero_filled(y), 1 if self.real_image else 2)
+        channels = 1 if self.real_image else 2
+        if self.coil_maps is None:
+            return ops.kspace_adjoint(y, self._mask(y), channels)
+        return _as_image(self._zero_filled(y), channels)
 
     def prox(self, v: Tensor, y: Tensor, gamma: float | Tensor) -> Tensor:
         """The exact data step of one coil, conjugate gradients for several.
@@ -118,14 +121,19 @@ class MRI:
         v with two channels: (gamma m Y + V) / (gamma m + 1) in k-space. v with one channel:
         (gamma S(m Y) + V) / (gamma S(m) + 1), S(a)(k) = (a(k) + conj a(-k)) / 2.
         """
-        return self.data_step(y)(v, gamma)
+        self._check_y(y)
+        if self.coil_maps is not None or v.ndim != 4 or v.shape[1] != 2:
+            return self.data_step(y)(v, gamma)
+        self._check_anchor(v, (y.shape[0], 2, *self._size), y.dtype)
+        check_gamma(gamma)
+        return ops.fourier_mask_prox(v, self._mask(y), y, gamma)
 
     def data_step(self, y: Tensor) -> DataStep:
         """The prox for one y, the zero-filled image and its spectrum computed once."""
         self._check_y(y)
-        zero_filled = self._zero_filled(y)
         if self.coil_maps is None:
-            return self._exact_step(y, zero_filled)
+            return self._exact_step(y)
+        zero_filled = self._zero_filled(y)
         solve, shape, dtype = self._cg_step(zero_filled), tuple(zero_filled.shape), y.dtype
 
         def step(v: Tensor, gamma: float | Tensor) -> Tensor:
@@ -177,24 +185,19 @@ class MRI:
     def _size(self) -> tuple[int, int]:
         return (self.mask.shape[-2], self.mask.shape[-1])
 
-    def _exact_step(self, y: Tensor, zero_filled: Tensor) -> FusedStep:
+    def _exact_step(self, y: Tensor) -> FusedStep:
         """One coil; the whole inner step is one operation, for complex and for real images.
 
-        In the prox alone DC lies at (0, 0), where the shifts of F cancel: fft2(zero-filled) is m Y
-        there; of its real part, S(m Y).
+        Of a real image the zero-filled one's real part has the half-spectrum S(m Y), DC at (0, 0).
         """
-        masked, symmetric = self._corner_masks(zero_filled.real)
-        complex_y = torch.fft.fft2(zero_filled)
-        real_y = torch.fft.rfft2(zero_filled.real)
-        (mask,) = self._table.get("mask", self._size, y, lambda: (self.mask.to(y),))
-        kept = self._kept(y)
-
+        real_part = ops.kspace_adjoint(y, self._mask(y), 1)
+        symmetric, spectrum = self._symmetric_mask(y), torch.fft.rfft2(real_part)
         shape, real = (y.shape[0], 1 if self.real_image else 2, *self._size), self.real_image
         return FusedStep(
             formula=("kspace_prox",),
             shape=shape,
             dtype=y.dtype,
-            constants=(masked, symmetric, complex_y, real_y, mask, kept),
+            constants=(symmetric, spectrum, self._mask(y), self._kept(y)),
             prox=_kspace_prox,
             check=self._check_anchor,
             inner=_kspace_prox_noise,
@@ -224,11 +227,14 @@ class MRI:
             return image
         return (maps.conj() * image).sum(dim=1, keepdim=True)
 
+    def _mask(self, like: Tensor) -> Tensor:
+        (mask,) = self._table.get("mask", self._size, like, lambda: (self.mask.to(like),))
+        return mask
+
     def _kept(self, y: Tensor) -> Tensor:
         """y with exact zeros where m = 0; a product would let NaN through."""
-        (mask,) = self._table.get("mask", self._size, y, lambda: (self.mask.to(y),))
-        mask = mask if y.ndim == 4 else mask[:, :, None]
-        return torch.where(mask > 0, y, torch.zeros_like(y))
+        mask = self._mask(y)
+        return ops.keep_observed(y, mask if y.ndim == 4 else mask[:, :, None])
 
     def _maps(self, like: Tensor) -> Tensor | None:
         maps = self.coil_maps
@@ -238,17 +244,16 @@ class MRI:
         (cast,) = self._table.get("maps", self._size, like, lambda: (maps.to(like.device, dtype),))
         return cast
 
-    def _corner_masks(self, like: Tensor) -> tuple[Tensor, Tensor]:
-        """The mask with DC at (0, 0), and S(m) as a half-spectrum."""
+    def _symmetric_mask(self, like: Tensor) -> Tensor:
+        """S(m) as a half-spectrum, DC at (0, 0)."""
 
         def build() -> tuple[Tensor, ...]:
             corner = torch.fft.ifftshift(self.mask, dim=(-2, -1))
             mirrored = torch.roll(corner.flip(-2, -1), (1, 1), dims=(-2, -1))  # k -> -k
-            symmetric = (corner + mirrored)[..., : self._size[1] // 2 + 1] / 2.0
-            return corner.to(like), symmetric.to(like)
+            return (((corner + mirrored)[..., : self._size[1] // 2 + 1] / 2.0).to(like),)
 
-        corner, symmetric = self._table.get("corner masks", self._size, like, build)
-        return corner, symmetric
+        (symmetric,) = self._table.get("symmetric mask", self._size, like, build)
+        return symmetric
 
     def _check_image(self, name: str, x: Tensor) -> None:
         check_image(name, x, self.batch_size)
@@ -284,19 +289,12 @@ def _as_coil_maps(value: ArrayLike, mask: Tensor) -> Tensor:
 
 
 def _kspace_prox(
-    v: Tensor,
-    gamma: float | Tensor,
-    masked: Tensor,
-    symmetric: Tensor,
-    complex_y: Tensor,
-    real_y: Tensor,
-    *centred: Tensor,
+    v: Tensor, gamma: float | Tensor, symmetric: Tensor, real_y: Tensor, mask: Tensor, kept: Tensor
 ) -> Tensor:
     """The exact data step of one coil, for real images or complex ones as (re, im)."""
     if v.shape[1] == 1:
         return ops.fourier_prox(v, symmetric, real_y, gamma)
-    spectrum = ops.masked_prox(torch.fft.fft2(_to_complex(v)), masked, complex_y, gamma)
-    return _as_image(torch.fft.ifft2(spectrum), 2)
+    return ops.fourier_mask_prox(v, mask, kept, gamma)
 
 
 def _kspace_prox_noise(
@@ -307,23 +305,18 @@ def _kspace_prox_noise(
     out: Tensor | None = None,
 ) -> Tensor:
     """The whole inner step of one coil; `rest` begins with the constants of the step."""
-    (symmetric, real_y, mask, kept), rest = _of_noise(rest)
+    real, complex_, rest = rest[:2], rest[2:4], rest[4:]
     if x.shape[1] == 1:
-        return ops.fourier_prox_noise(x, x_t, x_weight, symmetric, real_y, *rest, out=out)
-    return ops.fourier_mask_prox_noise(x, x_t, x_weight, mask, kept, *rest, out=out)
+        return ops.fourier_prox_noise(x, x_t, x_weight, *real, *rest, out=out)
+    return ops.fourier_mask_prox_noise(x, x_t, x_weight, *complex_, *rest, out=out)
 
 
 def _launch_kspace_prox_noise(x: Tensor, x_t: Tensor | None, *rest: Any) -> Tensor:
     """The same by launches whose scalars are the next row of a step table."""
-    (symmetric, real_y, mask, kept), rest = _of_noise(rest)
+    real, complex_, rest = rest[:2], rest[2:4], rest[4:]
     if x.shape[1] == 1:
-        return cuda_launches.run_fourier_prox_noise(x, x_t, symmetric, real_y, *rest)
-    return cuda_launches.run_fourier_mask_prox_noise(x, x_t, mask, kept, *rest)
-
-
-def _of_noise(rest: tuple[Any, ...]) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
-    """(symmetric, real_y, mask, kept) and what stands behind the step's constants."""
-    return (rest[1], *rest[3:6]), rest[6:]
+        return cuda_launches.run_fourier_prox_noise(x, x_t, *real, *rest)
+    return cuda_launches.run_fourier_mask_prox_noise(x, x_t, *complex_, *rest)
 
 
 def _as_image(image: Tensor, channels: int) -> Tensor:
