@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 PEERS := .venv-peers
 PEERS_STAMP := $(PEERS)/.installed
 
-.PHONY: demo test lint format clean peers test-peers results docs bench bench-full
+.PHONY: demo test lint format clean peers test-peers results docs bench bench-full end-to-end report
 
 NATIVE := $(shell find csrc -name "*.cpp" -o -name "*.h")
 
@@ -57,6 +57,15 @@ bench: $(STAMP)
 
 bench-full: $(STAMP)
 	$(BENCH_PYTHON) -m pytest benchmarks/operations --grid full -q --benchmark-quiet --timeout 3600
+
+# Time beside quality: this engine, eager PyTorch and, after `make peers`, deepinv. PHOTOS=folder of
+# test photographs, GRID=folder of other ones. A run that was stopped goes on.
+end-to-end: $(STAMP)
+	$(BENCH_PYTHON) -m benchmarks.end_to_end "$(PHOTOS)" $(if $(GRID),--grid "$(GRID)")
+
+# The tables and pictures of README.md and docs/benchmarks.md, from benchmarks/results/measurements.csv.
+report: $(STAMP)
+	$(BIN)/python -m benchmarks.report
 
 # The documentation as a site, in site/; a broken link is an error.
 docs: $(STAMP)

@@ -134,10 +134,10 @@ def _figures(found: Mapping[str, Any]) -> list[tuple[str, str, dict[str, Any]]]:
         figures.append(("cold_start", "ms", {"value": found["cold_start_ms"]["total"]}))
     for part, rates in found["against_peak"].items():
         if rates is not None:
-            share = {"value": rates["percent_of_matrix_rate"]}
-            figures.append((f"{part}_of_matrix_rate", "%", share))
-            share = {"value": rates["percent_of_copy_bandwidth"]}
-            figures.append((f"{part}_of_copy_bandwidth", "%", share))
+            counted = {key: rates[key] for key in ("flops", "bytes")}
+            for of in ("matrix_rate", "copy_bandwidth"):
+                share = {"value": rates[f"percent_of_{of}"], **counted}
+                figures.append((f"{part}_of_{of}", "%", share))
     return figures
 
 

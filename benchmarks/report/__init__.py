@@ -1,0 +1,1 @@
+"""README and docs/benchmarks.md from the table of measurements: `make report`."""

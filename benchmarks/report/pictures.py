@@ -1,0 +1,70 @@
+"""Pictures from the table of measurements."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from benchmarks.report import measured
+from benchmarks.report.measured import Row, Sample
+from benchmarks.report.tables import OURS, TASKS
+
+_FAMILIES = {
+    "latino-engine": ("#0072b2", "o"),
+    "eager": ("#d55e00", "s"),
+    "deepinv": ("#009e73", "^"),
+}
+_QUALITIES = {"crps": "CRPS (lower is better)", "psnr_sample": "PSNR of one sample, dB"}
+_GREY = "#777777"
+
+
+def quality_over_time(rows: Sequence[Row]) -> bytes:
+    """CRPS and PSNR over the time of a sample, a column for each task, with the Pareto front."""
+    found = measured.samples(rows)
+    figure = Figure(figsize=(13.0, 7.2), dpi=120, layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(2, len(TASKS))
+    for column, (task, title) in enumerate(TASKS.items()):
+        mine = [s for s in found if s.task == task]
+        for axes, quality in zip(panels[:, column], _QUALITIES, strict=True):
+            _scatter(axes, mine, quality)
+            axes.set_ylabel(_QUALITIES[quality] if column == 0 else "")
+        panels[0, column].set_title(title)
+        panels[1, column].set_xlabel("ms per sample, one image of 256 x 256")
+    labels = panels[0, 0].get_legend_handles_labels()
+    figure.legend(*labels, loc="outside lower center", ncols=4, frameon=False)
+    file = io.BytesIO()
+    figure.savefig(file, format="png", metadata={"Software": None})
+    return file.getvalue()
+
+
+def _scatter(axes: Axes, found: Sequence[Sample], quality: str) -> None:
+    kept = measured.front(found, quality)
+    steps = [(s.ms, getattr(s, quality)) for s in kept]
+    for family, (colour, mark) in _FAMILIES.items():
+        mine = [s for s in found if s.name.startswith(family)]
+        x, y = [s.ms for s in mine], [getattr(s, quality) for s in mine]
+        label = f"{family} PyTorch" if family == "eager" else family
+        axes.scatter(x, y, s=48, color=colour, marker=mark, label=label, zorder=3)
+    if steps:
+        axes.step(*zip(*steps, strict=True), where="post", color=_GREY, linestyle="--",
+                  label="Pareto front", zorder=2)  # fmt: skip
+    for s in found:
+        offset = (6, 6) if s.name.startswith(OURS) else (6, -11)
+        axes.annotate(_short(s), (s.ms, getattr(s, quality)), offset, fontsize=7,
+                      textcoords="offset points", color="#333333")  # fmt: skip
+    axes.set_xscale("log")
+    axes.margins(x=0.2, y=0.12)
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(color="#dddddd", linewidth=0.6)
+    axes.set_axisbelow(True)
+
+
+def _short(sample: Sample) -> str:
+    name = sample.name.removeprefix(f"{OURS} ").removeprefix("deepinv ").removeprefix("eager ")
+    return name.replace("distilled 2 x 2", "distilled")
