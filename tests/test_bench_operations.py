@@ -10,6 +10,7 @@ import torch
 
 import latino_engine as le
 from benchmarks.operations import grid
+from benchmarks.operations.calls import call_cases
 from benchmarks.operations.case import OURS, Case, measure, relative_error, rows
 from benchmarks.operations.fused import fused_cases
 from benchmarks.operations.operators import operator_cases, sensor_cases
@@ -18,7 +19,7 @@ from latino_engine.bench.counting import Count, count_call, count_prox
 
 PEAKS = {"matrix_gflops": 100.0, "copy_gb_per_s": 10.0}
 SIZE = (2, 16, 24)
-FUSED = {case.name: case for case in fused_cases(*SIZE)}
+FUSED = {case.name: case for case in fused_cases(*SIZE) + call_cases(*SIZE)}
 OPERATORS = {case.name: case for case in operator_cases(*SIZE) + sensor_cases(*SIZE)}
 
 

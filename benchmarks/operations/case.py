@@ -81,8 +81,9 @@ def relative_error(found: Any, expected: Any) -> float:
         return max(relative_error(f, e) for f, e in zip(found, expected, strict=True))
     if found.shape != expected.shape:
         return float("inf")
-    expected = expected.to(found.device, torch.float64)
-    wrong = float((found.double() - expected).norm())
+    dtype = torch.complex128 if expected.is_complex() else torch.float64
+    expected = expected.to(found.device, dtype)
+    wrong = float((found.to(dtype) - expected).norm())
     return wrong / max(float(expected.norm()), 1e-300)
 
 

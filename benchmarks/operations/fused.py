@@ -53,7 +53,7 @@ def _identity(batch: int, device: str) -> Identity:
     return SEED, ids, ids, STEP
 
 
-def _images(count: int, shape: tuple[int, ...], device: str, seed: int = 7) -> list[Tensor]:
+def images(count: int, shape: tuple[int, ...], device: str, seed: int = 7) -> list[Tensor]:
     """The same uniform images at every call with a seed."""
     generator = torch.Generator().manual_seed(seed)
     return [torch.rand(shape, generator=generator).to(device) for _ in range(count)]
@@ -64,7 +64,7 @@ def _eps(shape: tuple[int, ...], device: str) -> Tensor:
     return philox_normals(*_identity(shape[0], device), shape).double()  # type: ignore[arg-type]
 
 
-def _in_float64(arguments: Arguments) -> Arguments:
+def in_float64(arguments: Arguments) -> Arguments:
     def converted(value: Any) -> Any:
         if not isinstance(value, Tensor) or not (value.is_floating_point() or value.is_complex()):
             return value
@@ -99,7 +99,7 @@ def _noise_cases(shape: tuple[int, int, int, int], device: str) -> list[Case]:
         for name, run in _backends(ops.langevin_noise, device).items()
     }
     backward = {n: ours_reverse(r) for n, r in _backends(ops.reverse_step, device).items()}
-    one, two = (partial(_images, count, shape, device) for count in (1, 2))
+    one, two = (partial(images, count, shape, device) for count in (1, 2))
     return [
         Case(
             "gaussian_noise", shape, one, {**noise, "eager": torch.randn_like},
@@ -114,7 +114,7 @@ def _noise_cases(shape: tuple[int, int, int, int], device: str) -> list[Case]:
         ),
         Case(
             "reverse_step", shape, two, {**backward, "eager": reverse},
-            lambda: reverse(*_in_float64(tuple(two())), _eps(shape, device)),
+            lambda: reverse(*in_float64(tuple(two())), _eps(shape, device)),
             {"eager": lambda a, b: reverse(a, b, _eps(shape, device))},
             Count(6.0 * n, 12.0 * n), _NOISE_BOUND,
         ),
@@ -136,16 +136,16 @@ def _pointwise_cases(shape: tuple[int, int, int, int], device: str) -> list[Case
         new = mean + delta / 3
         return new, m2 + delta * (x - new)
 
-    two, three = (partial(_images, count, shape, device) for count in (2, 3))
+    two, three = (partial(images, count, shape, device) for count in (2, 3))
     anchors = {f"{OURS} torch": lambda x, x_t: ops.combine_anchors(x, x_t, X_WEIGHT)}
     return [
         Case(
             "combine_anchors", shape, two, {**anchors, "eager": eager_anchors},
-            lambda: eager_anchors(*_in_float64(tuple(two()))), count=Count(3.0 * n, 12.0 * n),
+            lambda: eager_anchors(*in_float64(tuple(two()))), count=Count(3.0 * n, 12.0 * n),
         ),
         Case(
             "running_moments", shape, three, {**moments, "eager": eager_moments},
-            lambda: eager_moments(*_in_float64(tuple(three()))), count=Count(6.0 * n, 20.0 * n),
+            lambda: eager_moments(*in_float64(tuple(three()))), count=Count(6.0 * n, 20.0 * n),
         ),
     ]  # fmt: skip
 
@@ -164,7 +164,7 @@ def _step_case(
     identity, n = _identity(shape[0], device), _numel(shape)
 
     def make() -> Arguments:
-        return (*_images(2, shape, device), *constants())
+        return (*images(2, shape, device), *constants())
 
     def composed(x: Tensor, x_t: Tensor, *rest: Tensor, eps: Tensor | None = None) -> Tensor:
         v = X_WEIGHT * x + (1.0 - X_WEIGHT) * x_t
@@ -182,7 +182,7 @@ def _step_case(
     assert count is not None
     return Case(
         name, shape, make, {**ours, "eager": composed},
-        lambda: composed(*_in_float64(make()), eps=_eps(shape, device)),
+        lambda: composed(*in_float64(make()), eps=_eps(shape, device)),
         {"eager": lambda *a: composed(*a, eps=_eps(shape, device))},
         Count(count.flops + 5.0 * n, count.bytes + 4.0 * n), _NOISE_BOUND,
     )  # fmt: skip
@@ -194,7 +194,7 @@ def _fourier_cases(shape: tuple[int, int, int, int], device: str) -> list[Case]:
     count = count_prox(op, shape)
 
     def constants() -> tuple[Tensor, ...]:
-        y = op.A(_images(1, shape, device, seed=8)[0])
+        y = op.A(images(1, shape, device, seed=8)[0])
         h = kernel_spectrum(op.kernel, size)
         back = h.conj().resolve_conj().to(y.device, torch.complex64) * torch.fft.rfft2(y)
         return (h.abs() ** 2).to(y), back
@@ -204,13 +204,13 @@ def _fourier_cases(shape: tuple[int, int, int, int], device: str) -> list[Case]:
         return torch.fft.irfft2(V, s=size)
 
     def make() -> Arguments:
-        return (_images(1, shape, device)[0], *constants())
+        return (images(1, shape, device)[0], *constants())
 
     prox = {f"{OURS} torch": lambda v, power, back: ops.fourier_prox(v, power, back, GAMMA)}
     return [
         Case(
             "fourier_prox", shape, make, {**prox, "eager": eager},
-            lambda: eager(*_in_float64(make())), count=count,
+            lambda: eager(*in_float64(make())), count=count,
         ),
         _step_case(
             "fourier_prox_noise", shape, ops.fourier_prox_noise, eager, constants, count, device
@@ -224,7 +224,7 @@ def _alias_cases(shape: tuple[int, int, int, int], device: str) -> list[Case]:
     height, width = shape[-2:]
 
     def constants() -> tuple[Tensor, ...]:
-        image = _images(1, shape, device, seed=8)[0]
+        image = images(1, shape, device, seed=8)[0]
         h, folded = op._spectra(image, (height, width))
         low = torch.fft.fft2(op.A(image))
         back = (h.conj() * low.repeat(1, 1, FACTOR, FACTOR)).resolve_conj()
@@ -237,13 +237,13 @@ def _alias_cases(shape: tuple[int, int, int, int], device: str) -> list[Case]:
         return torch.fft.ifft2(X).real
 
     def make() -> Arguments:
-        return (_images(1, shape, device)[0], *constants())
+        return (images(1, shape, device)[0], *constants())
 
     prox = {f"{OURS} torch": lambda v, *rest: ops.alias_prox(v, *rest, GAMMA, FACTOR)}
     return [
         Case(
             "alias_prox", shape, make, {**prox, "eager": eager},
-            lambda: eager(*_in_float64(make())), count=count,
+            lambda: eager(*in_float64(make())), count=count,
         ),
         _step_case(
             "alias_prox_noise", shape, ops.alias_prox_noise, eager, constants, count, device, FACTOR
@@ -253,14 +253,14 @@ def _alias_cases(shape: tuple[int, int, int, int], device: str) -> list[Case]:
 
 def _masked_cases(shape: tuple[int, int, int, int], device: str) -> list[Case]:
     def constants() -> tuple[Tensor, ...]:
-        image, chances = _images(2, shape, device, seed=8)
+        image, chances = images(2, shape, device, seed=8)
         return (chances[:1, :1] < 0.5).to(image), image
 
     def eager(v: Tensor, mask: Tensor, y: Tensor) -> Tensor:
         return (GAMMA * mask * y + v) / (GAMMA * mask + 1.0)
 
     def make() -> Arguments:
-        return (_images(1, shape, device)[0], *constants())
+        return (images(1, shape, device)[0], *constants())
 
     prox = {
         label: (lambda v, mask, y, run=run: run(v, mask, y, GAMMA))
@@ -270,7 +270,7 @@ def _masked_cases(shape: tuple[int, int, int, int], device: str) -> list[Case]:
     return [
         Case(
             "masked_prox", shape, make, {**prox, "eager": eager},
-            lambda: eager(*_in_float64(make())), count=count,
+            lambda: eager(*in_float64(make())), count=count,
         ),
         _step_case(
             "masked_prox_noise", shape, ops.masked_prox_noise, eager, constants, count, device
@@ -282,7 +282,7 @@ def _fourier_mask_case(shape: tuple[int, int, int, int], device: str) -> Case:
     size = (shape[-2], shape[-1])
 
     def constants() -> tuple[Tensor, ...]:
-        y, chances = _images(2, shape, device, seed=8)
+        y, chances = images(2, shape, device, seed=8)
         mask = (chances[:1, :1] < 0.5).to(y)
         return mask, mask * y
 

@@ -41,7 +41,7 @@ def sizes(grid: Grid, suite: str) -> tuple[Size, ...]:
 
 def is_compiled(grid: Grid, suite: str, name: str, size: Size) -> bool:
     """Whether torch.compile is among the baselines of this case."""
-    chosen = grid != "curated" or suite == "fused" or name in _COMPILED_STEPS
+    chosen = grid != "curated" or suite in ("fused", "calls") or name in _COMPILED_STEPS
     return chosen and size in COMPILED[grid]
 
 

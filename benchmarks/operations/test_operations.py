@@ -16,11 +16,17 @@ import pytest
 import torch
 
 from benchmarks.operations import grid
+from benchmarks.operations.calls import call_cases
 from benchmarks.operations.case import OURS, Case, measure, rows
 from benchmarks.operations.fused import fused_cases
 from benchmarks.operations.operators import operator_cases, sensor_cases
 
-_SUITES = {"fused": fused_cases, "operators": operator_cases, "sensors": sensor_cases}
+_SUITES = {
+    "fused": fused_cases,
+    "calls": call_cases,
+    "operators": operator_cases,
+    "sensors": sensor_cases,
+}
 _ROUNDS = 5
 
 

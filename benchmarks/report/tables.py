@@ -123,8 +123,13 @@ def _yes(met: bool) -> str:
 
 
 def fused(rows: Sequence[Row]) -> str:
-    """Fused operations of one image of 256 x 256 and of 16."""
+    """Fused operations of the inner step, of one image of 256 x 256 and of 16."""
     return _operations(rows, "fused")
+
+
+def calls_of_operators(rows: Sequence[Row]) -> str:
+    """What A, A_adjoint and prox are made of."""
+    return _operations(rows, "calls")
 
 
 def operators(rows: Sequence[Row]) -> str:
@@ -235,6 +240,7 @@ TABLES: dict[str, Callable[[Sequence[Row]], str]] = {
     "deblurring": deblurring,
     "goals": goals,
     "fused": fused,
+    "calls_of_operators": calls_of_operators,
     "operators": operators,
     "sensors": sensors,
     "network": network,
