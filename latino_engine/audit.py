@@ -22,6 +22,7 @@ from latino_engine.accuracy import (
 )
 from latino_engine.errors import AccuracyError, invalid
 from latino_engine.export import export_denoiser
+from latino_engine.merged_products import merged_products
 from latino_engine.priors.folder import pixel_prior
 from latino_engine.priors.prior import Prior
 from latino_engine.typed_graph import (
@@ -69,13 +70,15 @@ class LayerError:
 
 
 def exact_graph(prior: Prior) -> onnx.ModelProto:
-    """The prior's denoiser as a float32 graph of operations that TensorRT has in each precision."""
+    """The prior's denoiser as a float32 graph of operations that TensorRT has in each precision,
+    linear layers of the same input merged.
+    """
     import onnx
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "denoiser.onnx"
         export_denoiser(prior, "fp32", path)
-        return transposed_convolutions_as_shuffles(onnx.load(str(path)))
+        return merged_products(transposed_convolutions_as_shuffles(onnx.load(str(path))))
 
 
 def graph_runtime(model: onnx.ModelProto) -> Callable[[Tensor, Tensor], Tensor]:

@@ -315,3 +315,10 @@ compilation.compile(tiny_prior(), {str(tmp_path / "a.engine")!r}, image_size=16)
     assert not (tmp_path / "a.engine").exists()
     assert all(p.name.startswith(".latino-") for p in tmp_path.iterdir())
     assert le.compile(tiny_prior(), tmp_path / "a.engine", image_size=16).spec.name == "tiny"
+
+
+@pytest.mark.parametrize("name", ["rebuild", "torch_compile"])
+def test_switches_of_load_are_booleans(original, name):
+    with pytest.raises(TypeError) as caught:
+        le.load(original, **{name: "yes"})
+    assert str(caught.value) == f"{name}: expected True or False, got str; give a boolean"

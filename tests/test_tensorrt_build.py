@@ -58,7 +58,7 @@ def test_the_shipped_prior_builds_in_every_precision(shipped, tmp_path, architec
     own = LAYER_TYPE[precision]
     assert facts["layer_types"] == {
         "convolution": {own: 38},  # two of them were transposed convolutions
-        "matrix_multiply": {own: 16},
+        "matrix_multiply": {own: 5},  # twelve projections of the time embedding are one of them
         "normalization": {"float": 26},
         "softmax": {"float": 1},
     }
@@ -360,13 +360,6 @@ def test_load_compiles_the_torch_runtime_where_it_is_asked(compiled, capsys):
         if command == "sample":
             arguments += ["y.png", "--operator", "denoise", "-o", "out"]
         assert cli.run(arguments) == 2 and capsys.readouterr().err == f"error: {text}\n"
-
-
-@pytest.mark.parametrize("name", ["rebuild", "torch_compile"])
-def test_switches_of_load_are_booleans(compiled, name):
-    with pytest.raises(TypeError) as caught:
-        le.load(compiled, **{name: "yes"})
-    assert str(caught.value) == f"{name}: expected True or False, got str; give a boolean"
 
 
 def test_rebuild_adds_plans_and_keeps_the_rest(folder, capsys):
