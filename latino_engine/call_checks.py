@@ -44,6 +44,7 @@ def check_threads(threads: int | None) -> None:
 
 
 def check_learned(schedule: LearnedSchedule, steps: int | None, unfold: int | None) -> None:
+    """Raise the sentence where steps or unfold differ from what an adapter was trained with."""
     learned = {"steps": len(schedule.sigmas), "unfold": schedule.unfold}
     for name, value in (("steps", steps), ("unfold", unfold)):
         if value not in (None, learned[name]):
@@ -52,6 +53,7 @@ def check_learned(schedule: LearnedSchedule, steps: int | None, unfold: int | No
 
 
 def check_counts(num_samples: int, keep_samples: bool) -> int:
+    """num_samples as an int; raises the sentence for a count or a switch that is none."""
     num_samples = whole_number("num_samples", num_samples)
     if num_samples < 1:
         raise invalid("num_samples", "at least 1", num_samples, "ask for one sample or more")

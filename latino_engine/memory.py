@@ -30,13 +30,15 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 def available_bytes(device: str = "cpu") -> int:
     """Bytes that this process may still take: of the machine and of its control group, or of the
-    GPU and of what torch holds of it unused.
+    GPU, what torch holds of it unused among them, within the share that torch may have.
     """
     if device == "cuda":
         import torch
 
-        unused = torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
-        return int(torch.cuda.mem_get_info()[0]) + unused
+        free, total = torch.cuda.mem_get_info()
+        reserved, used = torch.cuda.memory_reserved(), torch.cuda.memory_allocated()
+        share = torch.cuda.get_per_process_memory_fraction()
+        return max(0, min(int(free) + reserved - used, int(share * total) - used))
     free = psutil.virtual_memory().available
     for limit_file, use_file in zip(_CGROUP_LIMITS, _CGROUP_USE, strict=True):
         try:
