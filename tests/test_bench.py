@@ -14,7 +14,7 @@ from tiny import tiny_prior
 
 import latino_engine as le
 from latino_engine import cli
-from latino_engine.bench import table
+from latino_engine.bench import runner, table
 from latino_engine.bench.options import BenchOptions
 from latino_engine.bench.problem import check_plans
 from latino_engine.bench.report import tables
@@ -330,3 +330,20 @@ def test_rows_of_the_table_keep_commas_and_quotes(tmp_path):
         found = list(csv.DictReader(file))
     assert len(found) == 2 and found[1]["name"] == 'a,"b"' and found[1]["value"] == "0.333333"
     assert found[0]["commit"] == "abc" and found[0]["status"] == "ok"
+
+
+def test_the_options_of_loading_reach_it(engine, run, monkeypatch):
+    rebuilt, loaded = [], []
+
+    def load(folder, backend, **options):
+        loaded.append((backend, options))
+        raise UserError("loaded")
+
+    monkeypatch.setattr(runner, "rebuild_unfit_plans", lambda folder, name: rebuilt.append(name))
+    monkeypatch.setattr(runner, "load", load)
+    bench = ["bench", engine, "--backend", "torch", "--size", "16", "--threads", "1"]
+    assert run(*bench)[::2] == (2, "error: loaded\n") and not rebuilt
+    assert run(*bench, "--rebuild", "--torch-compile")[::2] == (2, "error: loaded\n")
+    assert rebuilt == ["torch"]  # before the engine is read
+    options = {"device": None, "threads": 1, "torch_compile": False}
+    assert loaded == [("torch", options), ("torch", {**options, "torch_compile": True})]
