@@ -245,7 +245,9 @@ class Run:
             return self.problem.data_step(index)
 
     def _noise(self, index: Tensor, sample_ids: Tensor) -> Noise:
-        return TimedNoise(NoiseStream(self.seed, self.image_ids[index], sample_ids), self.clock)
+        own = self.engine.device == "cpu"  # no runtime there gives out memory that it uses again
+        stream = NoiseStream(self.seed, self.image_ids[index], sample_ids, in_place=own)
+        return TimedNoise(stream, self.clock)
 
     def _denoise(self, x: Tensor, sigma: Scalar, index: Tensor) -> Tensor:
         return self.engine.denoise(x, sigma, self.tiles)

@@ -18,11 +18,14 @@ class NoiseStream:
     Attributes:
         seed: 0 <= seed < 2^64.
         image_ids, sample_ids: (P,) int64, paired.
+        in_place: write the next state into the memory of the last one, which must be the chain's
+            own: an inner step then allocates nothing.
     """
 
     seed: int
     image_ids: Tensor
     sample_ids: Tensor
+    in_place: bool = False
 
     def langevin(self, z: Tensor, scale: Scalar, step: int) -> Tensor:
         """z + scale * eps_step; z (P, C, H, W), scale a number or (P,)."""
@@ -34,7 +37,7 @@ class NoiseStream:
         """A data step that takes the noise along: `FusedStep.with_noise`."""
         scalars = (step.x_weight, step.gamma, step.noise_scale)
         identity = (self.seed, self.image_ids, self.sample_ids, step.noise_step)
-        return fused(x, x_t, *scalars, *identity)
+        return fused(x, x_t, *scalars, *identity, out=self._memory_of(x))
 
     def reverse(self, x0_hat: Tensor, x_t: Tensor, outer: OuterStep) -> Tensor:
         """The reverse step of `outer` from x_t, towards x0_hat [UD2M, Alg. 1]."""
@@ -49,4 +52,8 @@ class NoiseStream:
             self.image_ids,
             self.sample_ids,
             outer.noise_step,
+            out=self._memory_of(x_t),
         )
+
+    def _memory_of(self, state: Tensor) -> Tensor | None:
+        return state if self.in_place and state.is_contiguous() else None

@@ -1,4 +1,4 @@
-"""What is counted, against torch's own counter and by hand; and the counts that must not grow."""
+"""What is counted, against torch's own counter and by hand."""
 
 from __future__ import annotations
 
@@ -102,33 +102,3 @@ def test_conjugate_gradients_have_no_count():
     assert counting.count_prox(op, (1, 3, 8, 8)) is None
     coils = torch.ones(2, 8, 8, dtype=torch.complex64)
     assert counting.count_prox(le.MRI(torch.ones(8, 8), 0.1, coils), (1, 2, 8, 8)) is None
-
-
-#: What the shipped prior's graph holds; a larger number is a slower network.
-MOST_NODES = {
-    "Conv": 36,
-    "ConvTranspose": 2,
-    "InstanceNormalization": 26,
-    "MatMul": 2,
-    "Gemm": 14,
-    "Sigmoid": 27,
-    "Transpose": 6,
-    "Cast": 0,
-}
-
-
-def test_the_shipped_graph_has_not_grown(shipped_graph):
-    found = counting.count_graph(shipped_graph, 1, 64, 64)
-    assert {k: found.nodes.get(k, 0) for k in MOST_NODES} == MOST_NODES
-    assert sum(found.nodes.values()) <= 366
-    assert found.matrix_flops == pytest.approx(6.34e8, rel=0.01)
-    assert found.weight_bytes <= 9.77e6
-
-
-def test_the_runtime_fuses_what_it_fused(shipped_graph):
-    """onnxruntime's own fusions depend on its version: a bound, not an equality."""
-    nodes = counting.optimised_nodes(shipped_graph)
-    convolutions = nodes.get("Conv", 0) + nodes.get("FusedConv", 0)
-    assert convolutions == 36
-    assert nodes.get("Sigmoid", 0) == 0, "SiLU was one node (QuickGelu)"
-    assert sum(nodes.values()) <= 440
