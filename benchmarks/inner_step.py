@@ -1,73 +1,81 @@
-"""The sampler's inner step without the network on the CPU, as a Markdown table of ratios.
+"""The sampler's inner step without the network on the CPU, beside what it replaces and its floors.
 
-    python benchmarks/inner_step.py [--threads 1 2] [--repeats 60]
+    python benchmarks/inner_step.py [--sizes 1x256 8x256 1x512 8x512] [--threads 2] [--repeats 40]
 
-Every row is one operation at one size: medians in ms with their 20 and 80 % quantiles, and the
-ratio of the torch composition's median to it. All providers of a row run in turn in one loop, so
-that whatever else the machine does falls on all of them. Outputs are compared before anything is
-timed: a provider that does not agree is a failed row.
+Every case is one operation at one size. All its providers run in turn in one loop, so that whatever
+else the machine does falls on all of them, and their outputs are compared before anything is timed:
+a provider that does not agree is a failed row without a time. Rows are added to the table
+benchmarks/results/inner_step.csv with commit, machine and versions; --table prints the last of each
+as the tables of docs/kernels.md.
 
-Providers: `torch` is the composition of torch calls with FFT(y) computed beforehand and torch.randn
-for the noise; `ops torch` and `ops cpu` are this package's operation with its two backends; `FFT`
-is rfft2 and irfft2 alone, the floor of everything that is built on torch's FFT; `deepinv` is
-BlurFFT.prox_l2 and torch.randn.
+Providers: `latino-engine` is the operation of `latino_engine.ops` on the CPU; `torch` the
+composition of torch calls it replaces, with FFT(y) computed beforehand and torch.randn for the
+noise; `deepinv` is deepinv's BlurFFT.prox_l2 and torch.randn, where deepinv is installed (`make
+peers`). Floors: `FFT` and `pocketfft` are the two transforms alone, by torch and by scipy, `memory`
+reads both anchors and writes one image.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib.util
-import os
-import platform
-import statistics
-import time
-from collections.abc import Callable
-from dataclasses import dataclass
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
 import latino_engine as le
 from latino_engine import native, noise, ops
+from latino_engine.atomic import atomic_file
+from latino_engine.bench import machine, table, timer
 from latino_engine.operators.spectra import kernel_full_spectrum, kernel_spectrum
 from latino_engine.reference import alias_fold
 
-SIZES = ((1, 256), (8, 256), (1, 512), (8, 512))
+RESULTS = Path(__file__).parent / "results" / "inner_step.csv"
+SIZES = ((1, 256), (8, 256), (1, 512), (8, 512))  # (batch, side), three channels
 GAMMA, SCALE, X_WEIGHT, FACTOR, SEED, STEP = 3.0, 0.3, 0.4, 4, 1, 2
 BOUND = 1e-5  # largest difference over largest entry
+OURS, BASE = "latino-engine", "torch"
+PROVIDERS = (OURS, BASE, "deepinv", "FFT", "pocketfft", "memory")
+OPERATIONS = (
+    "gaussian_noise",
+    "fourier_prox_noise",
+    "alias_prox_noise",
+    "masked_prox_noise",
+    "fourier_mask_prox_noise",
+)
 
-Run = Callable[[], Tensor]
+Run: TypeAlias = Callable[[], Any]
 
 
 @dataclass(frozen=True)
 class Case:
-    """One row of the table.
+    """One operation at one size.
 
     Attributes:
+        name, shape: of the operation and of its images.
         providers: name -> what is timed.
         checks: name -> the same with the noise of this package, to be compared with `expected`.
         expected: float64.
+        others: what is timed and does another job: floors, and deepinv's step with torch's noise.
     """
 
-    title: str
+    name: str
+    shape: tuple[int, ...]
     providers: dict[str, Run]
     checks: dict[str, Run]
     expected: Tensor
+    others: dict[str, Run] = field(default_factory=dict)
 
 
-def both_backends(run: Callable[..., Tensor], arguments: tuple[object, ...]) -> dict[str, Run]:
-    """The operation in torch and in the extension."""
-    return {
-        "ops torch": lambda: run(*arguments, backend="torch"),
-        "ops cpu": lambda: run(*arguments, backend="cpu"),
-    }
-
-
-def in_float64(arguments: tuple[object, ...]) -> tuple[object, ...]:
+def in_float64(arguments: Iterable[Any]) -> tuple[Any, ...]:
     """The same arguments, floating-point tensors in double precision."""
 
-    def double(value: object) -> object:
+    def double(value: Any) -> Any:
         if not isinstance(value, Tensor) or value.dtype == torch.int64:
             return value
         return value.to(torch.complex128 if value.is_complex() else torch.float64)
@@ -76,36 +84,57 @@ def in_float64(arguments: tuple[object, ...]) -> tuple[object, ...]:
 
 
 def step_case(
-    title: str,
-    run: Callable[..., Tensor],
-    arguments: tuple[object, ...],
+    name: str,
+    x: Tensor,
+    x_t: Tensor,
+    constants: tuple[Any, ...],
     prox: Callable[[Tensor], Tensor],
-    others: dict[str, Run],
+    behind: tuple[Any, ...] = (),
+    others: Mapping[str, Run] | None = None,
 ) -> Case:
-    """An inner step; `prox` is its data step in plain torch, `arguments` starts with x, x_t."""
-    x, x_t = arguments[0], arguments[1]
-    assert isinstance(x, Tensor) and isinstance(x_t, Tensor)
-    identity = arguments[-4:]
-    eps = ops.gaussian_noise(*identity, x.shape)  # type: ignore[arg-type]
-    backends = both_backends(run, arguments)
-    composition = {
-        "torch": lambda: prox(torch.lerp(x_t, x, X_WEIGHT)) + SCALE * torch.randn(x.shape)
-    }
-    checks = {**backends, "torch": lambda: prox(torch.lerp(x_t, x, X_WEIGHT)) + SCALE * eps}
-    expected = run(*in_float64(arguments), backend="torch")
-    return Case(title, {**composition, **backends, **others}, checks, expected)
-
-
-def cases(batch: int, side: int) -> list[Case]:
-    """All rows of one size."""
-    shape = (batch, 3, side, side)
-    x, x_t = torch.rand(shape), torch.randn(shape)
-    kernel = le.Blur.gaussian(1.6, 0.02, size=13).kernel
-    ids = torch.arange(batch)
+    """An inner step; `prox` is its data step in plain torch with the same constants."""
+    run = getattr(ops, name)
+    ids = torch.arange(len(x))
     identity = (SEED, ids, ids, STEP)
-    size = (side, side)
-    floor = {"FFT": lambda: torch.fft.irfft2(torch.fft.rfft2(x), s=size)}
+    arguments = (x, x_t, X_WEIGHT, *constants, GAMMA, SCALE, *behind, *identity)
+    eps = ops.gaussian_noise(*identity, x.shape)
+    out = torch.empty_like(x)
 
+    def ours() -> Tensor:
+        return run(*arguments, backend="cpu", out=out)
+
+    def composed(normals: Tensor | None = None) -> Tensor:
+        z = prox(torch.lerp(x_t, x, X_WEIGHT))
+        return z + SCALE * (torch.randn(x.shape) if normals is None else normals)
+
+    expected = run(*in_float64(arguments), backend="torch")
+    checks = {OURS: ours, BASE: lambda: composed(eps)}
+    return Case(
+        name, tuple(x.shape), {OURS: ours, BASE: composed}, checks, expected, dict(others or {})
+    )
+
+
+def noise_case(shape: tuple[int, int, int, int]) -> Case:
+    """Noise alone, beside torch.randn."""
+    ids = torch.arange(shape[0])
+    identity = (SEED, ids, ids, STEP)
+    out = torch.empty(shape)
+
+    def ours() -> Tensor:
+        return ops.gaussian_noise(*identity, shape, backend="cpu", out=out)
+
+    expected = noise.philox_normals(*identity, shape)
+    providers = {OURS: ours, BASE: lambda: torch.randn(shape)}
+    return Case("gaussian_noise", shape, providers, {OURS: ours}, expected)
+
+
+def cases(batch: int, side: int) -> Iterable[Case]:
+    """All operations at one size."""
+    shape, size = (batch, 3, side, side), (side, side)
+    x, x_t = torch.rand(shape), torch.randn(shape)
+    yield noise_case(shape)
+
+    kernel = le.Blur.gaussian(1.6, 0.02, size=13).kernel
     h = kernel_spectrum(kernel, size)
     power = (h.abs() ** 2).float()
     y = torch.fft.irfft2(h.to(torch.complex64) * torch.fft.rfft2(x), s=size)
@@ -115,159 +144,182 @@ def cases(batch: int, side: int) -> list[Case]:
         V = (GAMMA * back + torch.fft.rfft2(v)) / (GAMMA * power + 1.0)
         return torch.fft.irfft2(V, s=size)
 
-    full = kernel_full_spectrum(kernel, size)
-    folded = alias_fold(full.abs() ** 2, FACTOR).float()
-    full = full.to(torch.complex64)
+    others = {**floors(x, x_t), **deepinv_step(kernel, x, x_t, y, fourier)}
+    yield step_case("fourier_prox_noise", x, x_t, (power, back), fourier, others=others)
+
+    h = kernel_full_spectrum(kernel, size)
+    folded = alias_fold(h.abs() ** 2, FACTOR).float()
+    h = h.to(torch.complex64)
     low = torch.fft.fft2(y[..., ::FACTOR, ::FACTOR])
-    tiled = full.conj().resolve_conj() * low.repeat(1, 1, FACTOR, FACTOR)
+    tiled = h.conj().resolve_conj() * low.repeat(1, 1, FACTOR, FACTOR)
 
     def alias(v: Tensor) -> Tensor:
-        return ops.alias_prox(v, full, folded, tiled, GAMMA, FACTOR)
+        return ops.alias_prox(v, h, folded, tiled, GAMMA, FACTOR)
+
+    constants = (h, folded, tiled)
+    yield step_case("alias_prox_noise", x, x_t, constants, alias, (FACTOR,), floors(x, x_t))
 
     mask = (torch.rand(1, 1, *size) < 0.5).float()
 
     def masked(v: Tensor) -> Tensor:
         return (GAMMA * mask * y + v) / (GAMMA * mask + 1.0)
 
-    head, scalars = (x, x_t, X_WEIGHT), (GAMMA, SCALE)
-    fourier_arguments = (*head, power, back, *scalars, *identity)
-    alias_arguments = (*head, full, folded, tiled, *scalars, FACTOR, *identity)
-    masked_arguments = (*head, mask, y, *scalars, *identity)
-    at = f"{batch} x 3 x {side} x {side}"
-    deepinv = deepinv_step(kernel, x, x_t, y)
-    return [
-        noise_case(f"gaussian_noise, {at}", shape, identity),
-        step_case(
-            f"fourier_prox_noise, {at}",
-            ops.fourier_prox_noise,
-            fourier_arguments,
-            fourier,
-            {**floor, **deepinv},
-        ),
-        step_case(
-            f"alias_prox_noise {FACTOR}x, {at}",
-            ops.alias_prox_noise,
-            alias_arguments,
-            alias,
-            floor,
-        ),
-        step_case(f"masked_prox_noise, {at}", ops.masked_prox_noise, masked_arguments, masked, {}),
-    ]
+    memory = {"memory": floors(x, x_t)["memory"]}
+    yield step_case("masked_prox_noise", x, x_t, (mask, y), masked, others=memory)
+
+    x, x_t = x[:, :2].contiguous(), x_t[:, :2].contiguous()
+    kept = mask * torch.randn(x.shape)
+    corner, complex_y = kspace_constants(mask, kept)
+
+    def kspace(v: Tensor) -> Tensor:  # with DC at (0, 0) the shifts of a centred transform cancel
+        V = torch.fft.fft2(torch.complex(v[:, 0], v[:, 1]), norm="ortho")
+        z = torch.fft.ifft2((GAMMA * complex_y + V) / (GAMMA * corner + 1.0), norm="ortho")
+        return torch.stack((z.real, z.imag), dim=1)
+
+    yield step_case("fourier_mask_prox_noise", x, x_t, (mask, kept), kspace)
 
 
-def noise_case(
-    title: str, shape: tuple[int, ...], identity: tuple[int, Tensor, Tensor, int]
-) -> Case:
-    """Noise alone, beside torch.randn."""
-    backends = both_backends(ops.gaussian_noise, (*identity, shape))
-    expected = noise.philox_normals(*identity, shape)  # type: ignore[arg-type]
-    return Case(title, {"torch": lambda: torch.randn(shape), **backends}, backends, expected)
+def kspace_constants(mask: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:
+    """Mask (1, H, W) and complex y (B, H, W) for a transform whose image is not shifted."""
+    axes = (-2, -1)
+    image = torch.fft.ifft2(
+        torch.fft.ifftshift(torch.complex(kept[:, 0], kept[:, 1]), dim=axes), norm="ortho"
+    )
+    complex_y = torch.fft.fft2(torch.fft.fftshift(image, dim=axes), norm="ortho")
+    return torch.fft.ifftshift(mask[:, 0], dim=axes), complex_y
 
 
-def deepinv_step(kernel: Tensor, x: Tensor, x_t: Tensor, y: Tensor) -> dict[str, Run]:
-    """deepinv's own data step and torch.randn, where deepinv is installed."""
+def floors(x: Tensor, x_t: Tensor) -> dict[str, Run]:
+    """The transforms of the images alone, and their memory traffic alone."""
+    size, out, array = tuple(x.shape[-2:]), torch.empty_like(x), x.numpy()
+    found: dict[str, Run] = {"FFT": lambda: torch.fft.irfft2(torch.fft.rfft2(x), s=size)}
+    if importlib.util.find_spec("scipy") is not None:
+        import scipy.fft
+
+        workers = torch.get_num_threads()
+        found["pocketfft"] = lambda: scipy.fft.irfft2(
+            scipy.fft.rfft2(array, workers=workers), s=size, workers=workers, overwrite_x=True
+        )
+    return {**found, "memory": lambda: torch.add(x, x_t, out=out)}
+
+
+def deepinv_step(
+    kernel: Tensor, x: Tensor, x_t: Tensor, y: Tensor, prox: Callable[[Tensor], Tensor]
+) -> dict[str, Run]:
+    """deepinv's own data step and torch.randn, where deepinv is installed and agrees."""
     if importlib.util.find_spec("deepinv") is None:
         return {}
     import deepinv
 
     physics = deepinv.physics.BlurFFT(img_size=tuple(x.shape[1:]), filter=kernel.float())
+    expected = prox(x)
+    if float((physics.prox_l2(x, y, GAMMA) - expected).abs().max()) > 1e-4 * float(expected.max()):
+        raise SystemExit("deepinv's BlurFFT.prox_l2 differs from the formula: nothing is timed")
 
     def run() -> Tensor:
-        v = torch.lerp(x_t, x, X_WEIGHT)
-        z: Tensor = physics.prox_l2(v, y, GAMMA)
+        z: Tensor = physics.prox_l2(torch.lerp(x_t, x, X_WEIGHT), y, GAMMA)
         return z + SCALE * torch.randn(x.shape)
 
     return {"deepinv": run}
 
 
-def failures(case: Case) -> list[str]:
-    """The providers whose output is not the expected one."""
+def rows(case: Case, threads: int, repeats: int) -> list[dict[str, Any]]:
+    """The rows of a case: a time for each provider that agrees, a failed row for the others."""
     largest = float(case.expected.abs().max())
-
-    def differs(run: Run) -> bool:
-        return not float((run() - case.expected).abs().max()) <= BOUND * largest
-
-    return [name for name, run in case.checks.items() if differs(run)]
-
-
-def measure(providers: dict[str, Run], repeats: int) -> dict[str, list[float]]:
-    """Times in ms, the providers in turn."""
-    times: dict[str, list[float]] = {name: [] for name in providers}
-    for i in range(repeats + 3):
-        for name, run in providers.items():
-            start = time.perf_counter()
-            run()
-            if i >= 3:  # the first rounds warm up
-                times[name].append(1e3 * (time.perf_counter() - start))
-    return times
-
-
-def row(case: Case, names: list[str], threads: int, repeats: int) -> str:
-    """One line of the table."""
-    wrong = failures(case)
-    if wrong:
-        return f"| {case.title} | {threads} | FAILED: {', '.join(wrong)} differ |"
-    # In torch alone, Philox takes long: it is the specification, not a competitor.
-    slow = {"ops torch": case.providers["ops torch"]}
-    fast = {name: run for name, run in case.providers.items() if name not in slow}
-    times = {**measure(slow, max(3, repeats // 10)), **measure(fast, repeats)}
-    base = statistics.median(times["torch"])
-    cells = []
-    for name in names:
-        if name not in times:
-            cells.append("-")
-            continue
-        middle = statistics.median(times[name])
-        low, *_, high = statistics.quantiles(times[name], n=5)
-        cells.append(f"{middle:.2f} ({low:.2f}..{high:.2f}), {base / middle:.2f}x")
-    return f"| {case.title} | {threads} | " + " | ".join(cells) + " |"
+    errors = {n: float((r() - case.expected).abs().max()) / largest for n, r in case.checks.items()}
+    right = {n: r for n, r in case.providers.items() if errors.get(n, 0.0) <= BOUND}
+    times = timer.time_in_turn({**right, **case.others}, repeats)
+    made = []
+    for name in (*case.providers, *case.others):
+        details: dict[str, Any] = {"calls": len(times.get(name, ()))}
+        if name in errors:
+            details["error"] = float(f"{errors[name]:.3g}")
+        row = {
+            "suite": "inner step",
+            "name": case.name,
+            "provider": name,
+            "shape": "x".join(map(str, case.shape)),
+            "threads": threads,
+            "metric": "time",
+            "unit": "ms",
+            "status": "ok" if name in times else "failed",
+            "details": json.dumps(details),
+        }
+        if name in times:
+            ms = timer.summary(times[name])
+            row |= {"value": ms["p50"], "p20": ms["p20"], "p80": ms["p80"]}
+        made.append(row)
+    return made
 
 
-def processor() -> str:
-    """The processor's name."""
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
+def tables(found: Iterable[Mapping[str, Any]], threads: int = 2) -> list[str]:
+    """The last row of each provider as the lines of a Markdown table, medians in ms."""
+    last = {
+        (row["name"], row["shape"], row["provider"]): row
+        for row in found
+        if int(row["threads"]) == threads
+    }
+    shapes = sorted(
+        {(name, shape) for name, shape, _ in last},
+        key=lambda key: (OPERATIONS.index(key[0]), [int(n) for n in key[1].split("x")][::-1]),
+    )
+    lines = [
+        "| operation | images | " + " | ".join(PROVIDERS) + " | over torch | over deepinv |",
+        "|---" * (len(PROVIDERS) + 4) + "|",
+    ]
+    for name, shape in shapes:
+        ms = {
+            provider: float(last[name, shape, provider]["value"])
+            for provider in PROVIDERS
+            if last.get((name, shape, provider), {}).get("status") == "ok"
+        }
+        cells = [f"{ms[p]:.2f}" if p in ms else "" for p in PROVIDERS]
+        cells += [
+            f"{ms[p] / ms[OURS]:.1f}x" if {p, OURS} <= set(ms) else "" for p in (BASE, "deepinv")
+        ]
+        lines.append(f"| `{name}` | {' x '.join(shape.split('x'))} | " + " | ".join(cells) + " |")
+    return lines
 
 
-def header() -> str:
-    """Machine and versions."""
+def parse_size(text: str) -> tuple[int, int]:
+    """ "8x256" as (8, 256)."""
+    try:
+        batch, side = map(int, text.split("x"))
+    except ValueError:
+        batch = side = 0
+    if batch < 1 or side < 16:
+        raise argparse.ArgumentTypeError(f"expected BATCHxSIDE such as 8x256, got {text}")
+    return batch, side
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Measure and record, or print the tables of what is recorded."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    sizes = [f"{batch}x{side}" for batch, side in SIZES]
+    parser.add_argument("--sizes", type=parse_size, nargs="+", default=list(map(parse_size, sizes)))
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=40)
+    parser.add_argument("--rows", type=Path, default=RESULTS, help="table of measurements")
+    parser.add_argument("--table", action="store_true", help="print the recorded times and stop")
+    options = parser.parse_args(arguments)
+    if options.table:
+        print("\n".join(tables(table.read_rows(options.rows), options.threads)))
+        return
     if native.missing():
         raise SystemExit(native.missing())
-    from latino_engine import _cpu
-
-    targets = ", ".join(_cpu.targets())
-    found = importlib.util.find_spec("deepinv") is not None
-    deepinv = "installed" if found else "not installed"
-    return (
-        f"{processor()}, {os.cpu_count()} cores, {platform.system()}; torch {torch.__version__}, "
-        f"latino-engine {le.__version__}; instruction sets {targets}; deepinv {deepinv}.\n\n"
-        "Medians in ms (20..80 % quantiles), ratio of the torch composition's median to it.\n"
-    )
-
-
-def main() -> None:
-    """Print the table."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--repeats", type=int, default=60)
-    options = parser.parse_args()
-    print(header())
-    names = ["torch", "ops torch", "ops cpu", "FFT"]
-    if importlib.util.find_spec("deepinv") is not None:
-        names.append("deepinv")
-    print("| operation | threads | " + " | ".join(names) + " |")
-    print("|---" * (2 + len(names)) + "|")
+    table.appended(options.rows, ())  # a file of someone else is refused before the work
     torch.manual_seed(0)
+    torch.set_num_threads(options.threads)
+    made: list[dict[str, Any]] = []
     with torch.no_grad():
-        for threads in options.threads:
-            torch.set_num_threads(threads)
-            for batch, side in SIZES:
-                for case in cases(batch, side):
-                    print(row(case, names, threads, options.repeats), flush=True)
+        for batch, side in options.sizes:
+            for case in cases(batch, side):
+                made += rows(case, options.threads, options.repeats)
+    print("\n".join(tables(made, options.threads)))
+    facts = (machine.commit(), machine.machine_facts(), machine.software_versions())
+    options.rows.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_file(options.rows, argument="rows") as file:
+        table.append_rows(file, options.rows, table.stamp(made, *facts))
 
 
 if __name__ == "__main__":
