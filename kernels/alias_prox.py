@@ -17,6 +17,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .complex_numbers import load_complex, store_complex
 from .launching import UNSPECIALISED, blocks_for, on_device, plane_steps, scalar_step
 from .tuning import Config, config_for
 
@@ -27,19 +28,6 @@ CONFIGS = (
     Config(256, 8),
     Config(512, 8),
 )
-
-
-@triton.jit
-def _load_complex(pointer, at, exists):
-    """The two parts of interleaved complex numbers."""
-    parts = at[:, None] * 2 + tl.arange(0, 2)[None, :]
-    return tl.split(tl.load(pointer + parts, mask=exists[:, None]))
-
-
-@triton.jit
-def _store_complex(pointer, at, real, imaginary, exists):
-    parts = at[:, None] * 2 + tl.arange(0, 2)[None, :]
-    tl.store(pointer + parts, tl.join(real, imaginary), mask=exists[:, None])
 
 
 @triton.jit(do_not_specialize=UNSPECIALISED)
@@ -85,9 +73,9 @@ def _alias_prox_kernel(
     imaginary = tl.full((BLOCK,), 0.0, tl.float32)
     for alias in range(FACTOR * FACTOR):
         at = first + (alias // FACTOR) * kept_size * FACTOR + (alias % FACTOR) * kept_width
-        v_real, v_imaginary = _load_complex(spectrum, at, exists)
-        back_real, back_imaginary = _load_complex(back_projected, at, exists)
-        h_real, h_imaginary = _load_complex(h, at, exists)
+        v_real, v_imaginary = load_complex(spectrum, at, exists)
+        back_real, back_imaginary = load_complex(back_projected, at, exists)
+        h_real, h_imaginary = load_complex(h, at, exists)
         b_real = v_real + strength * back_real
         b_imaginary = v_imaginary + strength * back_imaginary
         real += h_real * b_real - h_imaginary * b_imaginary
@@ -97,13 +85,13 @@ def _alias_prox_kernel(
     real, imaginary = weight * real, weight * imaginary
     for alias in range(FACTOR * FACTOR):
         at = first + (alias // FACTOR) * kept_size * FACTOR + (alias % FACTOR) * kept_width
-        v_real, v_imaginary = _load_complex(spectrum, at, exists)
-        back_real, back_imaginary = _load_complex(back_projected, at, exists)
-        h_real, h_imaginary = _load_complex(h, at, exists)
+        v_real, v_imaginary = load_complex(spectrum, at, exists)
+        back_real, back_imaginary = load_complex(back_projected, at, exists)
+        h_real, h_imaginary = load_complex(h, at, exists)
         x_real = v_real + strength * back_real - (h_real * real + h_imaginary * imaginary)
         x_imaginary = v_imaginary + strength * back_imaginary
         x_imaginary -= h_real * imaginary - h_imaginary * real
-        _store_complex(out, at, x_real, x_imaginary, exists)
+        store_complex(out, at, x_real, x_imaginary, exists)
 
 
 def launch_alias_prox(

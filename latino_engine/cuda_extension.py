@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,9 +69,11 @@ def device_type() -> str:
     return "cuda" if kernels is None else str(kernels.DEVICE_TYPE)
 
 
-def unfit(*tensors: Tensor | None, spectra: bool = False) -> str | None:
+def unfit(
+    *tensors: Tensor | None, spectra: bool = False, images: Sequence[Tensor | None] = ()
+) -> str | None:
     """None if the extension can take these tensors, else what it was given instead."""
-    return op_checks.unfit(device_type(), *tensors, spectra=spectra)
+    return op_checks.unfit(device_type(), *tensors, spectra=spectra, images=images)
 
 
 def fourier_path(height: int, width: int, factor: int | None = None) -> str:

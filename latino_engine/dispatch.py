@@ -16,6 +16,7 @@ from torch import Tensor
 
 from latino_engine import cuda_native, native, reference, triton_native
 from latino_engine.errors import BackendNotAvailable, invalid
+from latino_engine.op_checks import SIXTEEN_BITS
 
 Backend: TypeAlias = Literal["auto", "torch", "cpu", "triton", "cuda"]
 Table: TypeAlias = Mapping[str, Callable[..., Any]]
@@ -28,8 +29,10 @@ class _Implementation:
     module: ModuleType
     takes: str
 
-    def obstacle(self, spectra: bool, *tensors: Tensor | None) -> str | None:
-        found: str | None = self.module.unfit(*tensors, spectra=spectra)
+    def obstacle(
+        self, tensors: Sequence[Tensor | None], spectra: bool, images: Sequence[Tensor | None]
+    ) -> str | None:
+        found: str | None = self.module.unfit(*tensors, spectra=spectra, images=images)
         return found
 
 
@@ -48,6 +51,7 @@ def choose(
     *tensors: Tensor | None,
     obstacle: str | None = None,
     spectra: bool = False,
+    images: Sequence[Tensor | None] = (),
 ) -> Callable[..., Any]:
     """The function to run.
 
@@ -57,6 +61,7 @@ def choose(
         tensors: what the function is given.
         obstacle: a further reason why torch alone can serve.
         spectra: complex64 may stand beside float32.
+        images: more of what the function is given, which may be in 16 bits; see `write`.
 
     Raises:
         BackendNotAvailable: the named backend is missing; the sentence says what installs it.
@@ -65,7 +70,7 @@ def choose(
     if backend == "torch":
         return table["torch"]
     if backend == "auto":
-        return table[_first(table, obstacle, spectra, *tensors)]
+        return table[_first(table, obstacle, tensors, spectra, images)]
     if backend not in table:
         choices = "one of " + ", ".join(repr(name) for name in ("auto", *table))
         raise invalid("backend", choices, repr(backend), "choose one of these")
@@ -73,14 +78,23 @@ def choose(
     missing = implementation.module.missing()
     if missing is not None:
         raise BackendNotAvailable(missing)
-    obstacle = obstacle or implementation.obstacle(spectra, *tensors)
+    obstacle = obstacle or implementation.obstacle(tensors, spectra, images)
     if obstacle is not None:
         raise invalid("backend", implementation.takes, obstacle, "use backend='torch'")
     return table[backend]
 
 
 def write(run: Callable[..., Any], out: Tensor | None, *arguments: Any, **options: Any) -> Tensor:
-    """run(*arguments) as a new tensor, or in `out`; only torch's functions have no `out`."""
+    """run(image, ...) as a new tensor, or in `out`; only torch's functions have no `out`.
+
+    Images in 16 bits are widened by the load of a kernel for GPUs and rounded by its store. Torch
+    and the CPU's loops are given float32 copies; their result is rounded once, to the same bits.
+    """
+    image = arguments[0]
+    if _is_narrow(image) and run.__module__ in (reference.__name__, native.__name__):
+        wide = (a.float() if _is_narrow(a) else a for a in arguments)
+        rounded: Tensor = run(*wide, **options).to(image.dtype)
+        return rounded if out is None else out.copy_(rounded)
     if out is None:
         made: Tensor = run(*arguments, **options)
         return made
@@ -90,14 +104,22 @@ def write(run: Callable[..., Any], out: Tensor | None, *arguments: Any, **option
     return out
 
 
+def _is_narrow(argument: Any) -> bool:
+    return isinstance(argument, Tensor) and argument.dtype in SIXTEEN_BITS
+
+
 def _first(
-    table: Collection[str], obstacle: str | None, spectra: bool, *tensors: Tensor | None
+    table: Collection[str],
+    obstacle: str | None,
+    tensors: Sequence[Tensor | None],
+    spectra: bool,
+    images: Sequence[Tensor | None],
 ) -> str:
     if obstacle is not None:
         return "torch"
     for name, implementation in _IMPLEMENTATIONS.items():
         # What is there is asked last: it may load a library.
-        if name not in table or implementation.obstacle(spectra, *tensors) is not None:
+        if name not in table or implementation.obstacle(tensors, spectra, images) is not None:
             continue
         if implementation.module.missing() is None:
             return name

@@ -16,7 +16,7 @@ from latino_engine.op_checks import (
     check_identity,
     check_out,
     check_real,
-    check_same,
+    check_state,
     on_device_of,
     per_image,
 )
@@ -42,6 +42,7 @@ _MASKED_PROX_NOISE: Table = {
 _FOURIER_MASK_PROX_NOISE: Table = {
     "torch": reference.fourier_mask_prox_noise,
     "cpu": native.fourier_mask_prox_noise,
+    "triton": triton_native.fourier_mask_prox_noise,
     "cuda": cuda_native.fourier_mask_prox_noise,
 }
 
@@ -51,7 +52,7 @@ def _check_state(x: Tensor, x_t: Tensor | None) -> None:
     if x.ndim != 4 or x.numel() == 0:
         raise invalid("x", "(P, C, H, W), not empty", tuple(x.shape), "add a batch axis")
     if x_t is not None:
-        check_same("x_t", x_t, "x", x)
+        check_state("x_t", x_t, "x", x)
 
 
 def _check_planes(name: str, tensor: Tensor, x: Tensor, channels: int, size: Sequence[int]) -> None:
@@ -82,8 +83,9 @@ def fourier_prox_noise(
     """fourier_prox(a x + (1 - a) x_t) + scale * eps: the inner step of a circular convolution.
 
     Args:
-        x: (P, C, H, W), real.
-        x_t: the state, of x's shape, or None where x alone is the anchor.
+        x: (P, C, H, W), real; float16 and bfloat16 are computed in float32, with the constants
+            in float32, and rounded once.
+        x_t: the state, of x's shape and dtype, or None where x alone is the anchor.
         x_weight: a in [0, 1], a number or (P,).
         power, back_projected: |h|^2 and conj(h) Y, (P|1, C|1, H, W//2+1), as in `fourier_prox`.
         gamma: >= 0, a number or (P,).
@@ -104,12 +106,18 @@ def fourier_prox_noise(
     identity = check_identity(seed, image_ids, sample_ids, step, x.shape)[:4]
     scalars = (per_image(gamma, x), per_image(scale, x, "scale"))
     weight = per_image(x_weight, x, "x_weight")
-    tensors = (x, x_t, power, back_projected, weight, *scalars)
+    constants = (power, back_projected)
     check_out(out, x, x.shape)
-    run = choose(_FOURIER_PROX_NOISE, backend, *tensors, out, spectra=True)
-    return write(
-        run, out, x, x_t, weight, power, back_projected, *scalars, *on_device_of(x, identity)
+    run = choose(
+        _FOURIER_PROX_NOISE,
+        backend,
+        *constants,
+        weight,
+        *scalars,
+        spectra=True,
+        images=(x, x_t, out),
     )
+    return write(run, out, x, x_t, weight, *constants, *scalars, *on_device_of(x, identity))
 
 
 def alias_prox_noise(
@@ -153,7 +161,7 @@ def alias_prox_noise(
     constants = (h, folded_power, back_projected)
     check_out(out, x, x.shape)
     run = choose(
-        _ALIAS_PROX_NOISE, backend, x, x_t, *constants, weight, *scalars, out, spectra=True
+        _ALIAS_PROX_NOISE, backend, *constants, weight, *scalars, spectra=True, images=(x, x_t, out)
     )
     return write(run, out, x, x_t, weight, *constants, *scalars, factor, *on_device_of(x, identity))
 
@@ -188,7 +196,7 @@ def masked_prox_noise(
     scalars = (per_image(gamma, x), per_image(scale, x, "scale"))
     weight = per_image(x_weight, x, "x_weight")
     check_out(out, x, x.shape)
-    run = choose(_MASKED_PROX_NOISE, backend, x, x_t, mask, y, weight, *scalars, out, spectra=True)
+    run = choose(_MASKED_PROX_NOISE, backend, mask, y, weight, *scalars, images=(x, x_t, out))
     return write(run, out, x, x_t, weight, mask, y, *scalars, *on_device_of(x, identity))
 
 
@@ -228,7 +236,5 @@ def fourier_mask_prox_noise(
     scalars = (per_image(gamma, x), per_image(scale, x, "scale"))
     weight = per_image(x_weight, x, "x_weight")
     check_out(out, x, x.shape)
-    run = choose(
-        _FOURIER_MASK_PROX_NOISE, backend, x, x_t, mask, y, weight, *scalars, out, spectra=True
-    )
+    run = choose(_FOURIER_MASK_PROX_NOISE, backend, mask, y, weight, *scalars, images=(x, x_t, out))
     return write(run, out, x, x_t, weight, mask, y, *scalars, *on_device_of(x, identity))

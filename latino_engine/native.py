@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import importlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -54,14 +54,16 @@ def device_type() -> str:
     return "cpu"
 
 
-def unfit(*tensors: Tensor | None, spectra: bool = False) -> str | None:
+def unfit(
+    *tensors: Tensor | None, spectra: bool = False, images: Sequence[Tensor | None] = ()
+) -> str | None:
     """None if the extension can take these tensors, else what it was given instead.
 
-    `spectra` allows complex64 beside float32.
+    `spectra` allows complex64 beside float32; `images` in 16 bits are widened before it.
     """
-    obstacle = op_checks.unfit("cpu", *tensors, spectra=spectra)
+    obstacle = op_checks.unfit("cpu", *tensors, spectra=spectra, images=images)
     if obstacle is None:
-        for tensor in tensors:
+        for tensor in (*tensors, *images):
             if tensor is not None and tensor.is_neg():
                 return "a lazily negated view"
     return obstacle

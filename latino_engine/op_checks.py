@@ -15,13 +15,20 @@ from latino_engine.noise import MAX_CHANNELS, MAX_IMAGE_ID
 
 _PLAIN = (Tensor, Parameter)
 _REAL, _SPECTRA = (torch.float32,), (torch.float32, torch.complex64)
+#: Images in 16 bits are loaded and stored as such; all arithmetic is float32.
+SIXTEEN_BITS = (torch.float16, torch.bfloat16)
+_IMAGES = (torch.float32, *SIXTEEN_BITS)
 
 
 def per_image(value: float | Tensor, like: Tensor, name: str = "gamma") -> Tensor:
-    """A float or a (B,) tensor as (1|B, 1, ...), with the dtype and device of `like` (B, ...)."""
+    """A float or a (B,) tensor as (1|B, 1, ...), with the dtype and device of `like` (B, ...).
+
+    For images in 16 bits it is float32.
+    """
+    dtype = torch.float32 if like.dtype in SIXTEEN_BITS else like.dtype
     if isinstance(value, float):
-        return torch.full((1,) * like.ndim, value, dtype=like.dtype, device=like.device)
-    tensor = torch.as_tensor(value, dtype=like.dtype, device=like.device)
+        return torch.full((1,) * like.ndim, value, dtype=dtype, device=like.device)
+    tensor = torch.as_tensor(value, dtype=dtype, device=like.device)
     if tensor.ndim > 1 or (tensor.ndim == 1 and tensor.shape[0] not in (1, like.shape[0])):
         raise invalid(
             name,
@@ -41,9 +48,10 @@ def check_ids(name: str, value: Tensor | Sequence[int], pairs: int, limit: int) 
         raise invalid_type(name, "integers", ids.dtype, "give whole numbers")
     if ids.shape != (pairs,):
         raise invalid(name, f"length {pairs}", f"shape {tuple(ids.shape)}", "give one id per image")
-    if pairs and (int(ids.min()) < 0 or int(ids.max()) >= limit):
-        found = f"{int(ids.min())}..{int(ids.max())}"
-        raise invalid(name, f"values in [0, {limit})", found, "renumber the images")
+    if pairs:
+        low, high = map(int, ids.aminmax())
+        if low < 0 or high >= limit:
+            raise invalid(name, f"values in [0, {limit})", f"{low}..{high}", "renumber the images")
     return ids
 
 
@@ -107,6 +115,13 @@ def check_same(
         raise invalid(name, expected, tuple(tensor.shape), remedy)
 
 
+def check_state(name: str, state: Tensor, other_name: str, other: Tensor) -> None:
+    """Raises unless shapes and dtypes are equal."""
+    check_same(name, state, other_name, other)
+    if state.dtype != other.dtype:
+        raise invalid_type(name, f"{other.dtype} as {other_name}", state.dtype, "use one dtype")
+
+
 def check_bounds(name: str, bounds: tuple[float, float] | None) -> tuple[float, float] | None:
     """(lowest, highest) as floats; raises unless lowest <= highest."""
     if bounds is None:
@@ -136,11 +151,16 @@ def check_out(out: Tensor | None, like: Tensor, shape: Sequence[int]) -> None:
         raise invalid("out", "a tensor without gradients", "one that requires a gradient", "detach")
 
 
-def unfit(device_type: str, *tensors: Tensor | None, spectra: bool = False) -> str | None:
+def unfit(
+    device_type: str,
+    *tensors: Tensor | None,
+    spectra: bool = False,
+    images: Sequence[Tensor | None] = (),
+) -> str | None:
     """None if raw pointers to these tensors are all that a kernel needs, else what it was given.
 
-    They must be plain, float32 (with `spectra` also complex64) and on one device of this type,
-    and no derivative may be asked for.
+    They must be plain, float32 (with `spectra` also complex64; `images` may have 16
+    bits) and on one device of this type, and no derivative may be asked for.
     """
     if torch.compiler.is_compiling():
         return "a traced graph"
@@ -148,7 +168,7 @@ def unfit(device_type: str, *tensors: Tensor | None, spectra: bool = False) -> s
         return "a forward derivative"  # the kernel would drop the tangents
     dtypes, grad = (_SPECTRA if spectra else _REAL), torch.is_grad_enabled()
     first: torch.device | None = None
-    for tensor in tensors:
+    for tensor, allowed in (*((i, _IMAGES) for i in images), *((t, dtypes) for t in tensors)):
         if tensor is None:
             continue
         if type(tensor) not in _PLAIN or is_functorch_wrapped_tensor(tensor):
@@ -156,7 +176,7 @@ def unfit(device_type: str, *tensors: Tensor | None, spectra: bool = False) -> s
         device = tensor.device
         if device.type != device_type or tensor.layout != torch.strided:
             return f"a {tensor.layout} tensor on {device}"
-        if tensor.dtype not in dtypes:
+        if tensor.dtype not in allowed:
             return f"{tensor.dtype}"
         if grad and tensor.requires_grad:
             return "a tensor that requires a gradient"

@@ -30,6 +30,7 @@ from latino_engine.op_checks import (
     check_real,
     check_same,
     check_seed,
+    check_state,
     on_device_of,
     per_image,
 )
@@ -158,7 +159,8 @@ def langevin_noise(
     All backends but torch make eps where they add it; no array of normals is written.
 
     Args:
-        z: (P, C, H, W), real; differentiable, as is scale.
+        z: (P, C, H, W), real; differentiable, as is scale. float16 and bfloat16 are computed in
+            float32 and rounded once.
         scale: a number or (P,).
         seed, image_ids, sample_ids, step, backend: as in `gaussian_noise`.
         out: where the result is written, may be z itself; allocated if None.
@@ -170,7 +172,7 @@ def langevin_noise(
     identity = check_identity(seed, image_ids, sample_ids, step, z.shape)[:4]
     scales = per_image(scale, z, "scale")
     check_out(out, z, z.shape)
-    run = choose(_LANGEVIN_NOISE, backend, z, scales, out)
+    run = choose(_LANGEVIN_NOISE, backend, scales, images=(z, out))
     return write(run, out, z, scales, *on_device_of(z, identity))
 
 
@@ -192,7 +194,7 @@ def reverse_step(
     """x0 + sigma_next (sqrt(1 - zeta) (x_t - x0) / sigma_n + sqrt(zeta) eps) [UD2M, Alg. 1].
 
     Args:
-        x0_hat, x_t: (P, C, H, W), real.
+        x0_hat, x_t: (P, C, H, W), real, of one dtype; 16 bits as in `langevin_noise`.
         sigma_n: noise level of x_t, > 0.
         sigma_next: noise level of the result.
         zeta: share of fresh noise, in [0, 1].
@@ -201,11 +203,11 @@ def reverse_step(
         out: where the result is written, may be x0_hat or x_t itself; allocated if None.
     """
     check_real("x0_hat", x0_hat)
-    check_same("x_t", x_t, "x0_hat", x0_hat)
+    check_state("x_t", x_t, "x0_hat", x0_hat)
     identity = check_identity(seed, image_ids, sample_ids, step, x0_hat.shape)[:4]
     check_out(out, x0_hat, x0_hat.shape)
     bounds = check_bounds("clamp", clamp)
-    run = choose(_REVERSE_STEP, backend, x0_hat, x_t, out)
+    run = choose(_REVERSE_STEP, backend, images=(x0_hat, x_t, out))
     who = on_device_of(x0_hat, identity)
     return write(run, out, x0_hat, x_t, sigma_n, sigma_next, zeta, *who, clamp=bounds)
 
@@ -230,8 +232,7 @@ def fourier_prox(
     _check_spectrum("power", power, v)
     _check_spectrum("back_projected", back_projected, v)
     tensors = (v, power, back_projected, per_image(gamma, v))
-    z: Tensor = choose(_FOURIER_PROX, backend, *tensors, spectra=True)(*tensors)
-    return z
+    return write(choose(_FOURIER_PROX, backend, *tensors, spectra=True), None, *tensors)
 
 
 def alias_prox(
@@ -257,8 +258,7 @@ def alias_prox(
         remedy = "crop the image"
         raise invalid("v", f"sides divisible by {factor}", tuple(v.shape), remedy)
     tensors = (v, h, folded_power, back_projected, per_image(gamma, v))
-    z: Tensor = choose(_ALIAS_PROX, backend, *tensors, spectra=True)(*tensors, factor)
-    return z
+    return write(choose(_ALIAS_PROX, backend, *tensors, spectra=True), None, *tensors, factor)
 
 
 def masked_prox(
@@ -278,15 +278,14 @@ def masked_prox(
     fits = all(native.broadcasts_to_planes(tensor, v) for tensor in (mask, y))
     obstacle = None if fits else "mask or y that is not (B|1, C|1, H, W)"
     run = choose(_MASKED_PROX, backend, v, mask, y, gammas, obstacle=obstacle)
-    z: Tensor = run(v, mask, y, gammas)
-    return z
+    return write(run, None, v, mask, y, gammas)
 
 
 def combine_anchors(x: Tensor, x_t: Tensor, x_weight: float | Tensor) -> Tensor:
     """a x + (1 - a) x_t; x, x_t (B, C, H, W), a in [0, 1] a number or (B,)."""
-    check_same("x_t", x_t, "x", x)
-    v: Tensor = _COMBINE_ANCHORS["torch"](x, x_t, per_image(x_weight, x, "x_weight"))
-    return v
+    check_state("x_t", x_t, "x", x)
+    weight = per_image(x_weight, x, "x_weight")
+    return write(_COMBINE_ANCHORS["torch"], None, x, x_t, weight)
 
 
 def running_moments(

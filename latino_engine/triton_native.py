@@ -9,7 +9,7 @@ import functools
 import importlib
 import importlib.util
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -47,9 +47,11 @@ def device_type() -> str:
     return _DEVICE_TYPE
 
 
-def unfit(*tensors: Tensor | None, spectra: bool = False) -> str | None:
+def unfit(
+    *tensors: Tensor | None, spectra: bool = False, images: Sequence[Tensor | None] = ()
+) -> str | None:
     """None if the kernels can take these tensors, else what they were given instead."""
-    return op_checks.unfit(device_type(), *tensors, spectra=spectra)
+    return op_checks.unfit(device_type(), *tensors, spectra=spectra, images=images)
 
 
 def _launch(op: str) -> Callable[..., Any]:
@@ -145,6 +147,7 @@ def fourier_prox_noise(
 ) -> Tensor:
     """As `reference.fourier_prox_noise`; identity: seed, image_ids, sample_ids, step."""
     z = fourier_prox(_anchor(x, x_t, x_weight), power, back_projected, gamma)
+    out = _empty(x) if out is None else out
     return langevin_noise(z, scale, *identity, out=out)
 
 
@@ -164,6 +167,7 @@ def alias_prox_noise(
     """As `reference.alias_prox_noise`; identity: seed, image_ids, sample_ids, step."""
     v = _anchor(x, x_t, x_weight)
     z = alias_prox(v, h, folded_power, back_projected, gamma, factor)
+    out = _empty(x) if out is None else out
     return langevin_noise(z, scale, *identity, out=out)
 
 
@@ -192,8 +196,31 @@ def masked_prox_noise(
     return out
 
 
+def fourier_mask_prox_noise(
+    x: Tensor,
+    x_t: Tensor | None,
+    x_weight: Tensor,
+    mask: Tensor,
+    y: Tensor,
+    gamma: Tensor,
+    scale: Tensor,
+    *identity: Any,
+    out: Tensor | None = None,
+) -> Tensor:
+    """As `reference.fourier_mask_prox_noise`; identity: seed, image_ids, sample_ids, step."""
+    v, axes = _anchor(x, x_t, x_weight), (-2, -1)
+    V = torch.fft.fft2(torch.fft.ifftshift(torch.complex(v[:, :1], v[:, 1:]), dim=axes))
+    V = V.contiguous()
+    constants = (_plain(mask), _plain(y), _plain(gamma), math.sqrt(V.shape[-2] * V.shape[-1]))
+    image = torch.fft.ifft2(_launch("fourier_mask_prox")(V, *constants, out=V))
+    image = torch.fft.fftshift(image, dim=axes)
+    out = _empty(x) if out is None else out
+    return langevin_noise(torch.cat((image.real, image.imag), dim=1), scale, *identity, out=out)
+
+
 def _anchor(x: Tensor, x_t: Tensor | None, x_weight: Tensor) -> Tensor:
-    return x if x_t is None else torch.lerp(x_t, x, x_weight)
+    """x_weight x + (1 - x_weight) x_t in float32."""
+    return x.float() if x_t is None else torch.lerp(x_t.float(), x.float(), x_weight)
 
 
 def _plain(tensor: Tensor) -> Tensor:
@@ -202,7 +229,7 @@ def _plain(tensor: Tensor) -> Tensor:
 
 
 def _empty(like: Tensor) -> Tensor:
-    return torch.empty(like.shape, dtype=torch.float32, device=like.device)
+    return torch.empty(like.shape, dtype=like.dtype, device=like.device)
 
 
 def _identity(

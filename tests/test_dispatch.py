@@ -101,6 +101,7 @@ KERNELS: dict[str, dict[str, list[str]]] = {
         "fourier_prox_noise": ["fourier_prox", "langevin_noise"],
         "alias_prox_noise": ["alias_prox", "langevin_noise"],
         "masked_prox_noise": ["masked_prox_noise"],
+        "fourier_mask_prox_noise": ["fourier_mask_prox", "langevin_noise"],
     },
     "cpu": {
         "gaussian_noise": ["gaussian_noise"],
@@ -230,6 +231,62 @@ def test_results_are_written_in_place(
     if operation != "gaussian_noise":
         assert run(*given, backend=ran[0], out=given[0]) is given[0]
         assert torch.equal(given[0], expected)
+
+
+OF_IMAGES = [(b, o) for b, o in WITH_OUT if o != "gaussian_noise"]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(("ran", "operation"), OF_IMAGES, indirect=["ran"])
+def test_images_in_16_bits(
+    ran: tuple[str, Callable[[], list[str]]], operation: str, dtype: torch.dtype
+) -> None:
+    """An option of load and store: the float32 result, rounded once, by the same kernels."""
+    backend, names = ran
+    run, given = getattr(ops, operation), arguments(operation)
+    states = 1 if operation == "langevin_noise" else 2
+    narrow = [image.to(dtype) for image in given[:states]]
+    wide = run(*(image.float() for image in narrow), *given[states:], backend=backend)
+    before = len(names())
+    found = run(*narrow, *given[states:], backend=backend)
+    assert found.dtype == dtype and names()[before:] == KERNELS[backend][operation]
+    again = run(*narrow, *given[states:])  # auto
+    assert torch.equal(again, found)
+    if backend == "triton" and dtype == torch.bfloat16:  # its interpreter cuts off, a GPU rounds
+        assert torch.allclose(found.float(), wide, rtol=2.0**-7, atol=1e-6)
+    else:
+        assert torch.equal(found, wide.to(dtype))
+    other = run(*narrow, *given[states:], backend="torch")
+    assert other.dtype == dtype and torch.allclose(other.float(), wide, rtol=2.0**-7, atol=1e-5)
+    assert run(*narrow, *given[states:], backend=backend, out=narrow[0]) is narrow[0]
+    assert torch.equal(narrow[0], found)
+
+
+def test_images_of_two_dtypes_are_refused() -> None:
+    x, x_t = images()
+    given = arguments("masked_prox_noise")[2:]
+    calls: tuple[tuple[str, Run], ...] = (
+        ("x", lambda a, b: ops.masked_prox_noise(a, b, *given)),
+        ("x0_hat", lambda a, b: ops.reverse_step(a, b, 0.7, 0.4, 0.9, *IDENTITY)),
+        ("x", lambda a, b: ops.combine_anchors(a, b, 0.5)),
+    )
+    for name, run in calls:
+        with pytest.raises(InvalidType) as caught:
+            run(x.half(), x_t)
+        assert str(caught.value) == (
+            f"x_t: expected torch.float16 as {name}, got torch.float32; use one dtype"
+        )
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_data_steps_of_16_bits(dtype: torch.dtype) -> None:
+    for operation in ("masked_prox", "fourier_prox", "alias_prox", "combine_anchors"):
+        run, (v, *rest) = getattr(ops, operation), arguments(operation)
+        if operation == "combine_anchors":
+            rest[0] = rest[0].to(dtype)
+        found = run(v.to(dtype), *rest)
+        rest[0] = rest[0].float() if rest[0].dtype == dtype else rest[0]
+        assert torch.equal(found, run(v.to(dtype).float(), *rest).to(dtype))
 
 
 @pytest.mark.parametrize("ran", [*KERNELS], indirect=True)

@@ -2,7 +2,8 @@
 
 The wrappers run as they are; only the last step, loading a binary and starting it, is left out. So
 the binaries looked at here are those that a GPU would run. Their registers stand in
-data/triton_resources.json; after a change to a kernel write it anew and look at the difference:
+data/kernel_resources.json beside those of the CUDA kernels; after a change to a kernel write it
+anew and look at the difference:
 
     python tests/test_triton_compiled.py
 """
@@ -31,7 +32,7 @@ from triton.backends.compiler import GPUTarget  # noqa: E402
 from triton.runtime import driver  # noqa: E402
 from triton.runtime.jit import JITFunction  # noqa: E402
 
-RESOURCES = Path(__file__).parent / "data" / "triton_resources.json"
+RESOURCES = Path(__file__).parent / "data" / "kernel_resources.json"
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 ARCHITECTURES = (80, 90, 100)
 SEED = 2**63 + 5
@@ -42,6 +43,7 @@ OPS = (
     "masked_prox_noise",
     "fourier_prox",
     "alias_prox",
+    "fourier_mask_prox",
     "running_moments",
     "philox_integers",
 )
@@ -153,6 +155,8 @@ class Case:
             half = torch.zeros(*shape[:3], shape[3] // 2 + 1, dtype=torch.complex64)
             return (half, half.real.contiguous(), half, scalars)
         full = image.to(torch.complex64)
+        if self.op == "fourier_mask_prox":
+            return (full[:, :1].contiguous(), image[:1, :1], image[:1, :2], scalars, 256.0)
         kept = torch.zeros(1, 1, shape[2] // self.factor, shape[3] // self.factor)
         return (full, full, kept, full, scalars, self.factor)
 
@@ -215,13 +219,14 @@ def test_resources(case: Case) -> None:
     assert all(row["spilled_bytes"] == 0 for row in found.values())
     if recorded["triton"] != triton.__version__:
         pytest.skip(f"registers were recorded with Triton {recorded['triton']}")
-    for architecture, row in recorded["kernels"][str(case)].items():
+    for architecture, row in recorded["triton_kernels"][str(case)].items():
         assert found[architecture]["registers"] <= row["registers"], architecture
 
 
 def test_the_table_has_no_other_rows() -> None:
-    recorded = json.loads(RESOURCES.read_text())["kernels"]
+    recorded = json.loads(RESOURCES.read_text())["triton_kernels"]
     assert sorted(recorded) == sorted(map(str, CASES))
+    assert all(row["spilled_bytes"] == 0 for rows in recorded.values() for row in rows.values())
 
 
 def accesses(case: Case) -> dict[str, int]:
@@ -242,6 +247,7 @@ VECTORS = {
     Case("fourier_prox"): {"LDG128": 4, "STG128": 2},
     Case("running_moments"): {"LDG128": 6, "STG128": 4},
     Case("alias_prox"): {"LDG64": 24, "STG64": 4},
+    Case("fourier_mask_prox"): {"LDG64": 2, "STG64": 2},
     Case("langevin_noise", dtype=torch.bfloat16): {"LDG64": 4, "STG64": 4},
 }
 
@@ -378,7 +384,7 @@ def test_the_package_imports_without_triton() -> None:
 
 
 if __name__ == "__main__":
+    from cuda_shim.resources_table import write_table
+
     rows = {str(case): resources(case) for case in CASES}
-    text = json.dumps({"triton": triton.__version__, "kernels": rows}, indent=1)
-    text = re.sub(r"\{\s+(\"registers\": \d+),\s+(\"spilled_bytes\": \d+)\s+\}", r"{\1, \2}", text)
-    RESOURCES.write_text(text + "\n")
+    write_table(RESOURCES, {"triton": triton.__version__, "triton_kernels": rows})

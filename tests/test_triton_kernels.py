@@ -183,6 +183,26 @@ def test_alias_prox(kernels: Kernels, size: tuple[int, int, int], lead: tuple[in
     assert torch.equal(spectrum.cpu(), apart)
 
 
+@pytest.mark.parametrize("leads", [(1, 1), (2, 1), (1, 2), (2, 2)], ids=str)
+@pytest.mark.parametrize("size", [(5, 7), (16, 30), (3, 300), (1, 1)], ids=str)
+def test_fourier_mask_prox(kernels: Kernels, size: tuple[int, int], leads: tuple[int, int]) -> None:
+    v = torch.randn(2, 2, *size, dtype=torch.float64)
+    mask = (torch.rand(leads[0], 1, *size) < 0.5).double()
+    y = torch.randn(leads[1], 2, *size, dtype=torch.float64)
+    gamma, axes = torch.tensor([3.0, 60.0]), (-2, -1)
+    image = torch.fft.ifftshift(torch.complex(v[:, :1], v[:, 1:]), dim=axes)
+    spectrum = kernels.there(torch.fft.fft2(image).to(torch.complex64))
+    constants = (mask.float(), y.float(), gamma, float(size[0] * size[1]) ** 0.5)
+    apart = kernels.launch("fourier_mask_prox", spectrum, *constants)
+    found = torch.fft.fftshift(torch.fft.ifft2(apart), dim=axes)
+    rest = (torch.zeros(1, 1, 1, 1), SEED, *ids(2), STEP)  # no noise
+    expected = reference.fourier_mask_prox_noise(v, None, 1.0, mask, y, per_pair(gamma), *rest)
+    assert_close(torch.cat((found.real, found.imag), dim=1), expected, 0.0)
+    wrapper = kernels.module("fourier_mask_prox").launch_fourier_mask_prox
+    assert wrapper(spectrum, *map(kernels.there, constants), out=spectrum) is spectrum
+    assert torch.equal(spectrum.cpu(), apart)
+
+
 # ---- moments -----------------------------------------------------------------------------------
 
 
@@ -219,6 +239,8 @@ def operations() -> dict[str, Callable[[Kernels], Any]]:
     spectrum = torch.fft.rfft2(z)
     power, gamma = spectrum.abs(), torch.tensor([2.0])
     full, kept = torch.fft.fft2(z[:, :, :16]), torch.ones(1, 1, 8, 24)
+    mask = (z[:, :, :16] > 0).float()
+    both = torch.cat((z[:, :, :16], z.flip(2)[:, :, :16]), dim=1)
     table = (torch.rand(1, 1, 4), torch.tensor([3]))
     scalars = (0.4, 0.5, 0.9)
 
@@ -234,6 +256,7 @@ def operations() -> dict[str, Callable[[Kernels], Any]]:
         "masked_prox_noise": masked,
         "fourier_prox": lambda k: k.launch("fourier_prox", spectrum, power, spectrum, gamma),
         "alias_prox": lambda k: k.launch("alias_prox", full, full / 99, kept, full, gamma, 2),
+        "fourier_mask_prox": lambda k: k.launch("fourier_mask_prox", full, mask, both, gamma, 7.0),
         "running_moments": lambda k: k.launch("running_moments", z, z.abs(), 2, z.flip(2)),
     }
 
@@ -319,6 +342,7 @@ def large_launches(shape: Size) -> dict[str, tuple[tuple[Any, ...], int]]:
         "masked_prox_noise": ((image, image, image[:1], image[:1], *table, *identity), size),
         "fourier_prox": ((spectrum, power, spectrum, scalars), 8 * spectrum.numel()),
         "alias_prox": ((full, full[:1], kept, full[:1], scalars, 2), 2 * size),
+        "fourier_mask_prox": ((full, image[:1], image[:1], scalars, 1.0), 2 * size),
         "running_moments": ((image, image, 2, image), size),
     }
 

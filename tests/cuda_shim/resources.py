@@ -1,12 +1,11 @@
 """Registers, shared memory and spills of every kernel, as ptxas reports them. No GPU is needed.
 
-`python tests/cuda_shim/resources.py` writes tests/data/kernel_resources.json anew.
+`python tests/cuda_shim/resources.py` writes its rows of tests/data/kernel_resources.json anew.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 import shutil
 import subprocess
@@ -16,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from build import CSRC, KERNEL_SOURCES, ROOT, dependencies
+from resources_table import write_table
 
 TABLE = ROOT / "tests" / "data" / "kernel_resources.json"
 ARCHITECTURES = ("sm_80", "sm_90", "sm_100", "sm_120")
@@ -109,14 +109,12 @@ def main() -> None:
     release = re.search(r"release ([\d.]+)", version.stdout)
     with tempfile.TemporaryDirectory() as folder:
         table = measure(ARCHITECTURES, Path(folder))
-    rows = [
-        f"    {json.dumps(f'{architecture} {kernel}')}: "
-        + json.dumps({**values, "dynamic_shared": dynamic_shared(kernel)})
+    rows = {
+        f"{architecture} {kernel}": {**values, "dynamic_shared": dynamic_shared(kernel)}
         for architecture in ARCHITECTURES
         for kernel, values in sorted(table[architecture].items())
-    ]
-    head = f'{{\n  "nvcc": "{release[1] if release else "unknown"}",\n  "kernels": {{\n'
-    TABLE.write_text(head + ",\n".join(rows) + "\n  }\n}\n")
+    }
+    write_table(TABLE, {"nvcc": release[1] if release else "unknown", "kernels": rows})
     print(f"{len(rows)} rows in {TABLE}", file=sys.stderr)
 
 
