@@ -21,7 +21,7 @@ from latino_engine.interop.physics import (
     measured_parts,
 )
 from latino_engine.operators import JPEG, MRI, Colorization, Demosaicing, LinearOperator, Stack
-from latino_engine.operators.checks import SMALLEST_NOISE_STD
+from latino_engine.operators.checks import SMALLEST_NOISE_STD, check_finite
 from latino_engine.operators.fused_step import FixedStep
 from latino_engine.operators.protocol import DataStep, Operator
 from latino_engine.priors.prior import PriorSpec, check_image
@@ -224,10 +224,7 @@ def _check_rank(y: Tensor, operator: Operator, spec: PriorSpec) -> None:
 
 
 def _check_values(y: Tensor, operator: Operator, spec: PriorSpec) -> None:
-    bad = int((~torch.isfinite(y)).sum())
-    if bad:
-        remedy = "clean the measurement, or mark these entries as missing with Inpainting"
-        raise invalid("y", "finite numbers", f"{bad} NaN or infinite entries", remedy)
+    check_finite(y)
     low, high = spec.data_range
     largest = float(y.abs().max())
     no_image = isinstance(operator, MRI | LinearOperator) or hasattr(operator, "check_measurement")

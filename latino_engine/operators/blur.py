@@ -11,6 +11,7 @@ from latino_engine import cuda_launches, ops
 from latino_engine.operators.checks import (
     ArrayLike,
     as_noise_std,
+    check_finite,
     check_image,
     check_index,
     common_batch,
@@ -115,6 +116,7 @@ class Blur:
     def data_step(self, y: Tensor) -> DataStep:
         """The prox for one y, conj(h) Y computed once."""
         h, power = self.spectra_of(y, "y")
+        check_finite(y)
         back_projected = ops.convolved_spectrum(y, h, conjugate=True)
         return FusedStep(
             formula=("fourier_prox",),

@@ -15,6 +15,7 @@ from latino_engine.operators.checks import (
     ArrayLike,
     as_noise_std,
     check_anchor,
+    check_finite,
     check_gamma,
     check_image,
     check_index,
@@ -117,6 +118,7 @@ class BorderedBlur(SolvedByCG):
         if self.border != "reflect" or not self.is_symmetric:
             return super().data_step(y)
         self._check_y(y)
+        check_finite(y)
         size = (y.shape[-2], y.shape[-1])
         whole = Blur(self.kernel, self.noise_std)
         h, power = whole.spectra_of(_mirrored(y))

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+from torch._C._functorch import is_functorch_wrapped_tensor
 
 from latino_engine.errors import invalid, invalid_type
 
@@ -114,6 +115,24 @@ def check_dtype(name: str, x: Tensor) -> None:
         whole = not (x.is_floating_point() or x.is_complex())
         remedy = "convert it to [0, 1] first" if whole else "convert it with .float()"
         raise invalid_type(name, "float32 or float64", x.dtype, remedy)
+
+
+def check_finite(y: Tensor) -> None:
+    """Every entry of a measurement is a number: one pass over y, where a data step is made.
+
+    What torch.func or a tracer holds has no entries to look at, nor has a stream being captured.
+    """
+    if torch.compiler.is_compiling() or is_functorch_wrapped_tensor(y) or y.is_meta:
+        return
+    if y.is_cuda and torch.cuda.is_current_stream_capturing():
+        return
+    # The sum is one pass without a second array; it can be infinite for large numbers, too.
+    if math.isfinite(float(y.detach().sum())):
+        return
+    bad = int((~torch.isfinite(y)).sum())
+    if bad:
+        remedy = "clean the measurement, or mark these entries as missing with Inpainting"
+        raise invalid("y", "finite numbers", f"{bad} NaN or infinite entries", remedy)
 
 
 def check_size(name: str, x: Tensor, size: tuple[int, int], of: str) -> None:

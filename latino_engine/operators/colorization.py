@@ -13,6 +13,7 @@ from latino_engine.operators.checks import (
     as_noise_std,
     as_parameter,
     check_anchor,
+    check_finite,
     check_gamma,
     check_image,
     check_index,
@@ -75,6 +76,7 @@ class Colorization(FullMeasurement):
     def data_step(self, y: Tensor) -> DataStep:
         """v + gamma w (y - w.v) / (1 + gamma |w|^2) per pixel (Sherman-Morrison)."""
         self._check_y(y)
+        check_finite(y)
         w = self._weights(y)
         expected = (y.shape[0], len(self.weights), *y.shape[2:])
         energy = float(self.weights.square().sum())

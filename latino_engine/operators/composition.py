@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from latino_engine.errors import invalid
-from latino_engine.operators.checks import check_index
+from latino_engine.operators.checks import check_finite, check_index
 from latino_engine.operators.full_measurement import SolvedByCG
 from latino_engine.operators.protocol import DataStep, Operator
 from latino_engine.operators.shared_diagonal import diagonal_step, shared_diagonal
@@ -72,7 +72,9 @@ class Compose(SolvedByCG):
         where = shared_diagonal(self.operators)
         if where is None:
             return super().data_step(y)
-        return diagonal_step(where, self._normal, self.A_adjoint(y))
+        back_projected = self.A_adjoint(y)
+        check_finite(self.observed(y))
+        return diagonal_step(where, self._normal, back_projected)
 
     def initial_estimate(self, y: Tensor) -> Tensor:
         """The smooth image that explains y; see `smooth_start`."""

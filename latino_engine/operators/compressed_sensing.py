@@ -18,6 +18,7 @@ from latino_engine.operators.checks import (
     check_anchor,
     check_batch,
     check_dtype,
+    check_finite,
     check_gamma,
     check_image,
     check_index,
@@ -142,6 +143,7 @@ class CompressedSensing(SolvedByCG):
         if self.image_size != self._padded_size:
             return super().data_step(y)
         self._check_y(y)
+        check_finite(y)
         back_projected = self.A_adjoint(y)
 
         def step(v: Tensor, gamma: float | Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from latino_engine.errors import invalid
 from latino_engine.operators.checks import (
     ArrayLike,
     as_noise_std,
+    check_finite,
     check_image,
     check_index,
     common_batch,
@@ -76,7 +77,9 @@ class Demosaicing(FullMeasurement):
 
     def data_step(self, y: Tensor) -> DataStep:
         """(gamma m y + v) / (gamma m + 1) per pixel and channel, m = 1 where c is the colour."""
-        return masked_step(self._mask(y), self.A_adjoint(y))
+        sparse = self.A_adjoint(y)
+        check_finite(y)
+        return masked_step(self._mask(y), sparse)
 
     def initial_estimate(self, y: Tensor) -> Tensor:
         """What was measured, and between it a smooth continuation, channel by channel."""

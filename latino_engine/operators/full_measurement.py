@@ -7,7 +7,12 @@ from abc import abstractmethod
 import torch
 from torch import Tensor
 
-from latino_engine.operators.checks import check_anchor, check_gamma, starting_gamma
+from latino_engine.operators.checks import (
+    check_anchor,
+    check_finite,
+    check_gamma,
+    starting_gamma,
+)
 from latino_engine.operators.linear import proximal_solve
 from latino_engine.operators.protocol import DataStep
 from latino_engine.operators.simulation import add_measurement_noise
@@ -67,6 +72,7 @@ class SolvedByCG(FullMeasurement):
     def data_step(self, y: Tensor) -> DataStep:
         """The prox for one y, A_adjoint(y) computed once."""
         back_projected = self.A_adjoint(y)
+        check_finite(self.observed(y))
 
         def step(v: Tensor, gamma: float | Tensor) -> Tensor:
             check_anchor(v, tuple(back_projected.shape), back_projected.dtype)

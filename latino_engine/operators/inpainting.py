@@ -13,6 +13,7 @@ from latino_engine.operators.checks import (
     as_mask,
     as_noise_std,
     check_anchor,
+    check_finite,
     check_gamma,
     check_image,
     check_index,
@@ -197,6 +198,7 @@ class Denoising:
 
 def masked_step(mask: Tensor, y: Tensor) -> FusedStep:
     """The data step of a mask (B|1, C|1, H, W) of 0 and 1; y (B, C, H, W), 0 where m = 0."""
+    check_finite(y)
     return FusedStep(
         formula=("masked_prox",),
         shape=tuple(y.shape),

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from latino_engine import ops
 from latino_engine.errors import InvalidArgument, invalid, invalid_type
-from latino_engine.operators.checks import check_image
+from latino_engine.operators.checks import check_finite, check_image
 from latino_engine.operators.fused_step import FixedStep
 from latino_engine.operators.jpeg_codec import (
     colour_matrix,
@@ -97,6 +97,7 @@ class JPEG:
     def data_step(self, y: Tensor) -> DataStep:
         """The prox for one y, the cell computed once."""
         self._check("y", y)
+        check_finite(y)
         colour, inverse, dct, tables = self._codec(y)
         centre = tables * self._levels(y)
         half_width = tables * (0.5 * (1.0 - _MARGIN[y.dtype]))

@@ -17,6 +17,7 @@ from latino_engine.operators.checks import (
     as_noise_std,
     check_batch,
     check_dtype,
+    check_finite,
     check_gamma,
     check_image,
     check_index,
@@ -214,6 +215,7 @@ class LinearOperator:
     def data_step(self, y: Tensor) -> DataStep:
         """The prox for one y, A_adjoint(y) computed once."""
         back_projected = self.A_adjoint(y)
+        check_finite(y)
 
         def step(v: Tensor, gamma: float | Tensor) -> Tensor:
             check_image("v", v, self.batch_size)

@@ -18,6 +18,7 @@ from latino_engine.operators.checks import (
     check_anchor,
     check_batch,
     check_dtype,
+    check_finite,
     check_gamma,
     check_image,
     check_index,
@@ -131,6 +132,7 @@ class MRI:
     def data_step(self, y: Tensor) -> DataStep:
         """The prox for one y, the zero-filled image and its spectrum computed once."""
         self._check_y(y)
+        check_finite(self._kept(y))
         if self.coil_maps is None:
             return self._exact_step(y)
         zero_filled = self._zero_filled(y)

@@ -19,6 +19,7 @@ from latino_engine.operators.checks import (
     check_anchor,
     check_batch,
     check_dtype,
+    check_finite,
     check_gamma,
     check_image,
     check_index,
@@ -159,6 +160,7 @@ class PhaseRetrieval:
     def data_step(self, y: Tensor) -> DataStep:
         """The prox for one y."""
         self.check_measurement(y)
+        check_finite(y)
         expected, dtype = (*y.shape[:2], *self._size), y.dtype
         _, power = self._constants(y)
 

@@ -18,6 +18,7 @@ from latino_engine.operators.checks import (
     as_parameter,
     check_anchor,
     check_batch,
+    check_finite,
     check_gamma,
     check_index,
     pick_noise_std,
@@ -118,6 +119,7 @@ class PoissonNoise:
     def data_step(self, y: Tensor) -> DataStep:
         """The prox for one y, its stabilised form computed once."""
         check_batch("y", len(y), self.batch_size)
+        check_finite(self.observed(y))
         target, kept = self._stabilised(y), self._kept(y)
         shape, dtype = self.operator.A_adjoint(target).shape, y.dtype
 

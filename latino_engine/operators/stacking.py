@@ -14,6 +14,7 @@ from latino_engine.operators.checks import (
     SMALLEST_NOISE_STD,
     check_batch,
     check_dtype,
+    check_finite,
     check_index,
 )
 from latino_engine.operators.full_measurement import SolvedByCG
@@ -111,7 +112,9 @@ class Stack(SolvedByCG):
         where = shared_diagonal(self.operators)
         if where is None:
             return super().data_step(y)
-        return diagonal_step(where, self._normal, self.A_adjoint(y))
+        back_projected = self.A_adjoint(y)
+        check_finite(self.observed(y))
+        return diagonal_step(where, self._normal, back_projected)
 
     def initial_estimate(self, y: Tensor) -> Tensor:
         """The mean of the parts' own estimates, then one prox, gamma = (0.1 / sigma_y)^2."""

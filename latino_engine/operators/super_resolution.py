@@ -15,6 +15,7 @@ from latino_engine.operators.checks import (
     ArrayLike,
     as_noise_std,
     check_anchor,
+    check_finite,
     check_gamma,
     check_image,
     check_index,
@@ -126,6 +127,8 @@ class SuperResolution:
 
     def data_step(self, y: Tensor) -> DataStep:
         """The prox for one y, conj(h) tile(Y) computed once."""
+        check_image("y", y, self.batch_size, self.kernel.shape[1])
+        check_finite(y)
         if self.compat is not None:
             return self._surrogate_step(y)
         back_projected = self._back_projected(y)
