@@ -67,9 +67,43 @@ void run_pointwise(int height, int width) {
   latino::cuda::launch_gaussian_noise(quads, nullptr);
   latino::cuda::launch_langevin_noise(quads, nullptr);
   latino::cuda::launch_reverse_step(quads, nullptr);
+  latino::cuda::Quads clamped = quads;
+  clamped.lowest = -0.5f;
+  clamped.highest = 0.5f;
+  latino::cuda::launch_reverse_step(clamped, nullptr);
   latino::cuda::launch_running_moments({x.data(), x_t.data(), x.data(), x_t.data(), out.data(),
                                         static_cast<std::int64_t>(size), 2.0f},
                                        nullptr);
+}
+
+// What stands between the transforms of a library, for sizes without own kernels.
+void run_combines(int height, int width, int factor) {
+  const latino::cuda::Shape shape{2, 2, height, width};
+  const std::size_t plane = std::size_t(height) * width, size = 4 * plane;
+  const std::size_t half = std::size_t(height) * (width / 2 + 1);
+  const std::size_t kept = plane / factor / factor;
+  std::vector<float> x(size, 1.0f), x_t(size, 2.0f), v(size), mask(plane, 1.0f), y(2 * plane, 1.0f);
+  std::vector<float> halves(2 * 4 * half), fulls(2 * size), planes(2 * 2 * plane);
+  std::vector<float> power(half, 1.0f), back(2 * half, 0.5f), h(2 * plane, 0.5f);
+  std::vector<float> folded(kept, 1.0f);
+  const std::vector<latino::StepRow> rows = {{0.4f, 2.0f, 0.3f, 7}};
+  std::vector<std::uint32_t> counter(3);
+  const latino::cuda::Steps steps{rows.data(), counter.data(), 1, 1};
+  const latino::cuda::Image image{x.data(), latino::kFloat32}, state{x_t.data(), latino::kFloat32};
+  latino::cuda::launch_combine_anchors({image, state, v.data(), steps, shape}, nullptr);
+  latino::cuda::launch_fourier_combine({complex_of(halves),
+                                        {power.data(), 0, 0},
+                                        {complex_of(back), 0, 0},
+                                        steps,
+                                        shape},
+                                       nullptr);
+  const Planes<float2> spectrum{complex_of(h), 0, 0};
+  latino::cuda::launch_alias_combine({complex_of(fulls), spectrum, {folded.data(), 0, 0}, spectrum,
+                                      steps, shape, factor},
+                                     nullptr);
+  latino::cuda::launch_kspace_combine({image, state, {}, complex_of(planes), {mask.data(), 0, 0},
+                                       {y.data(), 0, std::int64_t(plane)}, steps, {}, shape},
+                                      nullptr);
 }
 
 }  // namespace
@@ -79,4 +113,7 @@ int main(int argc, char**) {
   run(256, 64, 4, false);
   run(128, 256, 8, false);
   for (const int side : {1, 5, 8, 17}) run_pointwise(side, 3 * side);
+  run_combines(9, 15, 3);
+  run_combines(6, 10, 2);
+  run_combines(1, 1, 1);
 }
