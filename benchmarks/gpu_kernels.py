@@ -44,8 +44,8 @@ def obstacle() -> str | None:
     """None where there is a GPU to measure, else what is missing, in one sentence."""
     if not torch.cuda.is_available():
         return (
-            "gpu_kernels: expected an NVIDIA GPU, its driver and torch with CUDA, got none of which "
-            "torch knows; install torch from its CUDA index, or run benchmarks/inner_step.py here"
+            "gpu_kernels: expected an NVIDIA GPU, its driver and torch with CUDA, got none here; "
+            "install torch from its CUDA index, or run benchmarks/inner_step.py for the CPU"
         )
     return None
 
@@ -95,7 +95,9 @@ def lines(
     made = []
     for name, timing in found.items():
         if not timing.agrees:
-            made.append((name, "", f"FAILED: error {timing.error:.1e}", "", "", ""))
+            made.append(
+                (name, "", timing.broken or f"FAILED: error {timing.error:.1e}", "", "", "")
+            )
             continue
         ms = median(timing)
         rate = None if case.count is None else 1e-6 * case.count.bytes / ms

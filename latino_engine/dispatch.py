@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor
 
-from latino_engine import cuda_native, native, reference, triton_native
+from latino_engine import cuda_native, native, native_operators, reference, triton_native
 from latino_engine.errors import BackendNotAvailable, invalid
 from latino_engine.op_checks import SIXTEEN_BITS
 
@@ -43,6 +43,9 @@ _IMPLEMENTATIONS = {
     "triton": _Implementation(triton_native, f"{_ON_A_GPU}, for 'triton'"),
     "cpu": _Implementation(native, "float32 tensors on the CPU, without gradients, for 'cpu'"),
 }
+
+
+_IN_FLOAT32 = {module.__name__ for module in (reference, native, native_operators)}
 
 
 def choose(
@@ -91,7 +94,7 @@ def write(run: Callable[..., Any], out: Tensor | None, *arguments: Any, **option
     and the CPU's loops are given float32 copies; their result is rounded once, to the same bits.
     """
     image = arguments[0]
-    if _is_narrow(image) and run.__module__ in (reference.__name__, native.__name__):
+    if _is_narrow(image) and run.__module__ in _IN_FLOAT32:
         wide = (a.float() if _is_narrow(a) else a for a in arguments)
         rounded: Tensor = run(*wide, **options).to(image.dtype)
         return rounded if out is None else out.copy_(rounded)
