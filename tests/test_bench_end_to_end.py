@@ -17,6 +17,7 @@ from benchmarks.end_to_end import __main__ as command
 from benchmarks.end_to_end import authors_style, measure, peers
 from latino_engine.bench import table
 from latino_engine.distill.lora import adapt, trained_weights
+from latino_engine.evaluation import score
 
 SIDE = 16
 
@@ -86,36 +87,68 @@ def test_low_rank_layers_stay_beside_the_weights(parts):
     assert error <= 1e-5 and float((prior.denoise(x, 0.3) - ours).norm() / ours.norm()) > 0.01
 
 
-def test_a_row(one_thread, parts, folders, photographs):
+def test_the_rows_of_a_task(one_thread, parts, folders, photographs):
     task = measure.Task(photographs, "inpaint:random=0.5", 2, *parts, SIDE)
     sampler = measure.DISTILLED
     engine = task.engine_method(folders[sampler], "onnxruntime", sampler)
     eager = task.eager_method(sampler)
-    row = measure.measure(task, eager, engine, 2)
-    details = json.loads(row["details"])
+    order = []
+
+    def watched(method):
+        def draw(image, number):
+            order.append((method.name, image, number))
+            return method.draw(image, number)
+
+        return replace(method, draw=draw, error=None)
+
+    own, other = measure.measure(task, [watched(engine), watched(eager)], 2)
+    names = [engine.name, eager.name]
+    turns = [(name, i, n) for n in range(2) for i in range(2) for name in names]
+    assert order == [(name, 0, 2) for name in names] + turns
+    details = json.loads(other["details"])
     assert details["nfe"] == 4 and details["images"] == 2 and details["samples"] == 2
-    assert 0.0 < row["p20"] <= row["value"] <= row["p80"] and details["engine_ms"] > 0.0
-    assert details["psnr_mean"] > details["psnr_sample"] and 0.0 < details["crps"] < 1.0
-    own = measure.measure(task, engine, None, 2)
-    assert 0.0 < json.loads(own["details"])["outside_network_percent"] < 100.0
-    assert json.loads(own["details"])["engine"] == own["provider"]
-    (stamped,) = table.stamp([row], "abc", {}, {})
+    assert 0.0 < other["p20"] <= other["value"] <= other["p80"]
+    assert details["engine"] == engine.name
+    assert details["engine_ms"] == pytest.approx(own["value"], abs=0.01)
+    drawn = torch.stack([torch.cat([engine.draw(i, n) for i in range(2)]) for n in range(2)])
+    expected = score(drawn, task.truth)
+    found = json.loads(own["details"])
+    for key in ("psnr_sample", "psnr_mean", "crps"):
+        assert found[key] == pytest.approx(expected[key], abs=1e-4)
+    assert 0.0 < found["outside_network_percent"] < 100.0
+    (stamped,) = table.stamp([other], "abc", {}, {})
     assert set(stamped) <= set(table.COLUMNS)
 
 
 def test_a_mismatch_is_a_failed_row_without_a_time(parts, folders, photographs):
     task = measure.Task(photographs, "denoise", 1, *parts, SIDE)
     engine = task.engine_method(folders[measure.DISTILLED], "torch", measure.DISTILLED)
+    engine = replace(engine, reference=engine.name)
     wrong = replace(engine, name="wrong", error=lambda reference: 0.5)
-    row = measure.measure(task, wrong, engine, 2)
+    own, row = measure.measure(task, [engine, wrong], 2)
+    assert own["value"] > 0.0
     assert row["status"] == "failed" and "value" not in row
+
+
+def test_engines_are_kept_where_one_asks_for_it(tmp_path, folders, monkeypatch):
+    made = []
+
+    def compile(prior, folder, **options):
+        made.append((folder.name, options["adapter"]))
+        folder.mkdir(parents=True)
+
+    monkeypatch.setattr(measure.le, "compile", compile)
+    for _ in range(2):
+        with measure.compiled(tmp_path) as found:
+            assert set(found) == {measure.DISTILLED, measure.ZERO_SHOT}
+    assert made == [("distilled.engine", "photo-small"), ("zero-shot.engine", None)]
 
 
 def test_what_is_in_the_table_is_not_measured_again(tmp_path):
     path = tmp_path / "t.csv"
     row = {"suite": "end_to_end", "name": "denoise", "provider": "a", "value": 1.0}
     path.write_bytes(table.appended(path, table.stamp([row], "abc", {}, {})))
-    assert command._done(path, "abc") == {("denoise", "a")}
+    assert command._done(path, "abc") == {"denoise"}
     assert command._done(path, "abd") == set() == command._done(tmp_path / "none.csv", "abc")
 
 
@@ -123,7 +156,6 @@ def test_mistakes_are_one_sentence(photographs, monkeypatch, capsys):
     for arguments, beginning in (
         (["--samples", "1"], "samples: expected at least 2, got 1"),
         (["--images", "0"], "images: expected at least 1, got 0"),
-        (["--only", "magic"], "only: expected part of one of "),
     ):
         monkeypatch.setattr("sys.argv", ["end_to_end", str(photographs), *arguments])
         with pytest.raises(SystemExit) as stopped:

@@ -1,10 +1,11 @@
-"""One row: a method on one task, timed draw by draw in turn with this engine, and scored."""
+"""The methods of a task, timed draw by draw in turn, and scored."""
 
 from __future__ import annotations
 
+import itertools
 import json
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -43,8 +44,8 @@ class Method:
         name: of the row.
         draw: what is timed.
         nfe: network evaluations of a draw, asked for after it.
-        reference: name of the row of this engine that takes turns with it, its own for itself.
-        samples: draws per image; None for as many as are asked for.
+        reference: name of the row of this engine that it is held against, its own for itself.
+        slow: no draw beforehand.
         error: its relative distance from the engine's sample with the same noise.
         outside: percent of each call that this engine spent outside the network.
         about: parameters.
@@ -54,7 +55,7 @@ class Method:
     draw: Draw
     nfe: Callable[[], int]
     reference: str
-    samples: int | None = None
+    slow: bool = False
     error: Callable[[Method], float] | None = None
     outside: Callable[[], float] | None = None
     about: dict[str, Any] | None = None
@@ -139,9 +140,9 @@ class Task:
             )
             return drawn[0]
 
-        few = 2 if peer.method == "dps" else None  # it differentiates the network
+        slow = peer.method == "dps"  # it differentiates the network
         reference = engine_name(RUNTIMES[0], DISTILLED)
-        return Method(peer.name, draw, lambda: told["nfe"], reference, few, about=parameters)
+        return Method(peer.name, draw, lambda: told["nfe"], reference, slow, about=parameters)
 
 
 def engine_name(runtime: str, sampler: str) -> str:
@@ -170,66 +171,76 @@ def make_method(task: Task, name: str, folders: dict[str, Path], others: Path | 
 
 
 @contextmanager
-def compiled() -> Iterator[dict[str, Path]]:
-    """Sampler -> folder of its engine, compiled now."""
+def compiled(kept: Path | None) -> Iterator[dict[str, Path]]:
+    """Sampler -> folder of its engine: those in the folder `kept`, or compiled now."""
     with tempfile.TemporaryDirectory() as scratch:
-        folders = {DISTILLED: Path(scratch) / "a.engine", ZERO_SHOT: Path(scratch) / "z.engine"}
-        le.compile(PRIOR, folders[DISTILLED], adapter=ADAPTER, image_size=SIDE)
-        le.compile(PRIOR, folders[ZERO_SHOT], image_size=SIDE)
+        root = Path(scratch) if kept is None else kept
+        folders = {DISTILLED: root / "distilled.engine", ZERO_SHOT: root / "zero-shot.engine"}
+        for sampler, folder in folders.items():
+            if not folder.exists():
+                adapter = ADAPTER if sampler == DISTILLED else None
+                le.compile(PRIOR, folder, adapter=adapter, image_size=SIDE)
         yield folders
 
 
-def measure(task: Task, method: Method, reference: Method | None, samples: int) -> dict[str, Any]:
-    """Draw, time, score: a row for the table of measurements; one that differs from the engine's
-    sample is a failed row without a time.
+def measure(task: Task, methods: Sequence[Method], samples: int) -> list[dict[str, Any]]:
+    """Draw in turn, time, score: rows for the table of measurements.
+
+    For every draw of every image each method is called once, so that whatever else the machine does
+    falls on all of them. A method that differs from the engine's sample with the same noise is a
+    failed row without a time.
 
     Args:
         task: the images.
-        method: what is measured.
-        reference: the row of this engine, drawn in turn with it; None for that row itself.
+        methods: the engine's rows that the others refer to among them.
         samples: draws per image, at least 2.
     """
-    if method.error is not None:
-        assert reference is not None
-        error = method.error(reference)
+    named = {method.name: method for method in methods}
+    failed = {}
+    for method in methods:
+        error = 0.0 if method.error is None else method.error(named[method.reference])
         if not error <= AGREEMENT:
-            return {**_about(task, method), "status": "failed", "details": f'{{"error": {error}}}'}
-    samples = method.samples or samples
-    turns = {"method": method} if reference is None else {"method": method, "engine": reference}
-    kept: dict[str, Tensor] = {}
-    times: dict[str, list[float]] = {name: [] for name in turns}
+            failed[method.name] = error
+    agreeing = [method for method in methods if method.name not in failed]
+    drawn: dict[str, list[Tensor]] = {method.name: [] for method in agreeing}
+    times: dict[str, list[float]] = {method.name: [] for method in agreeing}
+    for method in agreeing:
+        if not method.slow:
+            method.draw(0, samples)  # allocates, fills tables; not scored
+    for number, image in itertools.product(range(samples), range(len(task.truth))):
+        for method in agreeing:
+            times[method.name].append(_time(method, image, number, drawn[method.name]))
+    rows = []
+    for method in methods:
+        if method.name in failed:
+            error = json.dumps({"error": failed[method.name]})
+            rows.append({**_about(task, method), "status": "failed", "details": error})
+            continue
+        images = torch.stack(drawn[method.name]).unflatten(0, (samples, len(task.truth)))
+        found = score(images.squeeze(2), task.truth)
+        rows.append(_row(task, method, found, samples, times))
+    return rows
 
-    def timed(name: str, image: int, number: int) -> float:
-        def run() -> None:
-            kept[name] = turns[name].draw(image, number)
 
-        return timer.time_once(run)
-
-    for name in turns:
-        timed(name, 0, samples)  # allocates, fills tables; a draw that is not scored
-    drawn: list[list[Tensor]] = []
-    for number in range(samples):
-        drawn.append([])
-        for image in range(len(task.truth)):
-            for name in turns:
-                times[name].append(timed(name, image, number))
-            drawn[-1].append(kept["method"])
-    scores = score(torch.stack([torch.cat(row) for row in drawn]), task.truth)
-    return _row(task, method, scores, samples, times)
+def _time(method: Method, image: int, number: int, kept: list[Tensor]) -> float:
+    return timer.time_once(lambda: kept.append(method.draw(image, number)))
 
 
 def _row(
-    task: Task, method: Method, scores: dict[str, Any], samples: int, times: dict[str, list[float]]
+    task: Task,
+    method: Method,
+    scores: dict[str, Any],
+    samples: int,
+    times: dict[str, list[float]],
 ) -> dict[str, Any]:
-    ms = timer.summary(times["method"])
-    engine_ms = timer.quantile(times.get("engine", times["method"]), 0.5)
+    ms = timer.summary(times[method.name])
     details: dict[str, Any] = {
         "nfe": method.nfe(),
         **{key: round(scores[key], 5) for key in ("psnr_sample", "psnr_mean", "crps")},
         "images": len(task.truth),
         "samples": samples,
         "engine": method.reference,
-        "engine_ms": round(engine_ms, 2),
+        "engine_ms": round(timer.quantile(times[method.reference], 0.5), 2),
         "prior_sha256": task.prior.content_hash()[:12],
         "noise_std": NOISE_STD,
     }
