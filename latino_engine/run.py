@@ -18,7 +18,7 @@ from latino_engine.memory import is_out_of_memory
 from latino_engine.operators.fused_step import FixedStep
 from latino_engine.operators.protocol import DataStep
 from latino_engine.runtimes.cuda_driver import Driver
-from latino_engine.runtimes.cuda_graph import Worker, bucket, obstacle
+from latino_engine.runtimes.cuda_graph import CaptureRefused, Worker, bucket, obstacle
 from latino_engine.sampler import Noise, sample_posterior
 from latino_engine.schedule import InnerStep, OuterStep, Scalar, Schedule, ScheduleBuilder
 from latino_engine.stream import NoiseStream
@@ -207,7 +207,11 @@ class Run:
             return self._eager(step, schedule, index, sample_ids, total)
         whole: Schedule = self.build(self.problem.sigma_of(index[filled]))
         identity = (self.seed, self.image_ids[index[filled]], sample_ids[filled])
-        x, spent = worker.sample(self.problem.x_init[index[filled]], whole, step, identity)
+        try:
+            x, spent = worker.sample(self.problem.x_init[index[filled]], whole, step, identity)
+        except CaptureRefused as refused:
+            self.executed.setdefault(f"eager: {refused}")
+            return self._eager(self._data_step(index), schedule, index, sample_ids, total)
         for stage, ms in spent.items():
             self.clock.spent[stage] += ms
         self.executed.setdefault("CUDA graph")

@@ -36,7 +36,7 @@ class Context:
         self.session = session
         self.shapes, self.addresses, self.launches = {}, {}, []
         self.profile = self.memory = None
-        self.works = True
+        self.works = self.capturable = True
         self._busy = threading.Lock()
 
     def set_optimization_profile_async(self, index, stream):
@@ -46,6 +46,9 @@ class Context:
     def set_input_shape(self, name, shape):
         self.shapes[name] = shape
         return True
+
+    def is_stream_capturable(self, stream):
+        return self.capturable
 
     def update_device_memory_size_for_shapes(self):
         return math.prod(self.shapes["x"])

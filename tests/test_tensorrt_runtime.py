@@ -130,6 +130,9 @@ def test_a_larger_shape_takes_a_larger_buffer(engine, runtime):
     other = runtime.for_graph()
     other(small, torch.ones(1))
     assert engine.contexts[1].memory[0] == context.memory[0]
+    assert runtime.allows_capture() and other.allows_capture()
+    context.capturable = False
+    assert not runtime.allows_capture() and other.allows_capture()
 
 
 @pytest.mark.parametrize("rtx", [True, False])

@@ -29,6 +29,7 @@ from latino_engine.tabled_steps import CallBuffers, sample_tabled, structure
 NUM_WORKERS = 2  # callers served at once; each holds its own graphs, buffers and TensorRT context
 NUM_GRAPHS = 8  # of a worker; the one that was used longest ago goes
 STAGES = ("prox", "noise", "denoise")
+_REFUSED = "the runtime of the network cannot be captured at this size"
 
 #: (seed, image_ids, sample_ids)
 Identity: TypeAlias = tuple[int, Tensor, Tensor]
@@ -50,6 +51,10 @@ def obstacle(runtime: DenoiserRuntime, step: DataStep) -> str | None:
             "rule, or a user's own)"
         )
     return None
+
+
+class CaptureRefused(Exception):
+    """The runtime cannot be captured at this size; the text says so in plain words."""
 
 
 @dataclass(eq=False)
@@ -87,6 +92,7 @@ class Worker:
         self.stream = driver.new_stream()
         self._memory = driver.new_pool()
         self.graphs: OrderedDict[Key, CapturedSampler] = OrderedDict()
+        self._refused: set[Key] = set()
 
     def sample(
         self, x_init: Tensor, schedule: Schedule, step: FixedStep, identity: Identity
@@ -98,8 +104,11 @@ class Worker:
 
         Raises:
             RuntimeError: out of memory; the worker then holds no graph, and can go on.
+            CaptureRefused: the runtime says that its launches cannot be held by a graph.
         """
         key = _key(x_init, schedule, step)
+        if key in self._refused:
+            raise CaptureRefused(_REFUSED)
         try:
             captured = self.graphs.get(key) or self._capture(key, x_init, schedule, step, identity)
         except (RuntimeError, MemoryError) as error:
@@ -119,13 +128,17 @@ class Worker:
     def _capture(
         self, key: Key, x_init: Tensor, schedule: Schedule, step: FixedStep, identity: Identity
     ) -> CapturedSampler:
-        denoise = self._network()
+        runtime = self._own_runtime()
+        denoise = self._network(runtime)
         buffers = CallBuffers.like(x_init, schedule, step)
         self._write(buffers, x_init, schedule, step, identity)
         # Two eager passes: the first loads kernels, makes FFT plans and workspaces and sets the
         # engine's shapes, none of which may happen inside a capture; the second is timed.
         sample_tabled(buffers, schedule, step, denoise)
         shares = self._shares(buffers, schedule, step, denoise)
+        if not getattr(runtime, "allows_capture", lambda: True)():
+            self._refused.add(key)
+            raise CaptureRefused(_REFUSED)
         found: list[Tensor] = []
 
         def body() -> None:
@@ -149,10 +162,13 @@ class Worker:
         sigmas = (self._spec.sigma_min, self._spec.sigma_max)
         buffers.write(x_init, schedule, step, sigmas, identity)
 
-    def _network(self) -> Denoiser:
-        """The network for one graph, on levels that are already in the prior's range."""
-        own = getattr(self._runtime, "for_graph", None)
-        runtime = self._runtime if own is None else own()
+    def _own_runtime(self) -> DenoiserRuntime:
+        """The denoiser for one graph."""
+        own: Callable[[], DenoiserRuntime] | None = getattr(self._runtime, "for_graph", None)
+        return self._runtime if own is None else own()
+
+    def _network(self, runtime: DenoiserRuntime) -> Denoiser:
+        """The network on levels that are already in the prior's range."""
 
         def denoise(x: Tensor, sigma: Scalar) -> Tensor:
             assert isinstance(sigma, Tensor)

@@ -12,7 +12,7 @@ from latino_engine.errors import BackendNotAvailable, invalid
 from latino_engine.priors.latent import LatentModel, latent_in_precision
 from latino_engine.runtimes.onnxruntime import PRECISIONS as ONNXRUNTIME_PRECISIONS
 from latino_engine.runtimes.onnxruntime import open_session
-from latino_engine.runtimes.torch import check_device
+from latino_engine.runtimes.torch import FULL_FLOAT32, check_device
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -88,14 +88,17 @@ class TorchLatentRuntime(_RoundTrip):
 
     @torch.no_grad()
     def encode(self, x: Tensor) -> Tensor:
-        return self.model.encode(x.to(self.device))
+        with FULL_FLOAT32:
+            return self.model.encode(x.to(self.device))
 
     @torch.no_grad()
     def decode(self, z: Tensor) -> Tensor:
-        return self.model.decode(z.to(self.device))
+        with FULL_FLOAT32:
+            return self.model.decode(z.to(self.device))
 
     def denoise(self, *inputs: Tensor) -> Tensor:
-        return self.model.denoise(*(tensor.to(self.device) for tensor in inputs))
+        with FULL_FLOAT32:
+            return self.model.denoise(*(tensor.to(self.device) for tensor in inputs))
 
 
 def open_latent(

@@ -19,7 +19,8 @@ class DenoiserRuntime(Protocol):
 
     #: A runtime may say `capturable = True`: on a GPU its calls only queue launches on the current
     #: stream, so that a CUDA graph can hold them. Where its calls leave a state behind that a graph
-    #: reads, `for_graph()` gives a denoiser whose state is that graph's alone.
+    #: reads, `for_graph()` gives a denoiser whose state is that graph's alone. `allows_capture()`
+    #: tells, after a call, whether calls like it can be captured.
 
     def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
         """The denoised image."""

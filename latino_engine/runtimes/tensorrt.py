@@ -87,6 +87,14 @@ class TensorRTDenoiser:
             self._scratch,
         )
 
+    def allows_capture(self) -> bool:
+        """Whether TensorRT lets the streams of the calls so far capture such calls."""
+        found = ((c.context, stream) for (_, stream), c in self._contexts.items())
+        return all(
+            getattr(context, "is_stream_capturable", lambda stream: True)(stream)
+            for context, stream in found
+        )
+
     def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
         batch, _, height, width = x.shape
         profile = self._profile_for(batch, height, width)

@@ -59,7 +59,8 @@ def _convolutions(wanted: Any) -> Any:
     return before
 
 
-_FULL_FLOAT32 = _FullFloat32()
+#: Around every call of a network.
+FULL_FLOAT32 = _FullFloat32()
 
 
 class TorchDenoiser:
@@ -78,7 +79,7 @@ class TorchDenoiser:
     @torch.no_grad()
     def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
         packed = x.to(self.device, memory_format=torch.channels_last)
-        with _FULL_FLOAT32:
+        with FULL_FLOAT32:
             out = self._denoiser(packed, sigma.to(self.device))
         return cast(Tensor, out.contiguous())
 
