@@ -1,11 +1,12 @@
 """The denoiser of a prior beside this machine's matrix rate, step by step.
 
     python -m benchmarks.denoiser_floor --threads 2 -o benchmarks/results/denoiser_floor.json
+    python -m benchmarks.denoiser_floor --quality -o benchmarks/results/denoiser_bf16.json
 
 Counts the FLOPs of one call from its exported graph, measures the matrix rate (float32, bfloat16)
 and then each way of running the network, all in turn in one loop. The error of a way is that of the
-accuracy gate at every noise level of the schedules; what it does to a result is the distance of
-whole samples of the same seed, and PSNR and CRPS of both.
+accuracy gate at every noise level of the schedules; what it does to a result (--quality) is the
+distance of whole samples of the same seed, and PSNR and CRPS of both.
 """
 
 from __future__ import annotations
@@ -168,7 +169,6 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
                     "bound": BOUNDS.get(precision),
                 }
             )
-        quality = effect(args.prior, folder, args.threads, args.quality_size, args.num_samples)
     return {
         "prior": prior.spec.name,
         "shape": list(x.shape),
@@ -180,7 +180,6 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         "copy_gb_per_s": copy,
         "floor_ms": {name: 1e-6 * count.flops / rate for name, rate in rates.items()},
         "rows": rows,
-        "bf16_in_samples": quality,
         "commit": commit(),
         "machine": machine_facts(),
         "versions": software_versions(),
@@ -198,7 +197,14 @@ def main() -> None:
     parser.add_argument("--quality-size", type=int, default=128)
     parser.add_argument("--compile", action="store_true", help="torch.compile too: a minute")
     parser.add_argument("-o", "--output", type=Path, help="JSON to write")
+    parser.add_argument("--quality", action="store_true", help="bf16 in whole samples, no times")
     given = parser.parse_args()
+    if given.quality:
+        with tempfile.TemporaryDirectory() as scratch:
+            size, count = given.quality_size, given.num_samples
+            found = effect(given.prior, Path(scratch), given.threads, size, count)
+        print(json.dumps(found, indent=1))
+        return write(given.output, found)
     found = measure(given)
     print(
         f"{found['gflop_per_call']:.2f} GFLOP a call; matrix rate fp32 "
@@ -212,9 +218,13 @@ def main() -> None:
             f"{row['percent_of_fp32_matrix_rate']:6.0f} %  "
             f"error {row['largest_relative_error']:.2g}"
         )
-    print(json.dumps(found["bf16_in_samples"], indent=1))
-    if given.output is not None:
-        with atomic_file(given.output) as file:
+    write(given.output, found)
+
+
+def write(path: Path | None, found: dict[str, Any]) -> None:
+    """The figures as JSON."""
+    if path is not None:
+        with atomic_file(path) as file:
             file.write((json.dumps(found, indent=1) + "\n").encode())
 
 

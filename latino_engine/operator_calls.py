@@ -35,6 +35,8 @@ _FOURIER_MASK_PROX: Table = {
     "cpu": native_operators.fourier_mask_prox,
 }
 
+_OBSERVED_PROX: Table = {"torch": reference.observed_prox, "cpu": native.masked_prox}
+
 
 def convolve(x: Tensor, h: Tensor, conjugate: bool = False, *, backend: Backend = "auto") -> Tensor:
     """irfft2(h rfft2(x)): a circular convolution, or with conj(h) its adjoint.
@@ -73,6 +75,26 @@ def keep_observed(x: Tensor, mask: Tensor, *, backend: Backend = "auto") -> Tens
     obstacle = None if fits else "a mask that is not (B|1, C|1, H, W)"
     kept: Tensor = choose(_KEEP_OBSERVED, backend, x, mask, obstacle=obstacle)(x, mask)
     return kept
+
+
+def observed_prox(
+    v: Tensor, mask: Tensor, y: Tensor, gamma: float | Tensor, *, backend: Backend = "auto"
+) -> Tensor:
+    """`masked_prox` of real images; y is not used where m = 0, it may be NaN there.
+
+    Args:
+        v: (B, C, H, W).
+        mask, y: (B|1, C|1, H, W), m in {0, 1}.
+        gamma: >= 0, a number or (B,).
+        backend: "auto", "torch" or "cpu".
+    """
+    for name, tensor in (("mask", mask), ("y", y)):
+        if tensor.ndim != 4 or not native.broadcasts_to_planes(tensor, v):
+            expected = "(B|1, C|1, H, W) for v " + str(tuple(v.shape))
+            raise invalid(name, expected, tuple(tensor.shape), "match the image v")
+    tensors = (v, mask, y, per_image(gamma, v))
+    z: Tensor = choose(_OBSERVED_PROX, backend, *tensors)(*tensors)
+    return z
 
 
 def kspace_forward(x: Tensor, mask: Tensor, *, backend: Backend = "auto") -> Tensor:

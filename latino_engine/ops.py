@@ -41,6 +41,7 @@ from latino_engine.operator_calls import (
     keep_observed,
     kspace_adjoint,
     kspace_forward,
+    observed_prox,
 )
 
 __all__ = [
@@ -65,6 +66,7 @@ __all__ = [
     "langevin_noise",
     "masked_prox",
     "masked_prox_noise",
+    "observed_prox",
     "per_image",
     "reverse_step",
     "running_moments",
@@ -265,8 +267,6 @@ def masked_prox(
     v: Tensor, mask: Tensor, y: Tensor, gamma: float | Tensor, *, backend: Backend = "auto"
 ) -> Tensor:
     """argmin_x gamma/2 ||m (x - y)||^2 + 1/2 ||x - v||^2 per entry, m in {0, 1}.
-
-    y is not used where m = 0.
 
     Args:
         v: (B, C, H, W), real or complex.

@@ -63,7 +63,7 @@ def kspace_adjoint(y: Tensor, mask: Tensor, channels: int) -> Tensor:
 
 def fourier_mask_prox(v: Tensor, mask: Tensor, y: Tensor, gamma: Tensor) -> Tensor:
     """F^-1 masked_prox(F v, mask, y), F as in `kspace_forward`; y is not used where m = 0."""
-    axes = (-2, -1)
+    axes, y = (-2, -1), keep_observed(y, mask)
     corner = torch.fft.ifftshift(torch.complex(v[:, :1], v[:, 1:]), dim=axes)  # (P, 1, H, W)
     V = torch.fft.fftshift(torch.fft.fft2(corner, norm="ortho"), dim=axes)
     X = masked_prox(V, mask, torch.complex(y[:, :1], y[:, 1:]), gamma)
@@ -107,9 +107,14 @@ def alias_prox(
 
 
 def masked_prox(v: Tensor, mask: Tensor, y: Tensor, gamma: Tensor) -> Tensor:
-    """(gamma m y + v) / (gamma m + 1) per entry, m in {0, 1}; y is not used where m = 0."""
+    """(gamma m y + v) / (gamma m + 1) per entry, for a mask with values in {0, 1}."""
     weight = gamma * mask
-    return (weight * keep_observed(y, mask) + v) / (weight + 1.0)
+    return (weight * y + v) / (weight + 1.0)
+
+
+def observed_prox(v: Tensor, mask: Tensor, y: Tensor, gamma: Tensor) -> Tensor:
+    """`masked_prox`, y not used where m = 0."""
+    return masked_prox(v, mask, keep_observed(y, mask), gamma)
 
 
 def combine_anchors(x: Tensor, x_t: Tensor, x_weight: Tensor) -> Tensor:

@@ -57,6 +57,7 @@ def arguments(operation: str) -> tuple[Any, ...]:
         "convolve": (x, h[..., :33].contiguous()),
         "convolved_spectrum": (x, h[..., :33].contiguous(), True),
         "keep_observed": (x, mask),
+        "observed_prox": (x, mask, y, 2.0),
         "kspace_forward": (x, mask),
         "kspace_adjoint": (y, mask),
         "fourier_mask_prox": (x, mask, y, 2.0),
@@ -114,6 +115,7 @@ KERNELS: dict[str, dict[str, list[str]]] = {
         "convolve": ["convolve"],
         "convolved_spectrum": ["convolved_spectrum"],
         "keep_observed": ["keep_observed"],
+        "observed_prox": ["masked_prox"],
         "kspace_forward": ["kspace_forward"],
         "kspace_adjoint": ["kspace_adjoint"],
         "fourier_mask_prox": ["kspace_prox_noise"],
@@ -212,7 +214,7 @@ def test_every_branch(ran: tuple[str, Callable[[], list[str]]], operation: str) 
 def test_the_branches_are_those_of_the_tables() -> None:
     found = {(name, op) for op, table in TABLES.items() for name in table if name != "torch"}
     assert found == set(BRANCHES)
-    assert len(TABLES) == 18 and all(arguments(operation) for operation in OPERATIONS)
+    assert len(TABLES) == 19 and all(arguments(operation) for operation in OPERATIONS)
 
 
 WITH_OUT = [(b, o) for b, o in BRANCHES if "noise" in o or o == "reverse_step"]

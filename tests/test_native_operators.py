@@ -60,7 +60,7 @@ def calls(size: tuple[int, int]) -> dict[str, tuple[Any, ...]]:
         "kspace_forward": (z, mask),
         "kspace_adjoint": (hidden, mask, 1),
         "fourier_mask_prox": (z, mask, hidden, gamma),
-        "masked_prox": (z, mask, hidden, gamma),
+        "observed_prox": (z, mask, hidden, gamma),
     }
 
 

@@ -82,7 +82,7 @@ class Inpainting:
         self._check("y", y)
         check_anchor(v, tuple(y.shape), y.dtype)
         check_gamma(gamma)
-        return ops.masked_prox(v, self._mask(y), y, gamma)
+        return ops.observed_prox(v, self._mask(y), y, gamma)
 
     def data_step(self, y: Tensor) -> DataStep:
         """The prox for one y."""
