@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -10,9 +11,10 @@ from torch import Tensor
 
 from latino_engine import ops
 from latino_engine.adapters import LearnedSchedule
-from latino_engine.errors import AccuracyError
+from latino_engine.errors import AccuracyError, UserError
 from latino_engine.priors.preconditioning import PredictionDenoiser
 from latino_engine.priors.prior import Prior
+from latino_engine.runtimes import installed, version
 from latino_engine.schedule import few_step_sigmas, ud2m_schedule
 
 #: Largest relative error of one denoiser call that an engine may have, see `relative_errors`.
@@ -102,3 +104,31 @@ def check_accuracy(name: str, precision: str, errors: dict[str, float]) -> float
             "another backend"
         )
     return worst
+
+
+def examine(
+    candidates: Container[str],
+    backend: str,
+    precision: str,
+    probe: Callable[[str, dict[str, Any]], None],
+) -> dict[str, dict[str, Any]]:
+    """Measured errors and time of every installed runtime.
+
+    Args:
+        candidates: backends that may be used.
+        backend: as asked; a named one must pass, others may be refused.
+        precision: of the networks, which gives the bound.
+        probe: (runtime, record) fills the record, or raises a `UserError`.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for name in (name for name in installed() if name in candidates):
+        record: dict[str, Any] = {"version": version(name), "bound": BOUNDS[precision]}
+        found[name] = record
+        try:
+            probe(name, record)
+        except UserError as error:
+            if name == backend:
+                raise
+            record.pop("relative_error", None)
+            record["refused"] = str(error)
+    return found

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from latino_engine.accuracy import BOUNDS, check_accuracy, probe_sigmas, relative_errors
+from latino_engine.accuracy import check_accuracy, examine, probe_sigmas, relative_errors
 from latino_engine.adapters import Adapter, load_adapter
 from latino_engine.atomic import atomic_folder
 from latino_engine.call_checks import check_threads
@@ -22,7 +22,6 @@ from latino_engine.engine import Engine, load
 from latino_engine.errors import (
     AccuracyError,
     BackendNotAvailable,
-    UserError,
     invalid,
     invalid_type,
     whole_number,
@@ -40,7 +39,6 @@ from latino_engine.runtimes import (
     DenoiserRuntime,
     installed,
     runtime_module,
-    version,
 )
 from latino_engine.runtimes.tensorrt_package import local_gpu, resolve_architectures
 from latino_engine.threads import torch_threads
@@ -226,26 +224,19 @@ def _examine(
     size: tuple[int, int],
     threads: int | None,
 ) -> dict[str, dict[str, Any]]:
-    """Measured error and time of every runtime; a named one must pass, others may be refused."""
     multiple = prior.spec.size_multiple
     height, width = (side + -side % multiple for side in _PROBE_SIDES)
-    found: dict[str, dict[str, Any]] = {}
-    for name in (name for name in installed() if name not in AHEAD_OF_TIME):
-        record: dict[str, Any] = {"version": version(name), "bound": BOUNDS[precision]}
-        found[name] = record
-        try:
-            runtime = _open(name, folder, precision, threads)
-            errors = relative_errors(runtime, prior, sigmas, height, width)
-            record["error_by_sigma"] = errors
-            record["relative_error"] = check_accuracy(name, precision, errors)
-            record["time_ms"] = _median_time(runtime, prior, size)
-            record["timed_at"] = [1, prior.channels, *size]
-        except UserError as error:
-            if name == backend:
-                raise
-            record.pop("relative_error", None)
-            record["refused"] = str(error)
-    return found
+
+    def probe(name: str, record: dict[str, Any]) -> None:
+        runtime = _open(name, folder, precision, threads)
+        errors = relative_errors(runtime, prior, sigmas, height, width)
+        record["error_by_sigma"] = errors
+        record["relative_error"] = check_accuracy(name, precision, errors)
+        record["time_ms"] = _median_time(runtime, prior, size)
+        record["timed_at"] = [1, prior.channels, *size]
+
+    names = [name for name in installed() if name not in AHEAD_OF_TIME]
+    return examine(names, backend, precision, probe)
 
 
 def _open(name: str, folder: Path, precision: str, threads: int | None) -> DenoiserRuntime:

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from latino_engine import ops
-from latino_engine.accuracy import BOUNDS, probe_images
+from latino_engine.accuracy import BOUNDS, examine, probe_images
 from latino_engine.atomic import atomic_folder
-from latino_engine.errors import AccuracyError, UserError
+from latino_engine.errors import AccuracyError
 from latino_engine.export import EXPORTER_VERSION, OPSET
 from latino_engine.export_latent import export_latent
 from latino_engine.manifest import ENGINE_FILES, machine, versions, write_manifest
@@ -29,7 +29,6 @@ from latino_engine.priors.latent import (
     latent_in_precision,
 )
 from latino_engine.priors.latent_schedule import DEFAULT_STEPS, latent_times
-from latino_engine.runtimes import installed, version
 from latino_engine.runtimes.latent import NETWORKS, LatentRuntime, open_latent
 from latino_engine.threads import torch_threads
 
@@ -61,11 +60,22 @@ def compile_latent(
     """
     with atomic_folder(path, ours=ENGINE_FILES) as partial:
         write_prior(prior, partial)
-        export_latent(prior, latent_in_precision(prior.model, precision), partial)
-        with torch_threads(threads):
-            runtimes = _examine(prior, partial, backend, precision, timed_at, threads)
         identity = prior.content_hash()
         parts = [identity, precision, OPSET, EXPORTER_VERSION, torch.__version__]
+        key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+        export_latent(prior, latent_in_precision(prior.model, precision), partial, key)
+        with torch_threads(threads):
+            reference = latent_in_precision(prior.model, "fp32")
+
+            def probe(name: str, record: dict[str, Any]) -> None:
+                runtime = open_latent(name, partial, precision, None, threads)
+                errors = latent_errors(runtime, prior, reference)
+                record["error_by_network"] = errors
+                record["relative_error"] = _check(name, precision, errors)
+                record["time_ms"] = _median_time(runtime, prior, timed_at)
+                record["timed_at"] = [1, prior.channels, *timed_at]
+
+            runtimes = examine(BACKENDS, backend, precision, probe)
         write_manifest(
             partial,
             {
@@ -73,7 +83,7 @@ def compile_latent(
                 "prior_sha256": identity,
                 "adapter_sha256": None,
                 "adapter": None,
-                "export_key": hashlib.sha256(json.dumps(parts).encode()).hexdigest(),
+                "export_key": key,
                 "precision": precision,
                 "image_size": None if image_size is None else list(timed_at),
                 "max_batch": int(max_batch),
@@ -86,35 +96,6 @@ def compile_latent(
                 "machine": machine(),
             },
         )
-
-
-def _examine(
-    prior: LatentPrior,
-    folder: Path,
-    backend: str,
-    precision: str,
-    size: tuple[int, int],
-    threads: int | None,
-) -> dict[str, dict[str, Any]]:
-    """Measured errors and time of every runtime; a named one must pass, others may be refused."""
-    model = latent_in_precision(prior.model, "fp32")
-    found: dict[str, dict[str, Any]] = {}
-    for name in (name for name in installed() if name in BACKENDS):
-        record: dict[str, Any] = {"version": version(name), "bound": BOUNDS[precision]}
-        found[name] = record
-        try:
-            runtime = open_latent(name, folder, precision, None, threads)
-            errors = latent_errors(runtime, prior, model)
-            record["error_by_network"] = errors
-            record["relative_error"] = _check(name, precision, errors)
-            record["time_ms"] = _median_time(runtime, prior, size)
-            record["timed_at"] = [1, prior.channels, *size]
-        except UserError as error:
-            if name == backend:
-                raise
-            record.pop("relative_error", None)
-            record["refused"] = str(error)
-    return found
 
 
 @torch.no_grad()

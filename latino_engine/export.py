@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -53,19 +54,37 @@ def export_denoiser(prior: Prior, precision: str, target: Path) -> str:
         # The hash knows the weights, not the code of somebody's module: never from the cache.
         _export(to_precision(prior.denoiser, precision), prior, target)
         return key
-    cached = cache_folder() / "exports" / f"{key}.onnx"
-    checksum = cached.with_suffix(".sha256")
-    if _intact(cached, checksum):
-        shutil.copyfile(cached, target)
-        return key
-    _export(to_precision(prior.denoiser, precision), prior, target)
-    # A cache that cannot be written costs the next compile ten seconds, not this one its result.
-    with suppress(OSError, OutputNotWritable):
-        with atomic_file(cached) as file:
-            file.write(target.read_bytes())
-        with atomic_file(checksum) as file:
-            file.write(file_sha256(target).encode())
+    through_cache(
+        key, target, lambda: _export(to_precision(prior.denoiser, precision), prior, target)
+    )
     return key
+
+
+def through_cache(name: str, target: Path, export: Callable[[], None]) -> None:
+    """`target`, and `target.data` where the weights lie apart: copied from the cache where they are
+    there intact, else written by `export` and kept.
+    """
+    cached = cache_folder() / "exports" / f"{name}.onnx"
+    checksums = cached.with_suffix(".sha256")
+    pairs = ((cached, target), (_weights_of(cached), _weights_of(target)))
+    if _intact([source for source, _ in pairs], checksums):
+        for source, copy in pairs:
+            if source.exists():
+                shutil.copyfile(source, copy)
+        return
+    export()
+    # A cache that cannot be written costs the next compile some time, not this one its result.
+    with suppress(OSError, OutputNotWritable):
+        written = [(kept, made) for kept, made in pairs if made.exists()]
+        for kept, made in written:
+            with atomic_file(kept) as file, made.open("rb") as written_file:
+                shutil.copyfileobj(written_file, file)
+        with atomic_file(checksums) as file:
+            file.write("\n".join(file_sha256(made) for _, made in written).encode())
+
+
+def _weights_of(graph: Path) -> Path:
+    return graph.with_name(f"{graph.name}.data")
 
 
 def file_sha256(path: Path) -> str:
@@ -77,9 +96,10 @@ def file_sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _intact(cached: Path, checksum: Path) -> bool:
+def _intact(cached: list[Path], checksums: Path) -> bool:
+    """Whether exactly the files of the last export are there, as they were written."""
     try:
-        return checksum.read_text() == file_sha256(cached)
+        return checksums.read_text().split() == [file_sha256(p) for p in cached if p.exists()]
     except OSError:
         return False
 

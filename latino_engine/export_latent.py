@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from latino_engine.export import OPSET
+from latino_engine.export import OPSET, through_cache
 from latino_engine.priors.latent import Conditioning, LatentModel, LatentPrior, denoiser_inputs
 from latino_engine.quiet import quiet
 from latino_engine.runtimes.latent import NETWORKS
@@ -30,37 +31,45 @@ class _Function(nn.Module):
         return self.function(*inputs)
 
 
-def export_latent(prior: LatentPrior, model: LatentModel, folder: Path) -> None:
-    """Write encoder.onnx, decoder.onnx and denoiser.onnx; float32 in and out.
+def export_latent(prior: LatentPrior, model: LatentModel, folder: Path, key: str) -> None:
+    """Write encoder.onnx, decoder.onnx and denoiser.onnx; float32 in and out; from the cache where
+    they are there.
 
     Args:
         prior: for its sizes and its conditioning.
         model: its networks in the precision of the engine.
         folder: where the files go, and `NAME.data` beside one above protobuf's limit.
+        key: a hash of all that shapes the graphs.
     """
+    for name in NETWORKS:
+        stem = name.partition(".")[0]
+        export = partial(_export, prior, model, name, folder / name)
+        through_cache(f"{key}.{stem}", folder / name, export)
+
+
+def _export(prior: LatentPrior, model: LatentModel, name: str, target: Path) -> None:
     examples = example_inputs(prior, 4, 6)  # no two sizes alike
     functions: dict[str, Callable[..., Tensor]] = {
         "encoder.onnx": model.encode,
         "decoder.onnx": model.decode,
         "denoiser.onnx": model.denoise,
     }
-    for name, function in functions.items():
-        network = model.unet if name == "denoiser.onnx" else model.vae
-        size = sum(p.numel() * p.element_size() for p in network.parameters())
-        with quiet(), torch.no_grad():
-            inputs = examples[name]
-            program = torch.onnx.export(
-                _Function(model, function).eval(),
-                inputs,
-                dynamo=True,
-                opset_version=OPSET,
-                input_names=list(NETWORKS[name][0][: len(inputs)]),
-                output_names=[NETWORKS[name][1]],
-                dynamic_shapes={"inputs": _dynamic(prior, name, inputs)},
-                verbose=False,
-            )
-            assert program is not None
-            program.save(str(folder / name), external_data=size > _LARGEST_GRAPH)
+    network = model.unet if name == "denoiser.onnx" else model.vae
+    size = sum(p.numel() * p.element_size() for p in network.parameters())
+    inputs = examples[name]
+    with quiet(), torch.no_grad():
+        program = torch.onnx.export(
+            _Function(model, functions[name]).eval(),
+            inputs,
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=list(NETWORKS[name][0][: len(inputs)]),
+            output_names=[NETWORKS[name][1]],
+            dynamic_shapes={"inputs": _dynamic(prior, name, inputs)},
+            verbose=False,
+        )
+        assert program is not None
+        program.save(str(target), external_data=size > _LARGEST_GRAPH)
 
 
 def example_inputs(prior: LatentPrior, rows: int, columns: int) -> dict[str, tuple[Tensor, ...]]:

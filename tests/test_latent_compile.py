@@ -7,15 +7,18 @@ import re
 import shlex
 from pathlib import Path
 
+import onnx
 import pytest
 import torch
 from safetensors.torch import save_file
 from tiny_pipelines import save_sdxl, save_stable_diffusion
 
 import latino_engine as le
+from latino_engine import export_latent
 from latino_engine.bench.options import BenchOptions
 from latino_engine.bench.runner import bench_engine
 from latino_engine.cli import run
+from latino_engine.errors import EngineInvalid
 from latino_engine.image_io import write_image
 from latino_engine.latent_engine import LatentEngine
 
@@ -105,6 +108,36 @@ def test_a_lora_from_the_command_line(
         error = capsys.readouterr().err
         assert sentence in error and error.startswith("error: ") and error.count("\n") == 1
         assert not Path("b.engine").exists()
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_half_precision_with_weights_beside_the_graph_and_from_the_cache(
+    precision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Graphs above protobuf's limit, here one of a few kilobytes; a second compile exports none."""
+    monkeypatch.setenv("LATINO_ENGINE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(export_latent, "_LARGEST_GRAPH", 1000)
+    prior = le.load_prior(save_stable_diffusion(tmp_path / "sd"))
+    options = {"backend": "torch", "precision": precision, "image_size": 16}
+    first = le.compile(prior, tmp_path / "a.engine", **options)
+    record = first.manifest["runtimes"]["torch"]
+    assert 1e-5 < record["relative_error"] <= record["bound"]
+    weights = {f"{name}.data" for name in ("encoder.onnx", "decoder.onnx", "denoiser.onnx")}
+    assert FILES | weights <= set(first.manifest["files"])
+    model = onnx.load(str(tmp_path / "a.engine" / "denoiser.onnx"), load_external_data=False)
+    assert {e.value for t in model.graph.initializer for e in t.external_data[:1]} == {
+        "denoiser.onnx.data"
+    }
+    monkeypatch.setattr(export_latent, "_export", None)
+    second = le.compile(prior, tmp_path / "b.engine", **options)
+    assert second.manifest["export_key"] == first.manifest["export_key"]
+    for name in FILES | weights:
+        assert second.manifest["files"][name] == first.manifest["files"][name]
+    found = second.manifest["runtimes"]["onnxruntime"]  # the graph with its weights runs, or says
+    assert found.get("relative_error", 0.0) <= found["bound"]
+    (tmp_path / "b.engine" / "denoiser.onnx.data").write_bytes(b"cut")
+    with pytest.raises(EngineInvalid, match=r"denoiser\.onnx\.data"):
+        le.load(tmp_path / "b.engine")
 
 
 def test_a_prompt_for_pixels_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:

@@ -243,6 +243,10 @@ MISTAKES = (
         "operator.noise_std: expected 0, got 0.1",
     ),
     (
+        lambda: CODED.search(torch.ones(1, 1, 4, 11, 8), torch.ones(1, 1, 8, 8)),
+        "start: expected (1, 1, 11, 8) torch.float32, got (1, 1, 8, 8) torch.float32",
+    ),
+    (
         lambda: PoissonNoise(Inpainting(torch.ones(2, 1, 3, 3), 0.0), [1.0, 2.0, 3.0]),
         "peak: expected a number or 2 values, got 3 values",
     ),

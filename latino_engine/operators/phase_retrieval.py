@@ -176,16 +176,31 @@ class PhaseRetrieval:
         return step
 
     def initial_estimate(self, y: Tensor) -> Tensor:
+        """`search` from mid-grey, in [0, 1]."""
+        self.check_measurement(y)
+        grey = torch.full((*y.shape[:2], *self._size), 0.5, dtype=y.dtype, device=y.device)
+        return self.search(y, grey)
+
+    def search(self, y: Tensor, start: Tensor) -> Tensor:
         """A search for the phases, then the image of the phases that explain y best, in [0, 1].
 
-        From mid-grey, 200 of Fienup's hybrid input-output iterations: u = A^+(y e^(i arg A x)),
+        From `start`, 200 of Fienup's hybrid input-output iterations: u = A^+(y e^(i arg A x)),
         x <- u where u lies in [0, 1] and x - 0.9 u where it does not; the u of the smallest
-        || |A u| - y || is kept, which plain alternating projections, run in the end, improve.
+        || |A u| - y || is kept, which plain alternating projections, run in the end, improve. A
+        spectral start gains nothing here: docs/operators.md.
+
+        Args:
+            y: magnitudes (B, C, L, H', W').
+            start: (B, C, H, W), of y's dtype.
         """
-        self.check_measurement(y)
         _, power = self._constants(y)
         safe = power.clamp(min=1e-3 * float(power.max()))
-        x = torch.full((*y.shape[:2], *self._size), 0.5, dtype=y.dtype, device=y.device)
+        self.check_measurement(y)
+        expected = (*y.shape[:2], *self._size)
+        if tuple(start.shape) != expected or start.dtype != y.dtype:
+            got = f"{tuple(start.shape)} {start.dtype}"
+            raise invalid("start", f"{expected} {y.dtype}", got, "give one image for each of y")
+        x = start
         best, smallest = x, torch.full(y.shape[:2], math.inf, dtype=y.dtype, device=y.device)
         with torch.no_grad():
             for iteration in range(_START_ITERATIONS):
