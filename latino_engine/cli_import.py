@@ -66,6 +66,8 @@ def import_command(
     )
     from latino_engine.priors.ud2m import import_ud2m
 
+    if not 0 < max_gb < 1e6:
+        raise invalid("max_gb", "a number above 0", f"{max_gb:g}", "leave it out for 8.6")
     limit = int(1e9 * max_gb)
     if kind == "ud2m":
         if prior is None or task is None:

@@ -126,6 +126,10 @@ def test_the_commands(files, capsys):
             ["--format", "tf"],
             "error: format: expected one of guided-diffusion, ddpm, diffusers, ud",
         ),
+        (
+            ["--format", "ddpm", "--max-gb", "-1"],
+            "error: max_gb: expected a number above 0, got -1",
+        ),
         (["--format", "ud2m"], "error: prior, task: expected both for --format ud2m, got None"),
         (
             ["--format", "ddpm", "--max-gb", "0.0001"],
