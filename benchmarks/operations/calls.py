@@ -45,10 +45,16 @@ def call_cases(batch: int, height: int, width: int, device: str = "cpu") -> list
     def last(v: Tensor, y: Tensor, m: Tensor) -> Tensor:
         return eager.mri_prox(v, y, m, GAMMA)
 
-    prox = {
-        name: (lambda v, y, m, run=run: run(v, m, m * y, GAMMA))
-        for name, run in _backends("fourier_mask_prox").items()
-    }
+    def observed(v: Tensor, y: Tensor, m: Tensor) -> Tensor:
+        return eager.masked_prox(v, torch.where(m > 0, y, 0), m, GAMMA)
+
+    kspace_prox, pixel_prox = (
+        {
+            provider: (lambda v, y, m, run=run: run(v, m, y, GAMMA))
+            for provider, run in _backends(name).items()
+        }
+        for name in ("fourier_mask_prox", "observed_prox")
+    )
     return [
         _case("convolve", shape, convolution, convolve, convolved),
         _case("convolved_spectrum", shape, convolution, spectrum, one_way),
@@ -59,7 +65,9 @@ def call_cases(batch: int, height: int, width: int, device: str = "cpu") -> list
         _case("kspace_adjoint", kspace, partial(masked, kspace), eager.mri_A_adjoint,
               count_call(mri, "A_adjoint", kspace)),
         _case("fourier_mask_prox", kspace, partial(masked, kspace, 2), last,
-              count_call(mri, "prox", kspace), prox),
+              count_call(mri, "prox", kspace), kspace_prox),
+        _case("observed_prox", shape, partial(masked, shape, 2), observed,
+              count_call(Inpainting(mask[0, 0].cpu(), 0.02), "prox", shape), pixel_prox),
     ]  # fmt: skip
 
 
