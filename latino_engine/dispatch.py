@@ -103,8 +103,25 @@ def write(run: Callable[..., Any], out: Tensor | None, *arguments: Any, **option
         return made
     if run.__module__ == reference.__name__:
         return out.copy_(run(*arguments, **options))
+    if run.__module__ == triton_native.__name__:  # the extensions look for themselves
+        _check_apart(out, arguments)
     run(*arguments, **options, out=out)
     return out
+
+
+def _check_apart(out: Tensor, arguments: Sequence[Any]) -> None:
+    """Raises if a result would overwrite what is still to be read; `out` may be an image itself."""
+    for tensor in arguments:
+        if not isinstance(tensor, Tensor) or tensor.numel() == 0:
+            continue
+        same = tensor.data_ptr() == out.data_ptr() and tensor.shape == out.shape
+        if same and tensor.is_contiguous() and tensor.dtype == out.dtype:
+            continue
+        reach = sum((n - 1) * step for n, step in zip(tensor.shape, tensor.stride(), strict=True))
+        end = tensor.data_ptr() + (reach + 1) * tensor.element_size()
+        if out.data_ptr() < end and tensor.data_ptr() < out.data_ptr() + out.nbytes:
+            got = "memory that an argument shares in part"
+            raise invalid("out", "an argument itself or memory apart", got, "give another tensor")
 
 
 def _is_narrow(argument: Any) -> bool:

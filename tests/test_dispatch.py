@@ -393,6 +393,24 @@ def test_memory_shared_in_part_is_refused() -> None:
         ops.langevin_noise(x, 0.5, *IDENTITY, out=out, backend="cpu")
 
 
+@pytest.mark.parametrize("ran", ["triton", "cuda"], indirect=True)
+def test_memory_shared_in_part_is_refused_by_kernels_for_gpus(
+    ran: tuple[str, Callable[[], list[str]]],
+) -> None:
+    size = images()[0].numel()
+    memory = torch.zeros(size + 64)
+    x, out = (memory[at : at + size].view(2, 2, 64, 64) for at in (0, 64))
+    with pytest.raises(ValueError, match=r"^out: expected .*memory apart"):
+        ops.langevin_noise(x, 0.5, *IDENTITY, out=out, backend=ran[0])  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"^out: expected .*memory apart"):
+        mask = memory[:4096].view(1, 1, 64, 64)
+        ops.masked_prox_noise(
+            x.clone(), None, 1.0, mask, x[:1].clone(), 1.0, 0.1, *IDENTITY, out=x,
+            backend=ran[0],  # type: ignore[arg-type]
+        )  # fmt: skip
+    assert ran[1]() == []
+
+
 # ---- memory ------------------------------------------------------------------------------------
 
 NO_TRANSFORMS = [
