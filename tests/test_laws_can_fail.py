@@ -110,10 +110,9 @@ class SoftMask(Inpainting):
 class MirrorOffByOne(MRI):
     """k -> -k by a flip alone, wrong for a DC that is not mirrored onto itself."""
 
-    def _corner_masks(self, like: Tensor) -> tuple[Tensor, Tensor]:
-        corner, _ = super()._corner_masks(like)
-        symmetric = (corner + corner.flip(-2, -1))[..., : corner.shape[-1] // 2 + 1] / 2
-        return corner, symmetric
+    def _symmetric_mask(self, like: Tensor) -> Tensor:
+        corner = torch.fft.ifftshift(self.mask.to(like), dim=(-2, -1))
+        return ((corner + corner.flip(-2, -1)) / 2)[..., : corner.shape[-1] // 2 + 1].contiguous()
 
 
 class MeanOverTheBatch(Denoising):
