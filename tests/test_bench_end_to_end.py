@@ -130,6 +130,25 @@ def test_a_mismatch_is_a_failed_row_without_a_time(parts, folders, photographs):
     assert row["status"] == "failed" and "value" not in row
 
 
+def test_slow_methods_take_turns_with_the_engine_alone(parts, folders, photographs, monkeypatch):
+    task = measure.Task(photographs, "denoise", 1, *parts, SIDE)
+    quick, slow = (f"eager PyTorch, {measure.DISTILLED}", measure.engine_name("torch", "slow"))
+    make = measure.make_method
+
+    def with_slow(task, name, *rest):
+        if name != slow:
+            return make(task, name, *rest)
+        return replace(make(task, quick, *rest), name=slow, slow=True)
+
+    monkeypatch.setattr(measure, "make_method", with_slow)
+    reference = measure.engine_name("onnxruntime", measure.DISTILLED)
+    together, alone = measure.groups(task, [quick, slow], folders, None)
+    assert [m.name for m in together.drawn] == [quick, reference]
+    assert [m.name for m in together.wanted] == [quick]
+    assert [m.name for m in alone.drawn] == [reference, slow]
+    assert [m.name for m in alone.wanted] == [slow]
+
+
 def test_engines_are_kept_where_one_asks_for_it(tmp_path, folders, monkeypatch):
     made = []
 
@@ -148,7 +167,7 @@ def test_what_is_in_the_table_is_not_measured_again(tmp_path):
     path = tmp_path / "t.csv"
     row = {"suite": "end_to_end", "name": "denoise", "provider": "a", "value": 1.0}
     path.write_bytes(table.appended(path, table.stamp([row], "abc", {}, {})))
-    assert command._done(path, "abc") == {"denoise"}
+    assert command._done(path, "abc") == {("denoise", "a")}
     assert command._done(path, "abd") == set() == command._done(tmp_path / "none.csv", "abc")
 
 
@@ -156,6 +175,7 @@ def test_mistakes_are_one_sentence(photographs, monkeypatch, capsys):
     for arguments, beginning in (
         (["--samples", "1"], "samples: expected at least 2, got 1"),
         (["--images", "0"], "images: expected at least 1, got 0"),
+        (["--only", "magic"], "only: expected part of one of latino-engine onnxruntime, "),
     ):
         monkeypatch.setattr("sys.argv", ["end_to_end", str(photographs), *arguments])
         with pytest.raises(SystemExit) as stopped:

@@ -170,6 +170,28 @@ def make_method(task: Task, name: str, folders: dict[str, Path], others: Path | 
     return task.peer_method(peer, others)
 
 
+@dataclass(frozen=True)
+class Group:
+    """Methods that take turns, `drawn`, and those of them whose rows are wanted."""
+
+    drawn: tuple[Method, ...]
+    wanted: tuple[Method, ...]
+
+
+def groups(
+    task: Task, names: Sequence[str], folders: dict[str, Path], others: Path | None
+) -> list[Group]:
+    """The quick methods together, then each slow one; with the engine's rows they refer to."""
+    made = {name: make_method(task, name, folders, others) for name in names}
+    for method in list(made.values()):
+        if method.reference not in made:
+            made[method.reference] = make_method(task, method.reference, folders, others)
+    quick = tuple(method for method in made.values() if not method.slow)
+    found = [Group(quick, tuple(method for method in quick if method.name in names))]
+    slow = [method for method in made.values() if method.slow]
+    return found + [Group((made[method.reference], method), (method,)) for method in slow]
+
+
 @contextmanager
 def compiled(kept: Path | None) -> Iterator[dict[str, Path]]:
     """Sampler -> folder of its engine: those in the folder `kept`, or compiled now."""
