@@ -43,6 +43,7 @@ test-peers: $(PEERS_STAMP)
 results: $(STAMP)
 	$(BIN)/python -m benchmarks.quality digits "$(MNIST)"
 	$(BIN)/python -m benchmarks.quality photos "$(PHOTOS)" $(if $(GRID),--grid "$(GRID)")
+	$(if $(GRID),$(BIN)/python -m benchmarks.quality limits "$(GRID)" "$(PHOTOS)")
 	$(BIN)/python -m benchmarks.quality ablation "$(MNIST)"
 	$(BIN)/python -m benchmarks.quality change "$(MNIST)"
 	$(BIN)/python -m benchmarks.quality picture "$(MNIST)"

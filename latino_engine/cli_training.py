@@ -135,13 +135,18 @@ def distill(
     ] = None,
     steps: Annotated[int, typer.Option(help="Outer steps N.")] = 3,
     unfold: Annotated[int, typer.Option(help="Inner iterations K; N K evaluations.")] = 3,
-    objective: Annotated[str, typer.Option(help="energy or paper.")] = "energy",
+    objective: Annotated[
+        str, typer.Option(help="energy, paper, or mse: the posterior mean.")
+    ] = "energy",
     targets: Annotated[str, typer.Option(help="attention, all-conv or full.")] = "attention",
     rank: Annotated[int, typer.Option(help="Of the low-rank changes.")] = 5,
     alpha: Annotated[float, typer.Option(help="Their scale times the rank.")] = 5.0,
     init: Annotated[str, typer.Option(help="regularised or measurement.")] = "regularised",
     batch: Annotated[int, typer.Option(help="Measurements per step.")] = 16,
     num_samples: Annotated[int, typer.Option(help="energy: draws per measurement.")] = 2,
+    patch: Annotated[
+        list[int] | None, typer.Option(help="energy: side of its patches, repeatable; 1, 4, 8.")
+    ] = None,
     adversarial: Annotated[float, typer.Option(help="paper: weight of the term.")] = 0.1,
     noise_mse: Annotated[float, typer.Option(help="paper: weight of the term.")] = 1.0,
     noise_mse_cutoff: Annotated[float, typer.Option(help="paper: largest 1/sigma^2.")] = 10.0,
@@ -189,6 +194,7 @@ def distill(
         training_steps=training_steps,
         batch=batch,
         num_samples=num_samples,
+        patches=tuple(patch or Distillation.patches),
         adversarial=adversarial,
         noise_mse=noise_mse,
         noise_mse_cutoff=noise_mse_cutoff,

@@ -41,7 +41,7 @@ def losses(folder):
     return [float(line.split(",")[1]) for line in lines]
 
 
-@pytest.mark.parametrize("objective", ["energy", "paper"])
+@pytest.mark.parametrize("objective", ["energy", "paper", "mse"])
 def test_it_learns(objective, source, tmp_path):
     options = distillation(
         source,
@@ -146,7 +146,7 @@ def test_a_full_disk_leaves_what_was_there(source, tmp_path, monkeypatch):
         ({"training_steps": None}, "minutes: expected one of minutes and training_steps, got nei"),
         ({"minutes": 1.0}, "minutes: expected one of minutes and training_steps, got both"),
         ({"training_steps": 0}, "minutes or training_steps: expected a number above 0"),
-        ({"objective": "mse"}, "objective: expected one of energy, paper"),
+        ({"objective": "gan"}, "objective: expected one of energy, paper, mse"),
         ({"init": "zeros"}, "init: expected 'regularised'"),
         ({"targets": "none"}, "targets: expected one of attention, all-conv, full"),
         ({"num_samples": 1}, "num_samples: expected at least 2"),

@@ -4,6 +4,7 @@
     python -m benchmarks.quality photos PHOTOS_TEST  the table of photographs
     python -m benchmarks.quality ablation MNIST      short trainings, one choice changed at a time
     python -m benchmarks.quality change MNIST        another operator at inference than in training
+    python -m benchmarks.quality limits PHOTOS PHOTOS_TEST   what limits the photographs
     python -m benchmarks.quality picture MNIST       four doubtful digits
     python -m benchmarks.quality tables              docs/results.md from all rows on file
 
@@ -20,7 +21,7 @@ from typing import Annotated
 
 import typer
 
-from benchmarks.quality import ablation, pictures, tables
+from benchmarks.quality import ablation, limits, pictures, tables
 from benchmarks.quality.rows import Problem, Sampler, peer_row, score_row
 from latino_engine.errors import UserError
 
@@ -82,13 +83,14 @@ def photos(
             _say(operator, sampler.name)
             score_row("photos", problem, sampler)
         for method, steps, count in _PHOTO_PEERS if grid is not None else ():
-            peer_row("photos", problem, "photo-small", method, steps, count, str(grid))
+            source = str(grid)
+            peer_row("photos", problem, "photo-small", method, steps, count, source, 2, 2, 4)
 
 
 @app.command("ablation")
 def ablation_command(
     mnist: Folder,
-    training_steps: Annotated[int, typer.Option(help="Of each short training.")] = 150,
+    training_steps: Annotated[int, typer.Option(help="Of each short training.")] = 80,
     limit: Limit = 64,
 ) -> None:
     """N, K, with and without training, targets and rank, start, objective."""
@@ -98,11 +100,24 @@ def ablation_command(
 @app.command()
 def change(
     mnist: Folder,
-    training_steps: Annotated[int, typer.Option(help="Of each short training.")] = 150,
+    training_steps: Annotated[int, typer.Option(help="Of each short training.")] = 80,
     limit: Limit = 64,
 ) -> None:
     """Trained on a range of blurs and noises, tested inside and outside of it."""
     ablation.change_of_operator(mnist, training_steps, limit)
+
+
+@app.command("limits")
+def limits_command(
+    photos: Annotated[Path, typer.Argument(help="Folder of photographs to train on.")],
+    test: Annotated[Path, typer.Argument(help="Folder of the true images.")],
+    minutes: Annotated[
+        list[float] | None, typer.Option(help="Lengths of the training, growing; 5, 15, 45.")
+    ] = None,
+) -> None:
+    """docs/photo-limits.png: samples averaged, evaluations, and the posterior mean trained."""
+    limits.measure(photos, test, PHOTO_OPERATORS, minutes or [5.0, 15.0, 45.0])
+    limits.picture(_DOCS / "photo-limits.png")
 
 
 @app.command()

@@ -107,6 +107,9 @@ def peer_row(
     steps: int,
     num_samples: int,
     grid_source: str | None = None,
+    grid_limit: int = 16,
+    grid_samples: int = 4,
+    batch: int = 128,
 ) -> dict[str, Any] | None:
     """The row of a deepinv method, from its file, or computed where `make peers` was run."""
     name = f"{method}-{steps}"
@@ -132,6 +135,9 @@ def peer_row(
         "--num-samples": num_samples,
         "--method": method,
         "--steps": steps,
+        "--grid-limit": grid_limit,
+        "--grid-samples": grid_samples,
+        "--batch": batch,
         "--output": path,
     }
     command = [PEERS_PYTHON, "-m", "benchmarks.peers.run", prior, problem.source]

@@ -22,7 +22,7 @@ from latino_engine.adapters import Adapter, load_adapter, write_adapter
 from latino_engine.atomic import atomic_file
 from latino_engine.distill.checkpoint import read_facts, read_tensors, write_checkpoint
 from latino_engine.distill.data import ImageSource, draw_batch, open_images
-from latino_engine.distill.objectives import EnergyObjective, Objective
+from latino_engine.distill.objectives import EnergyObjective, MeanObjective, Objective
 from latino_engine.distill.operator_draws import parse_draws
 from latino_engine.distill.options import Distillation, check_options
 from latino_engine.distill.paper_objective import PaperObjective
@@ -166,6 +166,8 @@ class _Run:
         o = self.options
         if o.objective == "energy":
             return EnergyObjective(o.num_samples, o.patches)
+        if o.objective == "mse":
+            return MeanObjective()
         device, average = self.processes.device, self.processes.average_gradients
         return PaperObjective(o, self.prior.channels, device, average)
 

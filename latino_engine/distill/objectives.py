@@ -63,6 +63,32 @@ class EnergyObjective:
         return {}
 
 
+@dataclass(frozen=True)
+class MeanObjective:
+    """The squared error of one draw, lowest where every draw is the posterior mean E[x | y].
+
+    Not a sampler: it shows the PSNR that a network and its training images can reach at most.
+    """
+
+    def loss(self, model: Unfolded, batch: TrainingBatch) -> Tensor:
+        """mean (x_hat - x)^2 over the batch."""
+        index = torch.arange(len(batch.x))
+        first = torch.zeros_like(index)
+        drawn = model(batch.problem, index, first, batch.stream(index, first))
+        return F.mse_loss(drawn, batch.x)
+
+    def update(self, batch: TrainingBatch) -> None:
+        """Nothing."""
+
+    def modules(self) -> dict[str, torch.nn.Module]:
+        """None."""
+        return {}
+
+    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        """None."""
+        return {}
+
+
 def energy_loss(samples: Tensor, x: Tensor, patches: Sequence[int]) -> Tensor:
     """Energy scores of images and patches, each divided by the root of its number of entries.
 

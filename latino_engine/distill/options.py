@@ -12,7 +12,7 @@ from latino_engine.errors import invalid
 from latino_engine.op_checks import check_seed
 from latino_engine.schedule import DEFAULT_ZETA
 
-OBJECTIVES = ("energy", "paper")
+OBJECTIVES = ("energy", "paper", "mse")
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Distillation:
         smallest_scale: images are made smaller by a random factor from here to 1.
         steps: N, outer steps.
         unfold: K, inner iterations of each.
-        objective: "energy" or "paper".
+        objective: "energy" or "paper"; "mse" trains the posterior mean, to see its PSNR.
         targets, rank, alpha: which weights are trained, as in `lora.adapt`.
         init: how the chain starts: "regularised", "measurement", or "network".
         minutes, training_steps: how long, in wall time or optimizer steps; exactly one is given.

@@ -1,0 +1,137 @@
+"""What limits the PSNR of the mean on photographs: samples, evaluations, or prior and training."""
+
+from __future__ import annotations
+
+import io
+import sys
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from torch import Tensor
+
+import latino_engine as le
+from benchmarks.quality.rows import RESULTS, Problem, read_row, write_row
+from latino_engine.adapters import Adapter
+from latino_engine.atomic import atomic_file
+from latino_engine.distill.data import open_images
+from latino_engine.distill.distillation import distill
+from latino_engine.distill.options import Distillation
+from latino_engine.evaluation import central_squares, measure_each
+from latino_engine.metrics import psnr
+from latino_engine.operators.spec import parse_operator
+
+PRIOR = ADAPTER = "photo-small"
+FILE = RESULTS / "limits" / "photographs.json"
+_SAMPLES = 8
+_REFERENCE = 8
+_EVALUATIONS = (4, _REFERENCE, 16, 32)
+
+
+def measure(photos: Path, test: Path, operators: tuple[str, ...], minutes: list[float]) -> None:
+    """Every number that is not on file yet, each written as soon as it is known.
+
+    "samples": PSNR of the mean of 1..8 samples, distilled and LATINO with 8 evaluations;
+    "evaluations": of the mean of 8 for LATINO; "trained": of one draw of the same network trained
+    for the squared error alone from the distilled adapter on, after so many minutes.
+    """
+    for operator in operators:
+        problem = Problem(str(test), operator, 0.02, 256, 0, 7)
+        if not _is_known("samples", operator, "distilled"):
+            _note("samples", operator, "distilled", _curve(problem, le.load_adapter(ADAPTER)))
+        for count in _EVALUATIONS:
+            if not _is_known("evaluations", operator, f"{count}"):
+                curve = _curve(problem, None, count)
+                _note("evaluations", operator, f"{count}", curve[-1])
+                if count == _REFERENCE:
+                    _note("samples", operator, f"LATINO {count}", curve)
+    with tempfile.TemporaryDirectory() as folder:
+        for length in minutes:
+            missing = [o for o in operators if not _is_known("trained", o, f"{length:g}")]
+            adapter = _posterior_mean(photos, Path(folder) / "run", length) if missing else None
+            for operator in missing:
+                problem = Problem(str(test), operator, 0.02, 256, 0, 7)
+                _note("trained", operator, f"{length:g}", _curve(problem, adapter, samples=1)[0])
+
+
+def _posterior_mean(photos: Path, folder: Path, minutes: float) -> Adapter:
+    """The shipped adapter's own training, with the squared error as its objective."""
+    facts = dict(le.load_adapter(ADAPTER).training)
+    facts.pop("steps_done")
+    facts = {k: tuple(v) if isinstance(v, list) else v for k, v in facts.items()}
+    own = Distillation(**facts)
+    options = replace(own, source=str(photos), objective="mse", start=ADAPTER, minutes=minutes)
+    return distill(le.load_prior(PRIOR), options, folder)
+
+
+def _curve(
+    problem: Problem, adapter: Adapter | None, steps: int | None = None, samples: int = _SAMPLES
+) -> list[float]:
+    """PSNR of the mean of the first 1..S samples, averaged over the photographs."""
+    print(f"limits: {problem.operator}, {steps or 'adapter'}", file=sys.stderr)
+    size = (problem.size, problem.size)
+    operator = parse_operator(problem.operator, problem.noise_std, size, seed=0)
+    truth = central_squares(open_images(problem.source, problem.size), range(problem.limit), 256)
+    ids = list(range(len(truth)))
+    y = measure_each(operator, truth, ids, 0)
+    sampler = "latino" if adapter is None else "auto"
+    with tempfile.TemporaryDirectory() as folder:
+        prior = le.load_prior(PRIOR)
+        engine = le.compile(prior, f"{folder}/e.engine", adapter=adapter, image_size=256)
+        drawn = engine.sample(y, operator, samples, 0, sampler, steps, image_ids=ids).samples
+    means = [drawn[:count].mean(dim=0) for count in range(1, samples + 1)]
+    return [_decibels(mean, truth) for mean in means]
+
+
+def _decibels(mean: Tensor, truth: Tensor) -> float:
+    return round(float(psnr(mean, truth).mean()), 4)
+
+
+def _row() -> dict[str, Any]:
+    return read_row(FILE) or {}
+
+
+def _is_known(part: str, operator: str, name: str) -> bool:
+    return name in _row().get(part, {}).get(operator, {})
+
+
+def _note(part: str, operator: str, name: str, value: object) -> None:
+    row = _row()
+    row.setdefault(part, {}).setdefault(operator, {})[name] = value
+    write_row(FILE, row)
+
+
+def picture(path: Path) -> None:
+    """The three curves, a column for each problem, as gain over the mean of 8 of LATINO 8."""
+    row = _row()
+    figure = Figure(figsize=(10.0, 6.6), dpi=120, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(3, len(row["samples"]), sharey="row", squeeze=False)
+    for column, operator in enumerate(row["samples"]):
+        reference = row["evaluations"][operator][f"{_REFERENCE}"]
+        top, middle, low = axes[:, column]
+        for name, curve in row["samples"][operator].items():
+            top.plot(range(1, 1 + len(curve)), [v - reference for v in curve], "o-", label=name)
+        _line(middle, row["evaluations"][operator], reference, "log")
+        _line(low, row["trained"][operator], reference, "linear")
+        top.set(title=operator, xlabel="samples averaged")
+        middle.set(xlabel="LATINO, evaluations")
+        low.set(xlabel="squared error alone, minutes of training")
+        for place in (top, middle, low):
+            place.axhline(0.5, color="gray", linestyle="--", linewidth=0.8)
+            place.axhline(0.0, color="black", linewidth=0.8)
+    axes[0, 0].legend(fontsize=8)
+    figure.supylabel("PSNR of the mean over LATINO's (8 evaluations, mean of 8), dB")
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format="png")
+    with atomic_file(path) as file:
+        file.write(drawn.getvalue())
+
+
+def _line(place: Any, values: dict[str, float], reference: float, scale: str) -> None:
+    points = sorted((float(name), value - reference) for name, value in values.items())
+    place.plot([x for x, _ in points], [v for _, v in points], "o-")
+    place.set_xscale(scale)
