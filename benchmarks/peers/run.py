@@ -14,7 +14,7 @@ import json
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
@@ -50,6 +50,7 @@ class PeerRun:
         grid_samples: samples of each, >= 2.
         batch: images at a time.
         grid_source: other true images for the grid, its first ones, instead of the last ones.
+        grid_size: side of their central squares, None for that of the evaluated images.
     """
 
     method: str
@@ -58,6 +59,7 @@ class PeerRun:
     grid_samples: int = 4
     batch: int = 128
     grid_source: str | None = None
+    grid_size: int | None = None
 
 
 def evaluate_peer(
@@ -83,12 +85,13 @@ def evaluate_peer(
     """
     _check(options, peer)
     source = open_images(options.source, options.size, options.pad)
-    setting = chooser = _Setting(prior, options, peer, source)
+    setting = _Setting(prior, options, peer, source)
+    side = peer.grid_size or options.size
+    others = open_images(peer.grid_source or options.source, side, options.pad)
+    chooser = _Setting(prior, replace(options, size=side), peer, others)
     if peer.grid_source is None:
         evaluated, validation = _split(source, options.limit, peer.grid_limit)
     else:
-        others = open_images(peer.grid_source, options.size, options.pad)
-        chooser = _Setting(prior, options, peer, others)
         evaluated = range(min(options.limit, len(source)))
         validation = range(min(peer.grid_limit, len(others)))
     parameters, tried = grid.choose(
@@ -115,7 +118,12 @@ def evaluate_peer(
         "seconds": seconds,
         "ms_per_sample": 1e3 * seconds / (len(evaluated) * options.num_samples),
         "parameters": dict(parameters),
-        "grid": {"num_images": len(validation), "num_samples": peer.grid_samples, "tried": tried},
+        "grid": {
+            "num_images": len(validation),
+            "num_samples": peer.grid_samples,
+            "size": side,
+            "tried": tried,
+        },
         "versions": {name: version(name) for name in ("deepinv", "torch", "latino-engine")},
         "residual_chi2": setting.residual_chi2(drawn, evaluated),
         **score(drawn, truth),
@@ -206,6 +214,9 @@ def command(
     grid_source: Annotated[
         str | None, typer.Option(help="Other true images that choose the parameters.")
     ] = None,
+    grid_size: Annotated[
+        int | None, typer.Option(help="Side of their central squares, as --size by default.")
+    ] = None,
     batch: Annotated[int, typer.Option(help="Images at a time.")] = 128,
     seed: Annotated[int, typer.Option(help="Of the measurements and of the samples.")] = 0,
     threads: Annotated[int | None, typer.Option(help="Threads of torch.")] = None,
@@ -223,7 +234,7 @@ def command(
         num_samples=num_samples,
         seed=seed,
     )
-    peer = PeerRun(method, steps, grid_limit, grid_samples, batch, grid_source)
+    peer = PeerRun(method, steps, grid_limit, grid_samples, batch, grid_source, grid_size)
     with progress_bar("choosing parameters") as update:
         found = evaluate_peer(load_prior(prior), options, peer, update)
     with atomic_file(out, argument="output") as file:

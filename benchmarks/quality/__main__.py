@@ -28,6 +28,7 @@ from latino_engine.errors import UserError
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__)
 
 DIGITS = "digits-32"
+PHOTOS = "photo-small"
 OPERATORS = ("sr:factor=4", "blur:std=2", "inpaint:box=16")
 PHOTO_OPERATORS = ("blur:std=1.6,size=13", "sr:factor=4", "inpaint:random=0.5")
 TEST_IMAGES = "t10k-images-idx3-ubyte.gz"
@@ -77,14 +78,15 @@ def photos(
     for operator in PHOTO_OPERATORS:
         problem = Problem(str(folder), operator, 0.02, 256, 0, 7)
         for sampler in (
-            Sampler("distilled 2 x 2", "photo-small", "photo-small", num_samples=8),
-            Sampler("LATINO 8", "photo-small", None, "latino", 8, num_samples=8),
+            Sampler("distilled 2 x 2", PHOTOS, PHOTOS, num_samples=8),
+            Sampler("LATINO 8", PHOTOS, None, "latino", 8, num_samples=8),
         ):
             _say(operator, sampler.name)
             score_row("photos", problem, sampler)
         for method, steps, count in _PHOTO_PEERS if grid is not None else ():
             source = str(grid)
-            peer_row("photos", problem, "photo-small", method, steps, count, source, 2, 2, 4)
+            few = {"grid_limit": 2, "grid_samples": 2, "grid_size": 128, "batch": 4}
+            peer_row("photos", problem, PHOTOS, method, steps, count, source, **few)
 
 
 @app.command("ablation")

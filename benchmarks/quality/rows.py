@@ -109,6 +109,7 @@ def peer_row(
     grid_source: str | None = None,
     grid_limit: int = 16,
     grid_samples: int = 4,
+    grid_size: int | None = None,
     batch: int = 128,
 ) -> dict[str, Any] | None:
     """The row of a deepinv method, from its file, or computed where `make peers` was run."""
@@ -137,6 +138,7 @@ def peer_row(
         "--steps": steps,
         "--grid-limit": grid_limit,
         "--grid-samples": grid_samples,
+        "--grid-size": grid_size or problem.size,
         "--batch": batch,
         "--output": path,
     }
