@@ -18,11 +18,11 @@ from latino_engine.operators.spec import parse_operator
 
 _OPERATORS = ("inpaint:box=16", "sr:factor=4")
 _SAMPLES = 8
-_CANDIDATES = 64
+_CANDIDATES = 256
 
 
 def doubtful_digits(source: str, adapter: str, path: Path, noise_std: float = 0.05) -> None:
-    """The two test digits of each problem whose samples differ most, as one picture."""
+    """The two test digits of each problem whose samples differ most for their ink, as a picture."""
     prior = le.load_prior("digits-32")
     x = central_squares(open_images(source, 32, 2), range(_CANDIDATES), 32)
     rows = []
@@ -32,7 +32,8 @@ def doubtful_digits(source: str, adapter: str, path: Path, noise_std: float = 0.
         operator = parse_operator(text, noise_std, (32, 32))
         y = measure_each(operator, x, range(_CANDIDATES), 0)
         post = engine.sample(y, operator, num_samples=_SAMPLES)
-        doubt = post.std.square().flatten(1).mean(dim=1)
+        ink = x.square().flatten(1).mean(dim=1)
+        doubt = post.std.square().flatten(1).mean(dim=1) / ink
         for index in doubt.topk(2).indices.tolist():
             rows.append((x[index], y[index], post.samples[:, index], post.std[index]))
     _draw(rows, path)
