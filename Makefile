@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 PEERS := .venv-peers
 PEERS_STAMP := $(PEERS)/.installed
 
-.PHONY: demo test lint format clean peers test-peers results docs bench bench-full end-to-end report
+.PHONY: demo test lint format clean peers test-peers results docs bench bench-full growth end-to-end report
 
 NATIVE := $(shell find csrc -name "*.cpp" -o -name "*.h")
 
@@ -55,6 +55,10 @@ BENCH_PYTHON = $(if $(wildcard $(PEERS_STAMP)),$(PEERS)/bin/python,$(BIN)/python
 
 bench: $(STAMP)
 	$(BENCH_PYTHON) -m pytest benchmarks/operations --grid curated -q --benchmark-quiet
+
+# How time and memory grow, into benchmarks/results/growth; a run that was stopped goes on.
+growth: $(STAMP)
+	$(BIN)/python -m benchmarks.growth -o benchmarks/results/growth
 
 bench-full: $(STAMP)
 	$(BENCH_PYTHON) -m pytest benchmarks/operations --grid full -q --benchmark-quiet --timeout 3600

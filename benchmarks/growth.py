@@ -3,8 +3,9 @@
     python -m benchmarks.growth -o benchmarks/results/growth       # or: make growth
 
 Every point runs in a fresh process, whose peak of resident memory is its own; a point that is on
-file already is not measured again, so that an interrupted run goes on where it stopped. Ends with
-growth.csv (a row for each point, then the fitted exponents beside the expected ones) and
+file already is not measured again, so that an interrupted run goes on where it stopped. The
+exponents are those of processor time, one thread, which what else the machine does changes least.
+Ends with growth.csv (a row for each point, then the fitted exponents beside the expected ones) and
 growth.png.
 """
 
@@ -16,6 +17,9 @@ import io
 import json
 import subprocess
 import sys
+import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,65 +29,98 @@ from latino_engine.atomic import atomic_file
 
 #: Axis -> (values of it, expected exponent of time, of memory beside that of the smallest point).
 AXES: dict[str, tuple[tuple[int, ...], float, str]] = {
-    "side": ((64, 128, 256, 512, 1024), 2.0, "2: the pixels"),
+    "side": ((64, 128, 256, 512, 1024), 2.0, "2, and 4 where attention prevails"),
     "batch": ((1, 2, 4, 8, 16), 1.0, "1 up to max_batch, then that of the images alone"),
     "num_samples": ((1, 2, 4, 8, 16), 1.0, "1 up to max_batch, then that of the samples alone"),
     "nfe": ((1, 2, 4, 9, 16), 1.0, "0: one evaluation at a time"),
 }
 BASE = {"side": 128, "batch": 1, "num_samples": 1, "nfe": 1}
 _LIMIT_BYTES = 4 * 2**30
+_MAX_BATCH = 8  # of an engine that was compiled without options: more travel in chunks
 _REPEATED_SIDE, _REPEATED = 32, 1000
-FIELDS = ("kind", "axis", "value", "ms", "ms_per_unit", "peak_mb", "start_mb", "calls", "note")
+_CONTROL_SIDE = 384
+FIELDS = (
+    "kind",
+    "axis",
+    "value",
+    "ms",
+    "cpu_ms",
+    "cpu_ms_per_unit",
+    "peak_mb",
+    "start_mb",
+    "calls",
+    "note",
+)
 
 
-def point(engine_folder: str, side: int, batch: int, num_samples: int, nfe: int) -> dict[str, Any]:
+def point(
+    engine_folder: str, threads: int, side: int, batch: int, num_samples: int, nfe: int
+) -> dict[str, Any]:
     """One point, in this process."""
     import torch
 
     import latino_engine as le
     from latino_engine.bench.peak_memory import peak_memory
 
-    engine = le.load(engine_folder, threads=torch.get_num_threads())
+    engine = le.load(engine_folder, threads=threads)
     op = le.Blur.gaussian(1.6, 0.02, size=13)
     y = torch.rand(batch, engine.spec.channels, side, side)
     options: dict[str, Any] = {"num_samples": num_samples, "sampler": "latino", "steps": nfe}
+    times: list[tuple[float, float]] = []
     with peak_memory() as peak:
-        times = [engine.sample(y, op, seed=0, **options).time_ms]
-        while len(times) < 4 and sum(times) < 20e3:
-            times.append(engine.sample(y, op, seed=len(times), **options).time_ms)
-    warm = times[1:] or times
+        while len(times) < 2 or (len(times) < 6 and sum(cpu for _, cpu in times) < 4e3):
+            times.append(_timed(lambda: engine.sample(y, op, seed=len(times), **options)))
+    wall, cpu = (float(np.median(column)) for column in zip(*times[1:], strict=True))
     return {
-        "ms": float(np.median(warm)),
-        "calls": len(warm),
+        "ms": wall,
+        "cpu_ms": cpu,
+        "calls": len(times) - 1,
         "peak_bytes": peak.host_bytes,
         "start_bytes": peak.start_bytes,
     }
 
 
-def repeated(engine_folder: str, calls: int) -> dict[str, Any]:
-    """Resident memory and median time over many calls, in hundredths of them."""
+def _timed(run: Callable[[], object]) -> tuple[float, float]:
+    """Wall time and processor time, ms."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    run()
+    return 1e3 * (time.perf_counter() - wall), 1e3 * (time.process_time() - cpu)
+
+
+def repeated(engine_folder: str, threads: int, calls: int) -> dict[str, Any]:
+    """Resident memory and median times over many calls.
+
+    A product of matrices after each call is the control: what else shares the processor's caches
+    and clock slows both.
+    """
     import psutil
     import torch
 
     import latino_engine as le
 
-    engine, process = le.load(engine_folder), psutil.Process()
+    engine, process = le.load(engine_folder, threads=threads), psutil.Process()
     op = le.Blur.gaussian(1.6, 0.02, size=13)
     y = torch.rand(1, engine.spec.channels, _REPEATED_SIDE, _REPEATED_SIDE)
-    times, memory = [], []
+    matrix = torch.ones(_CONTROL_SIDE, _CONTROL_SIDE)
+    times, control, memory = [], [], []
     for call in range(calls):
-        times.append(engine.sample(y, op, num_samples=1, seed=call, steps=2).time_ms)
+        run = partial(engine.sample, y, op, num_samples=1, seed=call, steps=2)
+        times.append(_timed(run)[1])
+        control.append(_timed(lambda: matrix @ matrix)[1])
         if call % 10 == 9:
             memory.append(process.memory_info().rss)
     tenth = calls // 10
     return {
         "calls": calls,
-        "ms_first_tenth": float(np.median(times[tenth : 2 * tenth])),  # after warm-up
-        "ms_last_tenth": float(np.median(times[-tenth:])),
-        "mb_after_first_tenth": 1e-6 * memory[tenth // 10],
+        "cpu_ms_second_tenth": float(np.median(times[tenth : 2 * tenth])),  # after warm-up
+        "cpu_ms_last_tenth": float(np.median(times[-tenth:])),
+        "mb_after_second_tenth": 1e-6 * memory[2 * tenth // 10],
         "mb_at_the_end": 1e-6 * memory[-1],
         "memory_mb": [round(1e-6 * m, 2) for m in memory],
-        "ms_of_each_tenth": [
+        "control_ms_of_each_tenth": [
+            float(np.median(control[i : i + tenth])) for i in range(0, calls, tenth)
+        ],
+        "cpu_ms_of_each_tenth": [
             float(np.median(times[i : i + tenth])) for i in range(0, calls, tenth)
         ],
     }
@@ -124,29 +161,30 @@ def measure(folder: Path, engine: str, sides: int) -> dict[str, Any]:
     return found
 
 
-def _largest(found: dict[str, Any], keep: Any, engine: str) -> None:
-    """The largest side and batch whose process stays within 4 GiB, extrapolated, then run."""
-    for axis, power, multiple in (("side", 2, 64), ("batch", 1, 1)):
-        values = [v for v in AXES[axis][0] if "ms" in found.get(f"{axis} {v}", {})]
-        if axis == "batch":
-            values = [v for v in values if v <= 8]  # larger ones travel in chunks of max_batch
+def _largest(found: dict[str, Any], keep: Callable[..., dict[str, Any]], engine: str) -> None:
+    """The largest side and batch whose process stays within 4 GiB: estimated, then run.
+
+    Memory is a + b pixels + c pixels^2, the last for attention, and linear in the batch.
+    """
+    for axis, power, degree, step in (("side", 2, 2, 64), ("batch", 1, 1, 1)):
+        values = [v for v in AXES[axis][0] if "cpu_ms" in found.get(f"{axis} {v}", {})]
+        values = [v for v in values if axis == "side" or v <= _MAX_BATCH][-3:]
         x = np.array([float(v) ** power for v in values])
-        bytes_ = np.array([found[f"{axis} {v}"]["peak_bytes"] for v in values], dtype=float)
-        slope, start = np.polyfit(x[-3:], bytes_[-3:], 1)
-        largest = ((_LIMIT_BYTES - start) / slope) ** (1.0 / power)
-        found[f"largest {axis}"] = {
-            "value": int(largest // multiple * multiple),
-            "bytes_per_pixel_or_image": float(slope),
-            "limit_bytes": _LIMIT_BYTES,
-        }
-    side = found["largest side"]["value"]
-    ran = keep(
-        f"largest side run {side}", ["--engine", engine, "--point", str(side), "1", "1", "1"]
-    )
-    found["largest side"] |= {
-        "peak_bytes_when_run": ran.get("peak_bytes"),
-        "error": ran.get("error"),
-    }
+        peaks = np.array([found[f"{axis} {v}"]["peak_bytes"] for v in values], dtype=float)
+        fit = np.polyfit(x, peaks, degree)
+        fit[-1] -= _LIMIT_BYTES
+        root = max(float(r.real) for r in np.roots(fit) if abs(r.imag) < 1e-6 * abs(r.real))
+        value = int(root ** (1.0 / power) // step * step)
+        found[f"largest {axis}"] = {"value": value, "estimated": value}
+        if axis == "batch":
+            continue
+        while value > step:
+            at = ["--point", *map(str, {**BASE, axis: value}.values())]
+            ran = keep(f"{axis} {value} within 4 GiB", ["--engine", engine, *at])
+            if ran.get("peak_bytes", np.inf) <= _LIMIT_BYTES:
+                found[f"largest {axis}"] |= {"value": value, "ran_bytes": ran["peak_bytes"]}
+                break
+            value -= step
 
 
 def _short(row: dict[str, Any]) -> str:
@@ -169,7 +207,8 @@ def rows(found: dict[str, Any]) -> list[dict[str, Any]]:
             made.append(
                 {
                     "kind": "point", "axis": axis, "value": value, "ms": round(row["ms"], 3),
-                    "ms_per_unit": round(row["ms"] / value**expected, 5),
+                    "cpu_ms": round(row["cpu_ms"], 3),
+                    "cpu_ms_per_unit": round(row["cpu_ms"] / value**expected, 5),
                     "peak_mb": round(1e-6 * row["peak_bytes"], 1),
                     "start_mb": round(1e-6 * row["start_bytes"], 1), "calls": row["calls"],
                     "note": "",
@@ -177,24 +216,28 @@ def rows(found: dict[str, Any]) -> list[dict[str, Any]]:
             )  # fmt: skip
         if len(kept) > 1:
             numbers = [float(v) for v, _ in kept]
-            fitted = exponent(numbers, [row["ms"] for _, row in kept])
+            fitted = exponent(numbers, [row["cpu_ms"] for _, row in kept])
             extra = [max(1.0, row["peak_bytes"] - row["start_bytes"]) for _, row in kept]
             note = f"expected {expected:g} for time, for memory {memory_note}"
             memory = exponent(numbers, extra)
-            made.append({"kind": "exponent", "axis": axis, "ms": round(fitted, 3),
+            made.append({"kind": "exponent", "axis": axis, "cpu_ms": round(fitted, 3),
                          "peak_mb": round(memory, 3), "note": note})  # fmt: skip
     for axis in ("side", "batch"):
         if largest := found.get(f"largest {axis}"):
-            ran = largest.get("peak_bytes_when_run")
-            seen = f", {1e-6 * ran:.0f} MB when run" if ran else ""
+            ran = largest.get("ran_bytes")
+            how = f"run: {1e-6 * ran:.0f} MB" if ran else "estimated: max_batch bounds what travels"
             made.append({"kind": "largest in 4 GiB", "axis": axis, "value": largest["value"],
-                         "note": f"from the last three points{seen}"})  # fmt: skip
-    if "ms_last_tenth" in (again := found.get("repeated", {})):
-        for name in ("first", "last"):
-            made.append({"kind": "repeated", "axis": f"{name} tenth", "calls": again["calls"],
-                         "ms": round(again[f"ms_{name}_tenth"], 3),
-                         "peak_mb": round(again["mb_after_first_tenth" if name == "first"
-                                                else "mb_at_the_end"], 1)})  # fmt: skip
+                         "note": how})  # fmt: skip
+    if "cpu_ms_last_tenth" in (again := found.get("repeated", {})):
+        for tenth, memory in (
+            ("second tenth", "mb_after_second_tenth"),
+            ("last tenth", "mb_at_the_end"),
+        ):
+            ms = again[f"cpu_ms_{tenth.replace(' ', '_')}"]
+            control = again["control_ms_of_each_tenth"][1 if tenth == "second tenth" else -1]
+            made.append({"kind": "repeated", "axis": tenth, "calls": again["calls"],
+                         "cpu_ms": round(ms, 3), "peak_mb": round(again[memory], 1),
+                         "note": f"{ms / control:.2f} of the control"})  # fmt: skip
     return made
 
 
@@ -207,18 +250,21 @@ def plot(found: dict[str, Any], path: Path) -> None:
     for column, (axis, (values, expected, _)) in enumerate(AXES.items()):
         kept = [(v, found[f"{axis} {v}"]) for v in values if "ms" in found.get(f"{axis} {v}", {})]
         x = np.array([v for v, _ in kept], dtype=float)
-        ms = np.array([row["ms"] for _, row in kept])
+        ms = np.array([row["cpu_ms"] for _, row in kept])
         peak = np.array([1e-6 * row["peak_bytes"] for _, row in kept])
         top, bottom = axes[0][column], axes[1][column]
         top.loglog(x, ms, "o-", label="measured")
         top.loglog(x, ms[0] * (x / x[0]) ** expected, "--", label=f"exponent {expected:g}")
-        top.set(title=axis, ylabel="ms" if column == 0 else "")
+        top.set(title=axis, ylabel="processor time, ms" if column == 0 else "")
         top.legend(fontsize=7)
         bottom.semilogx(x, peak, "o-")
         bottom.set(xlabel=axis, ylabel="peak, MB" if column == 0 else "", ylim=(0, None))
     again = found.get("repeated", {})
     if "memory_mb" in again:
-        axes[0][-1].plot(np.arange(1, 11), again["ms_of_each_tenth"], "o-")
+        for label in ("cpu_ms", "control_ms"):
+            tenths = again[f"{label}_of_each_tenth"]
+            axes[0][-1].plot(np.arange(1, 11), tenths, "o-", label=label.removesuffix("_ms"))
+        axes[0][-1].legend(fontsize=7)
         axes[0][-1].set(title="1,000 calls", xlabel="tenth", ylim=(0, None))
         axes[1][-1].plot(10 * np.arange(1, len(again["memory_mb"]) + 1), again["memory_mb"])
         axes[1][-1].set(xlabel="call", ylim=(0, None))
@@ -234,7 +280,7 @@ def main() -> None:
     parser.add_argument("--engine", help="engine folder; compiled from photo-small if left out")
     parser.add_argument("-o", "--output", type=Path, default=Path("growth"), help="folder")
     parser.add_argument("--largest-side", type=int, default=1024)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--point", type=int, nargs=4, metavar=tuple(BASE), help="one, as JSON")
     parser.add_argument("--repeated", type=int, metavar="CALLS", help="one engine, many calls")
     given = parser.parse_args()
@@ -242,8 +288,10 @@ def main() -> None:
         import torch
 
         torch.set_num_threads(given.threads)
-        made = point(given.engine, *given.point) if given.point else None
-        print(json.dumps(made or repeated(given.engine, given.repeated)))
+        at = given.engine, given.threads
+        print(
+            json.dumps(point(*at, *given.point) if given.point else repeated(*at, given.repeated))
+        )
         return
     given.output.mkdir(parents=True, exist_ok=True)
     engine = given.engine
