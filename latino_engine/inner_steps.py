@@ -57,10 +57,10 @@ def _check_state(x: Tensor, x_t: Tensor | None) -> None:
 
 def _check_planes(name: str, tensor: Tensor, x: Tensor, channels: int, size: Sequence[int]) -> None:
     """(P|1, C|1, *size)."""
-    lead = ((1, x.shape[0]), (1, channels))
-    right = tensor.ndim == 4 and tuple(tensor.shape[2:]) == tuple(size)
-    if not right or any(n not in ns for n, ns in zip(tensor.shape[:2], lead, strict=True)):
-        expected = f"({x.shape[0]}|1, {channels}|1, {size[0]}, {size[1]})"
+    shape, pairs = tensor.shape, x.shape[0]
+    right = len(shape) == 4 and shape[0] in (1, pairs) and shape[1] in (1, channels)
+    if not right or shape[2] != size[0] or shape[3] != size[1]:
+        expected = f"({pairs}|1, {channels}|1, {size[0]}, {size[1]})"
         raise invalid(name, expected, tuple(tensor.shape), "match the image x")
 
 

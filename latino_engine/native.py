@@ -87,7 +87,11 @@ def _four_axes(tensor: Tensor) -> Tensor:
 
 
 def _ids(ids: Tensor) -> Any:
-    return ids.to(torch.int64).contiguous().numpy()
+    return _array(ids if ids.dtype is torch.int64 else ids.to(torch.int64))
+
+
+def _complex_array(spectrum: Tensor) -> Any:
+    return _array(spectrum if spectrum.dtype is torch.complex64 else spectrum.to(torch.complex64))
 
 
 def _array(tensor: Tensor) -> Any:
@@ -198,7 +202,7 @@ def _fourier_by_own_loops(
     out: Tensor | None = None,
 ) -> Tensor:
     out = _empty(x) if out is None else out
-    constants = (_array(power), _array(back_projected.to(torch.complex64)), _scalars(gamma))
+    constants = (_array(power), _complex_array(back_projected), _scalars(gamma))
     rest = (_scalars(scale), *_identity(*identity), _array(out), torch.get_num_threads())
     _extension().fourier_prox_noise(*_anchors(x, x_t, x_weight), *constants, *rest)
     return out
@@ -217,7 +221,7 @@ def _fourier_by_torch(
 ) -> Tensor:
     v = x if x_t is None else torch.lerp(x_t, x, x_weight)
     V = torch.fft.rfft2(v)  # (P, C, H, W//2+1)
-    constants = (_array(power), _array(back_projected.to(torch.complex64)), _scalars(gamma))
+    constants = (_array(power), _complex_array(back_projected), _scalars(gamma))
     _extension().fourier_combine(_array(V), *constants, torch.get_num_threads())
     return _add_noise(torch.fft.irfft2(V, s=x.shape[-2:]), scale, *identity, out=out)
 
@@ -255,8 +259,8 @@ def _alias_by_own_loops(
     out: Tensor | None = None,
 ) -> Tensor:
     out = _empty(x) if out is None else out
-    complexes = [_array(spectrum.to(torch.complex64)) for spectrum in (h, back_projected)]
-    constants = (complexes[0], _array(folded_power), complexes[1], _scalars(gamma))
+    spectra = (_complex_array(h), _array(folded_power), _complex_array(back_projected))
+    constants = (*spectra, _scalars(gamma))
     rest = (_scalars(scale), factor, *_identity(*identity), _array(out), torch.get_num_threads())
     _extension().alias_prox_noise(*_anchors(x, x_t, x_weight), *constants, *rest)
     return out
@@ -343,7 +347,7 @@ def _anchors(x: Tensor, x_t: Tensor | None, x_weight: Tensor) -> tuple[Any, Any,
 
 
 def _scalars(per_image: Tensor) -> Any:
-    return _array(per_image.reshape(-1))
+    return _array(per_image).reshape(-1)
 
 
 def _identity(seed: int, image_ids: Tensor, sample_ids: Tensor, step: int) -> tuple[Any, ...]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch._C._functorch import is_functorch_wrapped_tensor
@@ -27,7 +29,10 @@ def per_image(value: float | Tensor, like: Tensor, name: str = "gamma") -> Tenso
     """
     dtype = torch.float32 if like.dtype in SIXTEEN_BITS else like.dtype
     if isinstance(value, float):
-        return torch.full((1,) * like.ndim, value, dtype=dtype, device=like.device)
+        device = like.device
+        if dtype is torch.float32 and device.type == "cpu" and not torch.compiler.is_compiling():
+            return _kept_scalar(value, like.ndim)
+        return torch.full((1,) * like.ndim, value, dtype=dtype, device=device)
     tensor = torch.as_tensor(value, dtype=dtype, device=like.device)
     if tensor.ndim > 1 or (tensor.ndim == 1 and tensor.shape[0] not in (1, like.shape[0])):
         raise invalid(
@@ -37,6 +42,13 @@ def per_image(value: float | Tensor, like: Tensor, name: str = "gamma") -> Tenso
             "give one value for each image of the batch",
         )
     return tensor.reshape(-1, *([1] * (like.ndim - 1)))
+
+
+@functools.lru_cache(maxsize=256)
+def _kept_scalar(value: float, ndim: int) -> Tensor:
+    """Never written to; a chain gives the same few numbers again and again."""
+    with torch.inference_mode(False):  # from numpy: no mode or tracer may own what is kept
+        return torch.from_numpy(np.full((1,) * ndim, value, np.float32))
 
 
 def check_ids(name: str, value: Tensor | Sequence[int], pairs: int, limit: int) -> Tensor:
@@ -49,10 +61,18 @@ def check_ids(name: str, value: Tensor | Sequence[int], pairs: int, limit: int) 
     if ids.shape != (pairs,):
         raise invalid(name, f"length {pairs}", f"shape {tuple(ids.shape)}", "give one id per image")
     if pairs:
-        low, high = map(int, ids.aminmax())
+        low, high = _range_of(ids)
         if low < 0 or high >= limit:
             raise invalid(name, f"values in [0, {limit})", f"{low}..{high}", "renumber the images")
     return ids
+
+
+def _range_of(ids: Tensor) -> tuple[int, int]:
+    if ids.numel() <= 16 and ids.device.type == "cpu":  # a list of so few is read faster
+        values = ids.tolist()
+        return min(values), max(values)
+    low, high = map(int, ids.aminmax())
+    return low, high
 
 
 def check_seed(seed: int) -> int:
@@ -72,7 +92,7 @@ def check_identity(
 ) -> tuple[int, Tensor, Tensor, int, tuple[int, int, int, int]]:
     """(seed, image ids, sample ids, step, shape), each in its range."""
     seed = check_seed(seed)
-    size = tuple(int(n) for n in shape)
+    size = tuple(map(int, shape))
     if len(size) != 4 or min(size, default=-1) < 0:
         raise invalid("shape", "(P, C, H, W)", size, "give four sizes")
     if size[1] > MAX_CHANNELS:
@@ -84,8 +104,12 @@ def check_identity(
     if not 0 <= step < 2**32:
         raise invalid("step", "0 <= step < 2^32", step, "count the steps from 0")
     images = check_ids("image_ids", image_ids, size[0], MAX_IMAGE_ID)
-    samples = check_ids("sample_ids", sample_ids, size[0], 2**32).to(images.device)
+    samples = _moved(check_ids("sample_ids", sample_ids, size[0], 2**32), images.device)
     return seed, images, samples, step, (size[0], size[1], size[2], size[3])
+
+
+def _moved(ids: Tensor, device: torch.device) -> Tensor:
+    return ids if ids.device == device else ids.to(device)
 
 
 def on_device_of(
@@ -93,7 +117,8 @@ def on_device_of(
 ) -> tuple[int, Tensor, Tensor, int]:
     """The identity with its ids on the device of z."""
     seed, images, samples, step = identity
-    return seed, images.to(z.device), samples.to(z.device), step
+    device = z.device
+    return seed, _moved(images, device), _moved(samples, device), step
 
 
 def check_real(name: str, z: Tensor) -> None:
@@ -166,21 +191,22 @@ def unfit(
         return "a traced graph"
     if forward_ad._current_level >= 0:
         return "a forward derivative"  # the kernel would drop the tangents
-    dtypes, grad = (_SPECTRA if spectra else _REAL), torch.is_grad_enabled()
+    grad, strided = torch.is_grad_enabled(), torch.strided
     first: torch.device | None = None
-    for tensor, allowed in (*((i, _IMAGES) for i in images), *((t, dtypes) for t in tensors)):
-        if tensor is None:
-            continue
-        if type(tensor) not in _PLAIN or is_functorch_wrapped_tensor(tensor):
-            return f"a {type(tensor).__name__} of torch.func or of a subclass"
-        device = tensor.device
-        if device.type != device_type or tensor.layout != torch.strided:
-            return f"a {tensor.layout} tensor on {device}"
-        if tensor.dtype not in allowed:
-            return f"{tensor.dtype}"
-        if grad and tensor.requires_grad:
-            return "a tensor that requires a gradient"
-        first = first or device
-        if device != first:
-            return f"tensors on {first} and {device}"
+    for group, allowed in ((images, _IMAGES), (tensors, _SPECTRA if spectra else _REAL)):
+        for tensor in group:
+            if tensor is None:
+                continue
+            if type(tensor) not in _PLAIN or is_functorch_wrapped_tensor(tensor):
+                return f"a {type(tensor).__name__} of torch.func or of a subclass"
+            device = tensor.device
+            if device.type != device_type or tensor.layout is not strided:
+                return f"a {tensor.layout} tensor on {device}"
+            if tensor.dtype not in allowed:
+                return f"{tensor.dtype}"
+            if grad and tensor.requires_grad:
+                return "a tensor that requires a gradient"
+            first = first or device
+            if device != first:
+                return f"tensors on {first} and {device}"
     return None
