@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from latino_engine import native, native_operators, reference
+from latino_engine import native, native_operators, reference, triton_native
 from latino_engine.dispatch import Backend, Table, choose
 from latino_engine.errors import invalid
 from latino_engine.op_checks import per_image
@@ -33,6 +33,7 @@ _KSPACE_ADJOINT: Table = {
 _FOURIER_MASK_PROX: Table = {
     "torch": reference.fourier_mask_prox,
     "cpu": native_operators.fourier_mask_prox,
+    "triton": triton_native.fourier_mask_prox,
 }
 
 _OBSERVED_PROX: Table = {"torch": reference.observed_prox, "cpu": native.masked_prox}
@@ -138,7 +139,7 @@ def fourier_mask_prox(
         mask: (B|1, 1, H, W) over k-space, DC in the middle, m in {0, 1}.
         y: (B|1, 2, H, W), k-space, DC in the middle; not used where m = 0.
         gamma: >= 0, a number or (B,).
-        backend: "auto", "torch" or "cpu".
+        backend: "auto", "torch", "cpu" or "triton".
     """
     _check_kspace("v", v, mask, (2,))
     if y.ndim != 4 or y.shape[0] not in (1, v.shape[0]) or y.shape[1:] != v.shape[1:]:

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from latino_engine import op_checks
+from latino_engine import op_checks, reference
 from latino_engine.step_table import StepTable
 
 #: Where the kernels are, and the devices they run on.
@@ -134,6 +134,22 @@ def alias_prox(
     return z
 
 
+def fourier_mask_prox(v: Tensor, mask: Tensor, y: Tensor, gamma: Tensor) -> Tensor:
+    """As `reference.fourier_mask_prox`: fft2, one kernel in place, ifft2."""
+    return _fourier_mask_prox(v, mask, reference.keep_observed(y, mask), gamma)
+
+
+def _fourier_mask_prox(v: Tensor, mask: Tensor, y: Tensor, gamma: Tensor) -> Tensor:
+    """For y that is finite everywhere."""
+    axes = (-2, -1)
+    V = torch.fft.fft2(torch.fft.ifftshift(torch.complex(v[:, :1], v[:, 1:]), dim=axes))
+    V = V.contiguous()
+    constants = (_plain(mask), _plain(y), _plain(gamma), math.sqrt(V.shape[-2] * V.shape[-1]))
+    image = torch.fft.ifft2(_launch("fourier_mask_prox")(V, *constants, out=V))
+    image = torch.fft.fftshift(image, dim=axes)
+    return torch.cat((image.real, image.imag), dim=1)
+
+
 def fourier_prox_noise(
     x: Tensor,
     x_t: Tensor | None,
@@ -208,14 +224,9 @@ def fourier_mask_prox_noise(
     out: Tensor | None = None,
 ) -> Tensor:
     """As `reference.fourier_mask_prox_noise`; identity: seed, image_ids, sample_ids, step."""
-    v, axes = _anchor(x, x_t, x_weight), (-2, -1)
-    V = torch.fft.fft2(torch.fft.ifftshift(torch.complex(v[:, :1], v[:, 1:]), dim=axes))
-    V = V.contiguous()
-    constants = (_plain(mask), _plain(y), _plain(gamma), math.sqrt(V.shape[-2] * V.shape[-1]))
-    image = torch.fft.ifft2(_launch("fourier_mask_prox")(V, *constants, out=V))
-    image = torch.fft.fftshift(image, dim=axes)
+    z = _fourier_mask_prox(_anchor(x, x_t, x_weight), mask, y, gamma)
     out = _empty(x) if out is None else out
-    return langevin_noise(torch.cat((image.real, image.imag), dim=1), scale, *identity, out=out)
+    return langevin_noise(z, scale, *identity, out=out)
 
 
 def _anchor(x: Tensor, x_t: Tensor | None, x_weight: Tensor) -> Tensor:

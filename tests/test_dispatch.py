@@ -99,6 +99,7 @@ KERNELS: dict[str, dict[str, list[str]]] = {
         "running_moments": ["running_moments"],
         "fourier_prox": ["fourier_prox"],
         "alias_prox": ["alias_prox"],
+        "fourier_mask_prox": ["fourier_mask_prox"],
         "fourier_prox_noise": ["fourier_prox", "langevin_noise"],
         "alias_prox_noise": ["alias_prox", "langevin_noise"],
         "masked_prox_noise": ["masked_prox_noise"],

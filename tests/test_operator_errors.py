@@ -423,5 +423,20 @@ def test_a_measurement_that_is_no_number(case: Case) -> None:
         )
 
 
+def test_the_prox_finds_it_too() -> None:
+    """What makes no data step looks at its result; what stands at missing entries is ignored."""
+    mask = torch.ones(16, 16)
+    mask[3] = 0
+    for op, channels in ((Inpainting(mask, 0.1), 3), (MRI(mask, 0.1), 2)):
+        v = torch.rand(2, channels, 16, 16)
+        y = op.measure(v)
+        y[:, :, 3] = torch.nan
+        assert bool(torch.isfinite(op.prox(v, y, 2.0)).all())
+        y[0, 0, 4, 4] = torch.nan
+        for gamma in (0.0, 2.0):
+            with pytest.raises(ValueError, match=r"^y: expected finite numbers, got 1 NaN or inf"):
+                op.prox(v, y, gamma)
+
+
 def test_large_numbers_are_numbers() -> None:
     BLUR.data_step(torch.full((2, 3, 12, 10), 3e38))

@@ -135,6 +135,17 @@ def check_finite(y: Tensor) -> None:
         raise invalid("y", "finite numbers", f"{bad} NaN or infinite entries", remedy)
 
 
+def check_prox(z: Tensor, y: Tensor, mask: Tensor) -> None:
+    """y, whose prox is z, is finite where m > 0: one pass over z, and over y where z is not finite.
+
+    On an accelerator nothing is read, which would stall the queue.
+    """
+    if torch.compiler.is_compiling() or type(z) is not Tensor or is_functorch_wrapped_tensor(z):
+        return
+    if z.device.type == "cpu" and not math.isfinite(float(z.detach().sum())):
+        check_finite(torch.where(mask > 0, y, 0.0))
+
+
 def check_size(name: str, x: Tensor, size: tuple[int, int], of: str) -> None:
     """The (H, W) of x against the one of a mask or a map."""
     if tuple(x.shape[-2:]) != size:

@@ -17,6 +17,7 @@ from latino_engine.operators.checks import (
     check_gamma,
     check_image,
     check_index,
+    check_prox,
     check_size,
     common_batch,
     pick,
@@ -82,7 +83,10 @@ class Inpainting:
         self._check("y", y)
         check_anchor(v, tuple(y.shape), y.dtype)
         check_gamma(gamma)
-        return ops.observed_prox(v, self._mask(y), y, gamma)
+        mask = self._mask(y)
+        z = ops.observed_prox(v, mask, y, gamma)
+        check_prox(z, y, mask)
+        return z
 
     def data_step(self, y: Tensor) -> DataStep:
         """The prox for one y."""

@@ -22,6 +22,7 @@ from latino_engine.operators.checks import (
     check_gamma,
     check_image,
     check_index,
+    check_prox,
     check_size,
     common_batch,
     pick,
@@ -127,7 +128,10 @@ class MRI:
             return self.data_step(y)(v, gamma)
         self._check_anchor(v, (y.shape[0], 2, *self._size), y.dtype)
         check_gamma(gamma)
-        return ops.fourier_mask_prox(v, self._mask(y), y, gamma)
+        mask = self._mask(y)
+        z = ops.fourier_mask_prox(v, mask, y, gamma)
+        check_prox(z, y, mask)
+        return z
 
     def data_step(self, y: Tensor) -> DataStep:
         """The prox for one y, the zero-filled image and its spectrum computed once."""
