@@ -268,7 +268,7 @@ def test_conjugate_gradients_say_when_they_did_not_arrive() -> None:
         op.prox(torch.rand_like(x), op.A(x), 10.0)
     assert len(caught) == 1 and caught[0].filename == __file__
     with pytest.warns(UserWarning, match="residual of nan"):
-        op.prox(torch.rand_like(x), float("nan") * x, 10.0)
+        op.prox(float("nan") * x, op.A(x), 10.0)
 
 
 def test_conjugate_gradients_stop_at_the_rounding_of_float32() -> None:

@@ -127,7 +127,7 @@ def check_finite(y: Tensor) -> None:
     if y.is_cuda and torch.cuda.is_current_stream_capturing():
         return
     # The sum is one pass without a second array; it can be infinite for large numbers, too.
-    if math.isfinite(float(y.detach().sum())):
+    if bool(torch.isfinite(y.detach().sum())):
         return
     bad = int((~torch.isfinite(y)).sum())
     if bad:
