@@ -6,7 +6,7 @@ import copy
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeAlias, cast
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -14,7 +14,6 @@ from torch import Tensor
 
 from latino_engine.engine import Engine, Progress
 from latino_engine.errors import InvalidArgument, invalid, invalid_type, whole_number
-from latino_engine.interop.physics import from_physics, is_physics
 from latino_engine.latent_run import LatentRun
 from latino_engine.measurement import Init, Measurement, Problem
 from latino_engine.operators.protocol import Operator
@@ -135,14 +134,13 @@ class LatentEngine(Engine):
             return Engine.sample(engine, y, op, *rest, init, image_ids, keep_samples, progress)
         from latino_engine.latino_pro import search_prompts
 
-        op = from_physics(op, self.device) if is_physics(op) else cast(Operator, op)
         search = PromptSearch()
         if prompt_updates is not None:
             search = replace(search, updates=prompt_updates)
         found = search_prompts(engine, y, op, seed, init, image_ids, search, checkpoint_gradients)
         tuned = engine.with_conditioning(found.conditioning)
-        if delta is None:
-            tuned = tuned.with_delta(PRO_DELTAS[problem_name(op, pro=True)][1])
+        if engine.delta is None:
+            tuned = tuned.with_delta(PRO_DELTAS[problem_name(found.operator, pro=True)][1])
         post = Engine.sample(tuned, y, op, *rest, found.start, image_ids, keep_samples, progress)
         nfe = search.updates * len(search.times)
         about = {"sampler": sampler, "prompt_updates": search.updates, "prompt_nfe": nfe}

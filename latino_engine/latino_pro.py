@@ -49,18 +49,20 @@ class FoundPrompts:
     Attributes:
         conditioning: one prompt for each image.
         start: the last image of each chain, (B, C, H, W), public units.
+        operator: what y was measured by; a physics of deepinv as an operator of this package.
         time_ms: of the whole search.
     """
 
     conditioning: Conditioning
     start: Tensor
+    operator: Operator
     time_ms: float
 
 
 def search_prompts(
     engine: LatentEngine,
     y: Measurement,
-    op: Operator,
+    op: Operator | torch.nn.Module,
     seed: int,
     init: Init,
     image_ids: Sequence[int] | Tensor | None,
@@ -77,14 +79,14 @@ def search_prompts(
     """
     begin = time.perf_counter()
     seed = ops.check_seed(seed)
-    if engine.delta is None:
-        engine = engine.with_delta(PRO_DELTAS[problem_name(op, pro=True)][0])
     with (
         torch.no_grad(),
         torch_threads(engine.threads),
         _checkpointing(engine, checkpoint_gradients),
     ):
         problem = make_problem(y, op, engine.spec, init, engine.device)
+        if engine.delta is None:
+            engine = engine.with_delta(PRO_DELTAS[problem_name(problem.operator, pro=True)][0])
         ids = check_image_ids(image_ids, problem.y.shape[0])
         found = [
             _search_one(engine, problem, torch.tensor([b]), ids, seed, search)
@@ -95,7 +97,7 @@ def search_prompts(
     pooled = engine.conditioning.take(torch.arange(len(ids))).pooled
     start = (x - engine.spec.offset) / engine.spec.scale
     elapsed = 1e3 * (time.perf_counter() - begin)
-    return FoundPrompts(Conditioning(prompts, pooled), start, elapsed)
+    return FoundPrompts(Conditioning(prompts, pooled), start, problem.operator, elapsed)
 
 
 def _search_one(

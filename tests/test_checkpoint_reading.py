@@ -78,6 +78,20 @@ def test_a_size_limit_holds_for_the_file_and_for_what_it_unpacks_to(tmp_path):
         read_checkpoint(tmp_path / "bomb.pt", max_bytes=1_000_000)
 
 
+def test_tensors_larger_than_what_is_stored_and_no_arrays_are_refused(tmp_path):
+    path = tmp_path / "net.pt"
+    torch.save({"state": {"a": torch.zeros(1).expand(10**5, 10**6)}}, path)  # 400 GB in 1 kB
+    with pytest.raises(PriorInvalid, match=r"expected at most 8\.59 GB, got 'net\.pt' of 400 GB"):
+        read_checkpoint(path)
+    for kind, tensor in {
+        "sparse": torch.zeros(4, 4).to_sparse(),
+        "meta": torch.zeros(4, 4, device="meta"),
+    }.items():
+        torch.save({"a": tensor}, path)
+        with pytest.raises(PriorInvalid, match=f"expected dense tensors .* got a {kind} one; save"):
+            read_checkpoint(path)
+
+
 def test_weights_are_found_in_the_usual_wrappings(tmp_path):
     weights = {k: v.half() for k, v in fill(ddpm_layout(multiples=(1, 1), blocks=1)).items()}
     plain = state_of(weights)

@@ -162,6 +162,12 @@ def test_what_is_refused(tmp_path, unet):
     assert "whose last noise level is infinite" in sentence()
     plan.write_text(json.dumps({"_class_name": "ScoreSdeVeScheduler"}))
     assert "expected a ScoreSdeVeScheduler with betas" in sentence()
+    (folder / "empty").mkdir()
+    with pytest.raises(PriorInvalid) as caught:
+        le.import_diffusers(folder / "empty")
+    assert "config.json: expected it in the folder 'empty', as save_pretrained wri" in str(
+        caught.value
+    )
     plan.write_text("{")
     assert "scheduler_config.json: expected the JSON file that diffusers writes" in sentence()
     plan.unlink()

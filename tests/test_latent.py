@@ -196,6 +196,16 @@ def test_each_image_has_its_own_prompt(priors: dict[str, LatentPrior]) -> None:
     assert relative(alone.prompt_embedding[0], both.prompt_embedding[1]) < 1e-4
 
 
+def test_prompt_search_keeps_the_engines_delta(priors: dict[str, LatentPrior]) -> None:
+    op = le.Denoising(0.1)
+    y = op.measure(torch.rand(1, 3, 16, 16), seed=3)
+    engine = torch_engine(priors["sd"])
+    options = {"num_samples": 1, "sampler": "latino-pro", "steps": 2, "prompt_updates": 1}
+    given = engine.sample(y, op, **options, delta=0.3).samples
+    assert torch.equal(engine.with_delta(0.3).sample(y, op, **options).samples, given)
+    assert not torch.equal(engine.sample(y, op, **options).samples, given)
+
+
 def test_projection_keeps_every_token_in_its_ball() -> None:
     centre = torch.randn(1, 5, 8)
     far = centre + 10.0 * torch.randn(1, 5, 8)

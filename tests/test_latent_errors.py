@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from latent_cases import torch_engine
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from tiny_pipelines import save_stable_diffusion
 
 import latino_engine as le
@@ -65,6 +65,18 @@ def test_truncated_weights(copied: Path) -> None:
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(PriorInvalid, match="vae: expected a network that diffusers can read"):
         le.load_prior(copied)
+
+
+def test_text_encoder_without_a_weight(copied: Path) -> None:
+    path = next((copied / "text_encoder").glob("*.safetensors"))
+    weights = load_file(path)
+    lost = next(key for key in weights if key.endswith("fc1.weight"))
+    save_file({k: v for k, v in weights.items() if k != lost}, path, metadata={"format": "pt"})
+    with pytest.raises(PriorInvalid, match=r"text_encoder: .*1 missing such as .*fc1\.weight"):
+        le.load_prior(copied)
+    ids = {"text_model.embeddings.position_ids": torch.arange(16)[None]}
+    save_file(weights | ids, path, metadata={"format": "pt"})
+    assert isinstance(le.load_prior(copied), LatentPrior)
 
 
 def test_unknown_pipeline(copied: Path) -> None:

@@ -41,13 +41,14 @@ def read_checkpoint(path: str | Path, max_bytes: int = MAX_BYTES) -> dict[str, A
         raise PriorInvalid(
             f"checkpoint: expected a file of weights, got {str(path)!r}, {kind}; check the path"
         )
-    _check_size(file, max_bytes)
+    check_size(file, max_bytes)
     found = _read_safetensors(file) if file.suffix == ".safetensors" else _read_pickled(file)
     if not isinstance(found, Mapping):
         raise PriorInvalid(
             f"checkpoint: expected names with weights in {file.name!r}, got "
             f"{type(found).__name__}; save the network's state_dict()"
         )
+    _check_tensors(file, found, max_bytes)
     return dict(found)
 
 
@@ -90,7 +91,12 @@ def state_of(checkpoint: Mapping[str, Any], key: str | None = None) -> dict[str,
     }
 
 
-def _check_size(file: Path, max_bytes: int) -> None:
+def check_size(file: Path, max_bytes: int) -> None:
+    """Refuse a file that is larger, or unpacks to more.
+
+    Raises:
+        PriorInvalid: it is.
+    """
     size = file.stat().st_size
     if zipfile.is_zipfile(file):
         try:
@@ -98,11 +104,34 @@ def _check_size(file: Path, max_bytes: int) -> None:
                 size = max(size, sum(entry.file_size for entry in archive.infolist()))
         except (zipfile.BadZipFile, OSError):
             pass  # the reader tells what is wrong with it
+    _check_bytes(file, size, max_bytes)
+
+
+def _check_bytes(file: Path, size: int, max_bytes: int) -> None:
     if size > max_bytes:
         raise PriorInvalid(
             f"checkpoint: expected at most {1e-9 * max_bytes:.3g} GB, got {file.name!r} of "
             f"{1e-9 * size:.3g} GB; raise max_bytes if you trust the file"
         )
+
+
+def _check_tensors(file: Path, found: Any, max_bytes: int) -> None:
+    """Refuse tensors that are not plain arrays, or that are larger than what the file stores."""
+    size, seen, left = 0, set(), [found]
+    while left:
+        value = left.pop()
+        if isinstance(value, Tensor):
+            if value.layout != torch.strided or value.is_quantized or value.is_meta:
+                kind = "meta" if value.is_meta else "quantized" if value.is_quantized else "sparse"
+                raise PriorInvalid(
+                    f"checkpoint: expected dense tensors in {file.name!r}, got a {kind} one; "
+                    "save its weights as dense float tensors"
+                )
+            size += value.numel() * value.element_size()
+        elif isinstance(value, Mapping | list | tuple | set) and id(value) not in seen:
+            seen.add(id(value))
+            left += value.values() if isinstance(value, Mapping) else value
+    _check_bytes(file, size, max_bytes)
 
 
 def _read_safetensors(file: Path) -> dict[str, Tensor]:

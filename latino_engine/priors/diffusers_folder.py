@@ -202,6 +202,11 @@ def _weights_file(home: Path) -> Path:
 
 
 def _json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise PriorInvalid(
+            f"{path.name}: expected it in the folder {path.parent.name!r}, as save_pretrained "
+            "writes it, got none; name the folder that holds it or its unet"
+        )
     try:
         fields = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

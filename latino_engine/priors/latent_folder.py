@@ -201,6 +201,7 @@ def _read_network(kind: Any, folder: Path, keep_half: bool) -> Any:
             f"({first}); copy the folder again from its source"
         ) from error
     missing, extra = sorted(report["missing_keys"]), sorted(report["unexpected_keys"])
+    extra = [key for key in extra if not key.endswith("position_ids")]  # 0, 1, .. in old files
     if missing or extra:
         raise PriorInvalid(
             f"{folder.name}: expected the weights of its config.json, got "
@@ -257,10 +258,15 @@ def _difference(missing: list[str], extra: list[str]) -> str:
 def _embed(folder: Path, name: str, prompt: str) -> tuple[Conditioning, Any]:
     """The prompt through the pipeline's own text encoders, and its scheduler."""
     import diffusers
+    import transformers
 
-    absent: dict[str, None] = {"unet": None, "vae": None}
+    absent: dict[str, Any] = {"unet": None, "vae": None}
     if name != "StableDiffusionXLPipeline":
         absent |= {"safety_checker": None, "feature_extractor": None}
+    for part in PIPELINES[name]:
+        if part.startswith("text_encoder"):  # the pipeline would fill missing weights at random
+            kind = "CLIPTextModel" if part == "text_encoder" else "CLIPTextModelWithProjection"
+            absent[part] = _read_network(getattr(transformers, kind), folder / part, False)
     try:
         pipeline = getattr(diffusers, name).from_pretrained(
             folder, local_files_only=True, use_safetensors=True, torch_dtype=torch.float32, **absent
