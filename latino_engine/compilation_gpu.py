@@ -9,10 +9,10 @@ from typing import Any
 
 from latino_engine.accuracy import BOUNDS, check_accuracy, probe_sigmas, relative_errors
 from latino_engine.atomic import atomic_folder
-from latino_engine.audit import exact_graph, probe_sides, typed_errors
-from latino_engine.errors import UserError
+from latino_engine.audit import audit_layers, exact_graph, named, probe_sides, typed_errors
+from latino_engine.errors import AccuracyError, UserError
 from latino_engine.manifest import ENGINE_FILES, damaged_plans, read_manifest, write_manifest
-from latino_engine.priors.folder import load_prior
+from latino_engine.priors.folder import pixel_prior
 from latino_engine.priors.prior import Prior
 from latino_engine.runtimes import runtime_module
 from latino_engine.runtimes.tensorrt import fitting_plan, inspected_types, open_plan, plan_name
@@ -74,7 +74,13 @@ def build_for_gpus(
         "plans": plans,
     }
     _measure_here(prior, folder, precision, sigmas, record)
-    record["relative_error"] = check_accuracy("tensorrt", precision, record["error_by_sigma"])
+    try:
+        record["relative_error"] = check_accuracy("tensorrt", precision, record["error_by_sigma"])
+    except AccuracyError as error:
+        if precision == "fp32":  # the audit compares with it
+            raise
+        layers = named(audit_layers(prior, exact, precision, sigmas))
+        raise AccuracyError(f"{error} (worst layers: {layers})") from None
     return record
 
 
@@ -97,9 +103,10 @@ def rebuild_plans(folder: str | Path, architectures: Sequence[str] | None = None
     folder = Path(folder)
     manifest = read_manifest(folder, plans=False)
     runtime_module("tensorrt")
+    prior = pixel_prior(folder)
     damaged = damaged_plans(folder, manifest)
     packages = resolve_architectures(_asked(architectures, manifest, damaged), local_gpu())
-    prior, size = load_prior(folder), manifest["image_size"]
+    size = manifest["image_size"]
     sigmas = _gate_sigmas(manifest, prior)
     with atomic_folder(folder, ours=ENGINE_FILES) as partial:
         for name in set(manifest["files"]) - set(damaged):

@@ -95,6 +95,7 @@ def whole_sampler_inputs(
     Raises:
         ValueError, TypeError: a measurement or an operator that the graph cannot serve.
     """
+    _check_choice("dft", dft, TRANSFORMS)
     if not isinstance(op, Blur | Inpainting | Denoising):
         remedy = "sample with an engine instead"
         raise invalid_type("op", "Blur, Inpainting or Denoising", type(op).__name__, remedy)

@@ -12,7 +12,7 @@ from tiny import tiny_prior
 import latino_engine as le
 from latino_engine import audit, cli, compilation_gpu, manifest
 from latino_engine.accuracy import BOUNDS
-from latino_engine.errors import BackendNotAvailable, EngineInvalid
+from latino_engine.errors import AccuracyError, BackendNotAvailable, EngineInvalid
 from latino_engine.image_io import write_image
 from latino_engine.runtimes import tensorrt, tensorrt_build
 from latino_engine.runtimes.tensorrt_build import BuildOptions, build_plan, make_profiles, plan_key
@@ -319,6 +319,19 @@ def test_loading_builds_the_plan_of_this_gpu(folder, gpu, monkeypatch):
     with pytest.raises(EngineInvalid, match="refused by TensorRT"):
         le.load(folder)
     le.load(folder, rebuild=True)
+
+
+def test_a_plan_above_the_bound_is_refused_with_the_worst_layers(folder, gpu, monkeypatch):
+    """The typed graph passes; what the GPU makes of it does not."""
+    before = manifest.read_manifest(folder)
+    monkeypatch.setattr(compilation_gpu, "relative_errors", lambda *a: {"0.3": 0.1})
+    with pytest.raises(AccuracyError) as caught:
+        compilation_gpu.rebuild_plans(folder)
+    text = str(caught.value)
+    assert "got 0.1 from tensorrt in fp16 at sigma 0.3; choose a higher precision" in text
+    layers = text.partition("(worst layers: ")[2]
+    assert layers.count(", ") == 2 and "network." in layers
+    assert manifest.read_manifest(folder) == before
 
 
 def rewrite(folder, fields):

@@ -169,6 +169,8 @@ def test_what_the_graph_cannot_serve(engine):
     )
     with pytest.raises(ValueError, match="noise_std: expected one number, got one for each image"):
         whole_sampler_inputs(engine.spec, y, le.Denoising(torch.tensor([0.1, 0.2])), build)
+    with pytest.raises(ValueError, match="dft: expected one of 'matmul', 'dft', got 'fft'; choose"):
+        whole_sampler_inputs(engine.spec, y, le.Blur.gaussian(1.0, 0.1), build, dft="fft")
 
 
 def test_the_command(tmp_path, capsys):
