@@ -240,6 +240,8 @@ def plot(found: dict[str, Any], path: Path) -> None:
     """Time and memory over every axis, logarithmic, and the repeated calls."""
     from matplotlib.figure import Figure
 
+    from latino_engine.pictures import write_png
+
     figure = Figure(figsize=(13.0, 6.0), layout="constrained")
     axes = figure.subplots(2, len(AXES) + 1)
     for column, (axis, (values, expected, _)) in enumerate(AXES.items()):
@@ -263,10 +265,7 @@ def plot(found: dict[str, Any], path: Path) -> None:
         axes[0][-1].set(title="1,000 calls", xlabel="tenth", ylim=(0, None))
         axes[1][-1].plot(10 * np.arange(1, len(again["memory_mb"]) + 1), again["memory_mb"])
         axes[1][-1].set(xlabel="call", ylim=(0, None))
-    with atomic_file(path) as file:
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", dpi=110)
-        file.write(buffer.getvalue())
+    write_png(path, figure, dpi=110)
 
 
 def main() -> None:

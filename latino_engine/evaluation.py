@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from latino_engine import scores
-from latino_engine.atomic import atomic_file, atomic_folder
+from latino_engine.atomic import atomic_folder
 from latino_engine.distill.data import ImageSource, open_images
 from latino_engine.engine import Engine
 from latino_engine.errors import invalid
@@ -23,6 +22,7 @@ from latino_engine.learned_scores import learned_scores
 from latino_engine.metrics import psnr, ssim
 from latino_engine.operators.protocol import Operator
 from latino_engine.operators.spec import parse_operator
+from latino_engine.pictures import write_png
 
 EVALUATION_FILES = ("evaluation.json", "evaluation.md", "calibration.png")
 LEVELS = (0.5, 0.8, 0.95)
@@ -205,10 +205,7 @@ def calibration_picture(path: Path, curves: dict[str, dict[str, float | None]]) 
     axes.set_xlabel("stated level of the central interval")
     axes.set_ylabel("share of true pixels inside")
     axes.legend(loc="upper left", frameon=False)
-    drawn = io.BytesIO()
-    figure.savefig(drawn, format="png")
-    with atomic_file(path) as file:
-        file.write(drawn.getvalue())
+    write_png(path, figure)
 
 
 def central_squares(source: ImageSource, indices: Iterable[int], size: int) -> Tensor:

@@ -89,6 +89,23 @@ def restoration_picture(
         Image.open(drawn).convert("RGB").save(file, format="PNG")  # matplotlib writes RGBA
 
 
+def write_png(path: PathLike, figure: Figure, **options: Any) -> None:
+    """A figure as a PNG, whole or not at all: drawn before the file is opened.
+
+    Args:
+        path: the file; one that exists is replaced.
+        figure: matplotlib's, with its canvas.
+        options: of `Figure.savefig`.
+
+    Raises:
+        OutputNotWritable: no space, no permission; an earlier file of that name is unchanged.
+    """
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format="png", **options)
+    with atomic_file(path) as file:
+        file.write(drawn.getvalue())
+
+
 def _with_captions(panels: list[_Panel], captions: Sequence[str]) -> list[_Panel]:
     if len(captions) != len(panels):
         expected = f"{len(panels)} lines, for {', '.join(panel.label for panel in panels)}"

@@ -163,8 +163,7 @@ def fourier_prox_noise(
 ) -> Tensor:
     """As `reference.fourier_prox_noise`; identity: seed, image_ids, sample_ids, step."""
     z = fourier_prox(_anchor(x, x_t, x_weight), power, back_projected, gamma)
-    out = _empty(x) if out is None else out
-    return langevin_noise(z, scale, *identity, out=out)
+    return _renewed(x, z, scale, identity, out)
 
 
 def alias_prox_noise(
@@ -183,8 +182,7 @@ def alias_prox_noise(
     """As `reference.alias_prox_noise`; identity: seed, image_ids, sample_ids, step."""
     v = _anchor(x, x_t, x_weight)
     z = alias_prox(v, h, folded_power, back_projected, gamma, factor)
-    out = _empty(x) if out is None else out
-    return langevin_noise(z, scale, *identity, out=out)
+    return _renewed(x, z, scale, identity, out)
 
 
 def masked_prox_noise(
@@ -225,8 +223,14 @@ def fourier_mask_prox_noise(
 ) -> Tensor:
     """As `reference.fourier_mask_prox_noise`; identity: seed, image_ids, sample_ids, step."""
     z = _fourier_mask_prox(_anchor(x, x_t, x_weight), mask, y, gamma)
-    out = _empty(x) if out is None else out
-    return langevin_noise(z, scale, *identity, out=out)
+    return _renewed(x, z, scale, identity, out)
+
+
+def _renewed(
+    x: Tensor, z: Tensor, scale: Tensor, identity: tuple[Any, ...], out: Tensor | None
+) -> Tensor:
+    """z + scale eps as an image of x's dtype."""
+    return langevin_noise(z, scale, *identity, out=_empty(x) if out is None else out)
 
 
 def _anchor(x: Tensor, x_t: Tensor | None, x_weight: Tensor) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import sys
 import tempfile
 from dataclasses import replace
@@ -16,13 +15,14 @@ from torch import Tensor
 import latino_engine as le
 from benchmarks.quality.rows import RESULTS, Problem, read_row, write_row
 from latino_engine.adapters import Adapter
-from latino_engine.atomic import atomic_file
 from latino_engine.distill.data import open_images
 from latino_engine.distill.distillation import distill
 from latino_engine.distill.options import Distillation
+from latino_engine.engine import Engine
 from latino_engine.evaluation import central_squares, measure_each
 from latino_engine.metrics import psnr
 from latino_engine.operators.spec import parse_operator
+from latino_engine.pictures import write_png
 
 PRIOR = ADAPTER = "photo-small"
 FILE = RESULTS / "limits" / "photographs.json"
@@ -38,23 +38,26 @@ def measure(photos: Path, test: Path, operators: tuple[str, ...], minutes: list[
     "evaluations": of the mean of 8 for LATINO; "trained": of one draw of the same network trained
     for the squared error alone from the distilled adapter on, after so many minutes.
     """
-    for operator in operators:
-        problem = Problem(str(test), operator, 0.02, 256, 0, 7)
+    problems = [Problem(str(test), operator, 0.02, 256, 0, 7) for operator in operators]
+    distilled, plain = _engine(le.load_adapter(ADAPTER)), _engine(None)
+    for problem in problems:
+        operator = problem.operator
         if not _is_known("samples", operator, "distilled"):
-            _note("samples", operator, "distilled", _curve(problem, le.load_adapter(ADAPTER)))
+            _note("samples", operator, "distilled", _curve(problem, distilled))
         for count in _EVALUATIONS:
             if not _is_known("evaluations", operator, f"{count}"):
-                curve = _curve(problem, None, count)
+                curve = _curve(problem, plain, count)
                 _note("evaluations", operator, f"{count}", curve[-1])
                 if count == _REFERENCE:
                     _note("samples", operator, f"LATINO {count}", curve)
     with tempfile.TemporaryDirectory() as folder:
         for length in minutes:
-            missing = [o for o in operators if not _is_known("trained", o, f"{length:g}")]
-            adapter = _posterior_mean(photos, Path(folder) / "run", length) if missing else None
-            for operator in missing:
-                problem = Problem(str(test), operator, 0.02, 256, 0, 7)
-                _note("trained", operator, f"{length:g}", _curve(problem, adapter, samples=1)[0])
+            missing = [p for p in problems if not _is_known("trained", p.operator, f"{length:g}")]
+            if missing:
+                trained = _engine(_posterior_mean(photos, Path(folder) / "run", length))
+                for problem in missing:
+                    value = _curve(problem, trained, samples=1)[0]
+                    _note("trained", problem.operator, f"{length:g}", value)
 
 
 def _posterior_mean(photos: Path, folder: Path, minutes: float) -> Adapter:
@@ -67,8 +70,15 @@ def _posterior_mean(photos: Path, folder: Path, minutes: float) -> Adapter:
     return distill(le.load_prior(PRIOR), options, folder)
 
 
+def _engine(adapter: Adapter | None) -> Engine:
+    with tempfile.TemporaryDirectory() as folder:
+        return le.compile(
+            le.load_prior(PRIOR), f"{folder}/e.engine", adapter=adapter, image_size=256
+        )
+
+
 def _curve(
-    problem: Problem, adapter: Adapter | None, steps: int | None = None, samples: int = _SAMPLES
+    problem: Problem, engine: Engine, steps: int | None = None, samples: int = _SAMPLES
 ) -> list[float]:
     """PSNR of the mean of the first 1..S samples, averaged over the photographs."""
     print(f"limits: {problem.operator}, {steps or 'adapter'}", file=sys.stderr)
@@ -77,11 +87,7 @@ def _curve(
     truth = central_squares(open_images(problem.source, problem.size), range(problem.limit), 256)
     ids = list(range(len(truth)))
     y = measure_each(operator, truth, ids, 0)
-    sampler = "latino" if adapter is None else "auto"
-    with tempfile.TemporaryDirectory() as folder:
-        prior = le.load_prior(PRIOR)
-        engine = le.compile(prior, f"{folder}/e.engine", adapter=adapter, image_size=256)
-        drawn = engine.sample(y, operator, samples, 0, sampler, steps, image_ids=ids).samples
+    drawn = engine.sample(y, operator, samples, 0, steps=steps, image_ids=ids).samples
     means = [drawn[:count].mean(dim=0) for count in range(1, samples + 1)]
     return [_decibels(mean, truth) for mean in means]
 
@@ -125,10 +131,7 @@ def picture(path: Path) -> None:
             place.axhline(0.0, color="black", linewidth=0.8)
     axes[0, 0].legend(fontsize=8)
     figure.supylabel("PSNR of the mean over LATINO's (8 evaluations, mean of 8), dB")
-    drawn = io.BytesIO()
-    figure.savefig(drawn, format="png")
-    with atomic_file(path) as file:
-        file.write(drawn.getvalue())
+    write_png(path, figure)
 
 
 def _line(place: Any, values: dict[str, float], reference: float, scale: str) -> None:

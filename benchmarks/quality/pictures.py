@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import tempfile
 from pathlib import Path
 
@@ -11,10 +10,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 import latino_engine as le
-from latino_engine.atomic import atomic_file
 from latino_engine.distill.data import open_images
 from latino_engine.evaluation import central_squares, measure_each
 from latino_engine.operators.spec import parse_operator
+from latino_engine.pictures import write_png
 
 _OPERATORS = ("inpaint:box=16", "sr:factor=4")
 _SAMPLES = 8
@@ -53,7 +52,4 @@ def _draw(rows: list[tuple[torch.Tensor, ...]], path: Path) -> None:
             place.set_axis_off()
             if number == 0:
                 place.set_title(title, fontsize=8)
-    drawn = io.BytesIO()
-    figure.savefig(drawn, format="png")
-    with atomic_file(path) as file:
-        file.write(drawn.getvalue())
+    write_png(path, figure)

@@ -31,8 +31,23 @@ class Objective(Protocol):
         """Their optimizers."""
 
 
+class _Alone:
+    """What an objective has that trains no second network."""
+
+    def update(self, batch: TrainingBatch) -> None:
+        """Nothing."""
+
+    def modules(self) -> dict[str, torch.nn.Module]:
+        """None."""
+        return {}
+
+    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        """None."""
+        return {}
+
+
 @dataclass(frozen=True)
-class EnergyObjective:
+class EnergyObjective(_Alone):
     """The energy score of whole samples and of their patches.
 
     Attributes:
@@ -51,20 +66,9 @@ class EnergyObjective:
         drawn = model(batch.problem, index, sample_ids, batch.stream(index, sample_ids))
         return energy_loss(drawn.reshape(self.num_samples, *batch.x.shape), batch.x, self.patches)
 
-    def update(self, batch: TrainingBatch) -> None:
-        """Nothing: the score needs no second network."""
-
-    def modules(self) -> dict[str, torch.nn.Module]:
-        """None."""
-        return {}
-
-    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
-        """None."""
-        return {}
-
 
 @dataclass(frozen=True)
-class MeanObjective:
+class MeanObjective(_Alone):
     """The squared error of one draw, lowest where every draw is the posterior mean E[x | y].
 
     Not a sampler: it shows the PSNR that a network and its training images can reach at most.
@@ -76,17 +80,6 @@ class MeanObjective:
         first = torch.zeros_like(index)
         drawn = model(batch.problem, index, first, batch.stream(index, first))
         return F.mse_loss(drawn, batch.x)
-
-    def update(self, batch: TrainingBatch) -> None:
-        """Nothing."""
-
-    def modules(self) -> dict[str, torch.nn.Module]:
-        """None."""
-        return {}
-
-    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
-        """None."""
-        return {}
 
 
 def energy_loss(samples: Tensor, x: Tensor, patches: Sequence[int]) -> Tensor:
