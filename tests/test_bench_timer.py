@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 
 import numpy as np
 import pytest
@@ -106,9 +107,24 @@ def test_facts_of_the_machine():
     assert {"torch", "python", "system"} <= set(machine.software_versions())
 
 
-def test_no_commit_outside_the_repository(monkeypatch, tmp_path):
-    monkeypatch.setattr(machine, "__file__", str(tmp_path / "a" / "b" / "machine.py"))
-    assert machine.commit() == ""
+def test_no_commit_outside_a_repository(tmp_path):
+    assert machine.commit(tmp_path) == ""
+
+
+def test_a_commit_is_dirty_where_code_differs(tmp_path):
+    code, rows = tmp_path / "code.py", tmp_path / "benchmarks" / "results" / "rows.csv"
+    rows.parent.mkdir(parents=True)
+    for file in (code, rows):
+        file.write_text("1")
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=n", "-c", "user.email=e"]
+    for command in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "first"]):
+        subprocess.run([*git, *command], check=True)
+    clean = machine.commit(tmp_path)
+    assert len(clean) == 12
+    rows.write_text("2")  # a table of measurements
+    assert machine.commit(tmp_path) == clean
+    code.write_text("2")
+    assert machine.commit(tmp_path) == f"{clean}-dirty"
 
 
 @pytest.mark.gpu

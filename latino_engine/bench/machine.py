@@ -37,14 +37,24 @@ def software_versions() -> dict[str, str]:
     return found
 
 
-def commit() -> str:
-    """The commit of the source folder, "-dirty" behind it where files differ; "" elsewhere."""
-    root = Path(__file__).parents[2]
+def commit(root: Path = Path(__file__).parents[2]) -> str:
+    """The commit of the source folder, "-dirty" behind it where code differs; "" elsewhere.
+
+    The tables that measurements are added to, documentation and pictures are no code.
+    """
     if not (root / ".git").exists():
         return ""
+    git = ["git", "-C", str(root)]
+    others = [f":(exclude){path}" for path in ("benchmarks/results", "docs", "*.md")]
+    describe = [*git, "describe", "--always", "--abbrev=12"]
+    status = [*git, "status", "--porcelain", "--untracked-files=no", "--", ".", *others]
     try:
-        describe = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12"]
-        done = subprocess.run(describe, capture_output=True, text=True, timeout=20)
+        found, differs = (
+            subprocess.run(command, capture_output=True, text=True, timeout=20)
+            for command in (describe, status)
+        )
     except (OSError, subprocess.TimeoutExpired):
         return ""
-    return done.stdout.strip()
+    if found.returncode or differs.returncode:
+        return ""
+    return found.stdout.strip() + ("-dirty" if differs.stdout.strip() else "")
