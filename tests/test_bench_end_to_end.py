@@ -42,9 +42,12 @@ def parts(tmp_path_factory):
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory, parts):
     root = tmp_path_factory.mktemp("engines")
-    found = {measure.DISTILLED: root / "a.engine", measure.ZERO_SHOT: root / "z.engine"}
-    le.compile(parts[0], found[measure.DISTILLED], adapter=parts[1], image_size=SIDE, threads=1)
-    le.compile(parts[0], found[measure.ZERO_SHOT], image_size=SIDE, threads=1)
+    found = {}
+    for sampler, adapter in ((measure.DISTILLED, parts[1]), (measure.ZERO_SHOT, None)):
+        for precision in ("fp32", "bf16"):
+            found[sampler, precision] = folder = root / f"{sampler[0]}-{precision}.engine"
+            options = {"adapter": adapter, "precision": precision}
+            le.compile(parts[0], folder, image_size=SIDE, threads=1, **options)
     return found
 
 
@@ -64,10 +67,12 @@ def test_the_baseline_draws_the_engines_sample(
     one_thread, parts, folders, photographs, operator, sampler
 ):
     task = measure.Task(photographs, operator, 1, *parts, SIDE)
-    engine = task.engine_method(folders[sampler], "torch", sampler)
+    engine = task.engine_method(folders, "torch", sampler)
     eager = task.eager_method(sampler)
+    low = task.engine_method(folders, "torch bf16", sampler)
+    assert low.error is not None and 1e-5 < low.error(engine) <= measure.AGREEMENT["bf16"]
     assert eager.error is not None and eager.error(engine) <= 1e-5
-    other = task.engine_method(folders[_other(sampler)], "torch", sampler)
+    other = task.engine_method(folders, "torch", _other(sampler))
     assert eager.error(other) > 1e-3, "the comparison tells samplers apart"
 
 
@@ -90,7 +95,7 @@ def test_low_rank_layers_stay_beside_the_weights(parts):
 def test_the_rows_of_a_task(one_thread, parts, folders, photographs):
     task = measure.Task(photographs, "inpaint:random=0.5", 2, *parts, SIDE)
     sampler = measure.DISTILLED
-    engine = task.engine_method(folders[sampler], "onnxruntime", sampler)
+    engine = task.engine_method(folders, "onnxruntime", sampler)
     eager = task.eager_method(sampler)
     order = []
 
@@ -122,7 +127,7 @@ def test_the_rows_of_a_task(one_thread, parts, folders, photographs):
 
 def test_a_mismatch_is_a_failed_row_without_a_time(parts, folders, photographs):
     task = measure.Task(photographs, "denoise", 1, *parts, SIDE)
-    engine = task.engine_method(folders[measure.DISTILLED], "torch", measure.DISTILLED)
+    engine = task.engine_method(folders, "torch", measure.DISTILLED)
     engine = replace(engine, reference=engine.name)
     wrong = replace(engine, name="wrong", error=lambda reference: 0.5)
     own, row = measure.measure(task, [engine, wrong], 2)
@@ -153,14 +158,19 @@ def test_engines_are_kept_where_one_asks_for_it(tmp_path, folders, monkeypatch):
     made = []
 
     def compile(prior, folder, **options):
-        made.append((folder.name, options["adapter"]))
+        made.append((folder.name, options["adapter"], options["precision"]))
         folder.mkdir(parents=True)
 
     monkeypatch.setattr(measure.le, "compile", compile)
     for _ in range(2):
         with measure.compiled(tmp_path) as found:
-            assert set(found) == {measure.DISTILLED, measure.ZERO_SHOT}
-    assert made == [("distilled.engine", "photo-small"), ("zero-shot.engine", None)]
+            assert {sampler for sampler, _ in found} == {measure.DISTILLED, measure.ZERO_SHOT}
+    assert made == [
+        ("distilled.engine", "photo-small", "fp32"),
+        ("distilled-bf16.engine", "photo-small", "bf16"),
+        ("zero-shot.engine", None, "fp32"),
+        ("zero-shot-bf16.engine", None, "bf16"),
+    ]
 
 
 def test_what_is_in_the_table_is_not_measured_again(tmp_path):

@@ -18,6 +18,7 @@ from torch import Tensor
 import latino_engine as le
 from benchmarks.end_to_end import authors_style
 from benchmarks.end_to_end.peers import PEERS, Peer, parameters_of
+from latino_engine.accuracy import BOUNDS
 from latino_engine.bench import timer
 from latino_engine.distill.data import open_images
 from latino_engine.evaluation import central_squares, measure_each, score
@@ -26,14 +27,23 @@ from latino_engine.schedule import latino_schedule
 from latino_engine.stream import NoiseStream
 
 PRIOR, ADAPTER, SIDE, NOISE_STD = "photo-small", "photo-small", 256, 0.02
-AGREEMENT = 1e-4  # ||eager - engine|| / ||engine|| of one sample with the same noise
+#: Precision -> ||method - engine|| / ||engine|| of one sample with the same noise, at most.
+AGREEMENT = {"fp32": 1e-4, "bf16": BOUNDS["bf16"]}
 OPERATORS = ("blur:std=1.6,size=13", "sr:factor=4", "inpaint:random=0.5")
-RUNTIMES = ("onnxruntime", "torch")
+#: Engine -> runtime and precision; the first is what the others' ratios are of.
+ENGINES = {
+    "onnxruntime": ("onnxruntime", "fp32"),
+    "torch": ("torch", "fp32"),
+    "torch bf16": ("torch", "bf16"),
+}
+BASE = "onnxruntime"
 STEPS = 8  # of zero-shot LATINO
 DISTILLED, ZERO_SHOT = "distilled 2 x 2", f"LATINO {STEPS}"
 
 #: (image of the batch, number of the draw) -> one sample (1, C, H, W), [0, 1], not clamped.
 Draw: TypeAlias = Callable[[int, int], Tensor]
+#: (sampler, precision) -> folder of its engine.
+Folders: TypeAlias = "dict[tuple[str, str], Path]"
 
 
 @dataclass(frozen=True)
@@ -47,6 +57,7 @@ class Method:
         reference: name of the row of this engine that it is held against, its own for itself.
         slow: no draw beforehand.
         error: its relative distance from the engine's sample with the same noise.
+        precision: whose agreement is asked for.
         outside: percent of each call that this engine spent outside the network.
         about: parameters.
     """
@@ -57,6 +68,7 @@ class Method:
     reference: str
     slow: bool = False
     error: Callable[[Method], float] | None = None
+    precision: str = "fp32"
     outside: Callable[[], float] | None = None
     about: dict[str, Any] | None = None
 
@@ -83,9 +95,10 @@ class Task:
         self.adapter = le.load_adapter(adapter)
         self.shape = (self.prior.channels, side, side)
 
-    def engine_method(self, folder: Path, runtime: str, sampler: str) -> Method:
-        """This engine, loaded from the folder."""
-        engine, outside = le.load(folder, runtime), []
+    def engine_method(self, folders: Folders, engine_of: str, sampler: str) -> Method:
+        """This engine: one of ENGINES, loaded from its folder."""
+        runtime, precision = ENGINES[engine_of]
+        engine, outside = le.load(folders[sampler, precision], runtime), []
         told = {"nfe": 0}
 
         def draw(image: int, number: int) -> Tensor:
@@ -95,9 +108,13 @@ class Task:
             told["nfe"] = post.nfe
             return post.samples[0]
 
-        name = engine_name(runtime, sampler)
+        def error(base: Method) -> float:
+            expected = base.draw(0, 0)
+            return float((draw(0, 0) - expected).norm() / expected.norm())
+
+        name, base = engine_name(engine_of, sampler), engine_name(BASE, sampler)
         share = lambda: timer.quantile(outside, 0.5)  # noqa: E731
-        return Method(name, draw, lambda: told["nfe"], engine_name(RUNTIMES[0], sampler),
+        return Method(name, draw, lambda: told["nfe"], base, error=error, precision=precision,
                       outside=share)  # fmt: skip
 
     def eager_method(self, sampler: str) -> Method:
@@ -121,7 +138,7 @@ class Task:
             expected = engine.draw(0, 0)
             return float((mine - expected).norm() / expected.norm())
 
-        name, reference = f"eager PyTorch, {sampler}", engine_name(RUNTIMES[0], sampler)
+        name, reference = f"eager PyTorch, {sampler}", engine_name(BASE, sampler)
         return Method(name, draw, lambda: schedule.nfe, reference, error=error)
 
     def peer_method(self, peer: Peer, others: Path | None) -> Method:
@@ -141,29 +158,29 @@ class Task:
             return drawn[0]
 
         slow = peer.method == "dps"  # it differentiates the network
-        reference = engine_name(RUNTIMES[0], DISTILLED)
+        reference = engine_name(BASE, DISTILLED)
         return Method(peer.name, draw, lambda: told["nfe"], reference, slow, about=parameters)
 
 
-def engine_name(runtime: str, sampler: str) -> str:
+def engine_name(engine: str, sampler: str) -> str:
     """Of a row of this engine."""
-    return f"latino-engine {runtime}, {sampler}"
+    return f"latino-engine {engine}, {sampler}"
 
 
 def method_names() -> list[str]:
     """All rows of a task that this environment can make, the engine's own first."""
     samplers = (DISTILLED, ZERO_SHOT)
-    names = [engine_name(runtime, sampler) for sampler in samplers for runtime in RUNTIMES]
+    names = [engine_name(engine, sampler) for sampler in samplers for engine in ENGINES]
     names += [f"eager PyTorch, {sampler}" for sampler in samplers]
     return names + ([peer.name for peer in PEERS] if find_spec("deepinv") else [])
 
 
-def make_method(task: Task, name: str, folders: dict[str, Path], others: Path | None) -> Method:
+def make_method(task: Task, name: str, folders: Folders, others: Path | None) -> Method:
     """The method of a row by its name."""
-    for sampler, folder in folders.items():
-        for runtime in RUNTIMES:
-            if name == engine_name(runtime, sampler):
-                return task.engine_method(folder, runtime, sampler)
+    for sampler in (DISTILLED, ZERO_SHOT):
+        for engine in ENGINES:
+            if name == engine_name(engine, sampler):
+                return task.engine_method(folders, engine, sampler)
         if name == f"eager PyTorch, {sampler}":
             return task.eager_method(sampler)
     (peer,) = [peer for peer in PEERS if peer.name == name]
@@ -178,9 +195,7 @@ class Group:
     wanted: tuple[Method, ...]
 
 
-def groups(
-    task: Task, names: Sequence[str], folders: dict[str, Path], others: Path | None
-) -> list[Group]:
+def groups(task: Task, names: Sequence[str], folders: Folders, others: Path | None) -> list[Group]:
     """The quick methods together, then each slow one; with the engine's rows they refer to."""
     made = {name: make_method(task, name, folders, others) for name in names}
     for method in list(made.values()):
@@ -193,15 +208,18 @@ def groups(
 
 
 @contextmanager
-def compiled(kept: Path | None) -> Iterator[dict[str, Path]]:
-    """Sampler -> folder of its engine: those in the folder `kept`, or compiled now."""
+def compiled(kept: Path | None) -> Iterator[Folders]:
+    """The engines in the folder `kept`, compiled now where they are missing."""
     with tempfile.TemporaryDirectory() as scratch:
         root = Path(scratch) if kept is None else kept
-        folders = {DISTILLED: root / "distilled.engine", ZERO_SHOT: root / "zero-shot.engine"}
-        for sampler, folder in folders.items():
-            if not folder.exists():
-                adapter = ADAPTER if sampler == DISTILLED else None
-                le.compile(PRIOR, folder, adapter=adapter, image_size=SIDE)
+        folders = {}
+        for sampler, stem in ((DISTILLED, "distilled"), (ZERO_SHOT, "zero-shot")):
+            adapter = ADAPTER if sampler == DISTILLED else None
+            for precision in dict.fromkeys(precision for _, precision in ENGINES.values()):
+                name = f"{stem}.engine" if precision == "fp32" else f"{stem}-{precision}.engine"
+                folders[sampler, precision] = folder = root / name
+                if not folder.exists():
+                    le.compile(PRIOR, folder, adapter=adapter, image_size=SIDE, precision=precision)
         yield folders
 
 
@@ -221,7 +239,7 @@ def measure(task: Task, methods: Sequence[Method], samples: int) -> list[dict[st
     failed = {}
     for method in methods:
         error = 0.0 if method.error is None else method.error(named[method.reference])
-        if not error <= AGREEMENT:
+        if not error <= AGREEMENT[method.precision]:
             failed[method.name] = error
     agreeing = [method for method in methods if method.name not in failed]
     drawn: dict[str, list[Tensor]] = {method.name: [] for method in agreeing}

@@ -70,8 +70,8 @@ def _scatter(axes: Axes, found: Sequence[Sample], quality: str) -> None:
 
 
 def _short(sample: Sample) -> str:
-    """What its colour does not tell: the sampler, or for a second runtime the runtime."""
+    """What its colour does not tell: the sampler, or of this engine's further rows the runtime."""
     if sample.name.startswith(f"{OURS} torch"):
-        return "torch"
+        return sample.name.removeprefix(f"{OURS} ").partition(",")[0]
     name = sample.name.removeprefix(f"{OURS} onnxruntime, ").removeprefix("eager PyTorch, ")
     return name.removeprefix("deepinv ")

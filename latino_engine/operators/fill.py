@@ -9,7 +9,7 @@ _MID_GREY = 0.5  # where nothing at all is observed
 
 
 def fill_from_neighbours(y: Tensor, mask: Tensor, num_sweeps: int = 8) -> Tensor:
-    """y where mask = 1, elsewhere a smooth continuation of it; y, mask: (B, C, H, W), any sizes.
+    """y where mask = 1, where it is 0 a smooth continuation; y, mask: (B, C, H, W), any sizes.
 
     A pyramid of normalised 2 x 2 means fills every hole from the finest level that sees something
     (push-pull); sweeps of u <- mean of the four neighbours then smooth the hidden pixels. A channel
@@ -17,10 +17,10 @@ def fill_from_neighbours(y: Tensor, mask: Tensor, num_sweeps: int = 8) -> Tensor
 
     Source: Gortler, Grzeszczuk, Szeliski, Cohen, *The Lumigraph* (SIGGRAPH 1996), section 3.4.
     """
-    keep = mask > 0
-    u = _push_pull(torch.where(keep, y, torch.zeros_like(y)), mask)
+    seen = torch.where(mask > 0, y, torch.zeros_like(y))  # a hidden NaN would pass a product
+    u = _push_pull(seen, mask)
     for _ in range(num_sweeps):
-        u = torch.where(keep, y, _mean_of_neighbours(u))
+        u = torch.lerp(_mean_of_neighbours(u), seen, mask)
     return u
 
 
