@@ -81,6 +81,10 @@ def compile_command(
     lora: Annotated[
         Path | None, typer.Option(help="Of a text-to-image pipeline: safetensors file to merge.")
     ] = None,
+    max_gb: Annotated[
+        float | None,
+        typer.Option(help="Largest prior that is read, GB: 8.6, text-to-image 17.2."),
+    ] = None,
     threads: Threads = None,
     as_json: Json = False,
 ) -> None:
@@ -90,7 +94,7 @@ def compile_command(
 
     with _busy(f"compiling {prior}"):
         engine = compile_prior(
-            load_prior(prior, prompt=prompt, lora=lora),
+            load_prior(prior, prompt=prompt, lora=lora, max_bytes=cli_import.size_limit(max_gb)),
             out,
             backend=backend or "auto",
             precision=precision,

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from latino_engine.cli_options import Json
+from latino_engine.errors import invalid
 
 
 def register(app: typer.Typer) -> None:
@@ -50,25 +51,25 @@ def import_command(
     key: Annotated[
         str | None, typer.Option(help="Of the weights in a file with several mappings.")
     ] = None,
-    max_gb: Annotated[float, typer.Option(help="Largest file that is read, GB.")] = 8.6,
+    max_gb: Annotated[
+        float | None, typer.Option(help="Largest file that is read, GB; 8.6 by default.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Convert a checkpoint to a folder for compile: a prior, or with --format ud2m an adapter.
 
     Nothing in the file is run; what it does not tell is asked for.
     """
-    from latino_engine.errors import invalid
     from latino_engine.priors import (
         import_ddpm,
         import_diffusers,
         import_guided_diffusion,
         save_prior,
     )
+    from latino_engine.priors.checkpoint import MAX_BYTES
     from latino_engine.priors.ud2m import import_ud2m
 
-    if not 0 < max_gb < 1e6:
-        raise invalid("max_gb", "a number above 0", f"{max_gb:g}", "leave it out for 8.6")
-    limit = int(1e9 * max_gb)
+    limit = size_limit(max_gb) or MAX_BYTES
     if kind == "ud2m":
         if prior is None or task is None:
             got = f"{prior} and {task}"
@@ -104,6 +105,15 @@ def import_command(
     made = makers[kind]()
     save_prior(made, out)
     tell({"folder": str(out), **prior_facts(made)}, as_json)
+
+
+def size_limit(max_gb: float | None) -> int | None:
+    """--max-gb in bytes."""
+    if max_gb is None:
+        return None
+    if not 0 < max_gb < 1e6:
+        raise invalid("max_gb", "a number above 0", f"{max_gb:g}", "leave it out")
+    return int(1e9 * max_gb)
 
 
 def prior_facts(prior: Any) -> dict[str, Any]:

@@ -21,9 +21,8 @@ from latino_engine.latent_engine import LatentEngine
 from latino_engine.metrics import SSIM_WINDOW, psnr, ssim
 from latino_engine.npy_io import read_kspace
 from latino_engine.operators import Compose, PoissonNoise, Stack
-from latino_engine.operators.combined_spec import magnification
 from latino_engine.operators.protocol import Operator
-from latino_engine.operators.spec import parse_operator
+from latino_engine.operators.spec import image_size_behind, parse_operator
 from latino_engine.pictures import restoration_picture
 from latino_engine.posterior import POSTERIOR_FILES, Posterior, finite
 
@@ -72,9 +71,9 @@ def restore(
     latent = _latent_options(engine, delta, prompt_updates)
     is_kspace = operator.strip().startswith("mri") and not simulate
     picture = read_kspace(image) if is_kspace else read_image(image)
-    height, width = picture.shape[-2:]
-    factor = 1 if simulate else magnification(operator)
-    size = (factor * height, factor * width)
+    size = (picture.shape[-2], picture.shape[-1])
+    if not simulate:
+        size = image_size_behind(operator, size)
     op = parse_operator(operator, noise_std, size, seed, engine.spec.channels)
     if not simulate and picture_maker(op) is not None:
         expected = "a measurement that is an image or k-space"

@@ -74,7 +74,7 @@ def test_a_size_limit_holds_for_the_file_and_for_what_it_unpacks_to(tmp_path):
         for entry in plain.namelist():
             bomb.writestr(entry, plain.read(entry))
     assert (tmp_path / "bomb.pt").stat().st_size < 100_000
-    with pytest.raises(PriorInvalid, match="raise max_bytes if you trust the file"):
+    with pytest.raises(PriorInvalid, match=r"raise max_bytes \(--max-gb\) if you trust it"):
         read_checkpoint(tmp_path / "bomb.pt", max_bytes=1_000_000)
 
 
@@ -90,6 +90,18 @@ def test_tensors_larger_than_what_is_stored_and_no_arrays_are_refused(tmp_path):
         torch.save({"a": tensor}, path)
         with pytest.raises(PriorInvalid, match=f"expected dense tensors .* got a {kind} one; save"):
             read_checkpoint(path)
+
+
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor:UserWarning")
+def test_a_quantized_tensor_is_refused(tmp_path):
+    quantized = torch.quantize_per_tensor(torch.rand(4, 4), 0.1, 0, torch.qint8)
+    torch.save({"a": torch.zeros(2), "b": quantized}, tmp_path / "net.pt")
+    with pytest.raises(PriorInvalid) as caught:
+        read_checkpoint(tmp_path / "net.pt")
+    assert str(caught.value) == (
+        "checkpoint: expected dense tensors in 'net.pt', got a quantized one; save its weights as "
+        "dense float tensors"
+    )
 
 
 def test_weights_are_found_in_the_usual_wrappings(tmp_path):

@@ -17,8 +17,7 @@ import latino_engine as le
 from latino_engine.cli import run
 from latino_engine.distill.operator_draws import parse_draws
 from latino_engine.image_io import write_image
-from latino_engine.operators.combined_spec import magnification
-from latino_engine.operators.spec import parse_operator
+from latino_engine.operators.spec import image_size_behind, parse_operator
 
 X = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(3))
 
@@ -50,10 +49,28 @@ def test_several_measurements_with_their_own_noise() -> None:
     assert parsed("denoise and denoise", channels=1).image_shape == (1, 32, 32)
 
 
-def test_the_image_behind_a_small_measurement() -> None:
-    assert magnification("blur:std=1 then sr:factor=4 then denoise and denoise") == 4
-    assert magnification("sr:kernel=gaussian, factor=2") == 2
-    assert magnification("blur:std=1") == 1
+@pytest.mark.parametrize(
+    "text",
+    [
+        "blur:std=1 then sr:factor=4 then denoise and denoise",
+        "sr:kernel=gaussian, factor=2",
+        "blur:std=1",
+        "blur:std=1,border=reflect",
+        "blur:std=1,border=valid",
+        "blur:std=1, border = valid ,size=20 then inpaint:random=0.5",  # larger than what is left
+        "blur:border=valid,kernel=psf.npy then sr:factor=2 then blur:std=0.5,border=valid",
+    ],
+)
+def test_the_image_behind_a_small_measurement(
+    text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    np.save("psf.npy", np.ones((3, 5)))
+    shape = (32, 36)
+    op = parse_operator(text, 0.02, shape)
+    first = op.operators[0] if isinstance(op, le.Stack) else op
+    y = first.A(torch.rand(1, 3, *shape))
+    assert image_size_behind(text, (y.shape[-2], y.shape[-1])) == shape
 
 
 def test_varying_blur(tmp_path: Path) -> None:
@@ -89,6 +106,7 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Path:
     le.compile("photo-small", folder / "a.engine", backend="torch", image_size=32)
     write_image(folder / "clean.png", X[0])
     write_image(folder / "small.png", X[0, :, ::2, ::2])
+    write_image(folder / "cropped.png", X[0, :, 6:26, 6:26])
     return folder
 
 
@@ -113,13 +131,19 @@ def test_the_command_draws_the_measurement(
         assert picture.size[0] == 3 * picture.size[1]  # its parts side by side
 
 
+@pytest.mark.parametrize(
+    ("file", "operator"),
+    [
+        ("small.png", "blur:std=1 then sr:factor=2"),
+        ("cropped.png", "blur:std=1,size=13,border=valid then inpaint:random=0.5"),
+    ],
+)
 def test_a_small_measurement_gives_an_image_of_its_size(
-    engine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    engine: Path, file: str, operator: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(engine)
     options = ["--num-samples", "1", "--steps", "1", "-o", str(tmp_path / "out")]
-    operator = "blur:std=1 then sr:factor=2"
-    assert run(["sample", "a.engine", "small.png", "--operator", operator, *options]) == 0
+    assert run(["sample", "a.engine", file, "--operator", operator, *options]) == 0
     assert Image.open(tmp_path / "out" / "mean.png").size == (32, 32)
 
 

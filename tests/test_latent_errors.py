@@ -79,6 +79,79 @@ def test_text_encoder_without_a_weight(copied: Path) -> None:
     assert isinstance(le.load_prior(copied), LatentPrior)
 
 
+def test_a_size_limit_holds_for_the_whole_folder_and_for_the_lora(
+    copied: Path, prior: LatentPrior, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    parts = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
+    size = sum(
+        file.stat().st_size
+        for part in parts
+        for file in (copied / part).iterdir()
+        if file.suffix == ".safetensors" or part in ("tokenizer", "scheduler")
+    )
+    assert size > max(file.stat().st_size for file in copied.rglob("*.safetensors"))
+    got = f"got 'sd' of {1e-9 * size:.3g} GB; raise max_bytes (--max-gb) if you trust it"
+    for read in (le.load_prior, le.load_latent_prior):
+        assert isinstance(read(copied, max_bytes=size), LatentPrior)
+        with pytest.raises(PriorInvalid, match=r"^prior: expected at most .*" + re.escape(got)):
+            read(copied, max_bytes=size - 1)
+    assert run(["compile", str(copied), "-o", "a.engine", "--max-gb", f"{1e-9 * size / 2}"]) == 2
+    error = capsys.readouterr().err
+    assert got in error and error.startswith("error: prior: ") and error.count("\n") == 1
+    assert run(["compile", str(copied), "-o", "a.engine", "--max-gb", "0"]) == 2
+    assert capsys.readouterr().err.startswith("error: max_gb: expected a number above 0, got 0;")
+    lora = tmp_path / "lora.safetensors"
+    save_file({"a": torch.zeros(2 * size // 4)}, lora)
+    with pytest.raises(PriorInvalid, match=r"^lora: expected at most .* got 'lora\.safetensors'"):
+        le.load_latent_prior(copied, lora=lora, max_bytes=size)
+    le.save_prior(prior, tmp_path / "ours")
+    with pytest.raises(PriorInvalid, match=r"^model\.safetensors: expected at most 1e-06 GB, got"):
+        le.load_prior(tmp_path / "ours", max_bytes=1000)
+
+
+def test_a_part_from_the_folders_own_code_is_refused_and_not_run(copied: Path) -> None:
+    trap = copied / "trap"
+    (copied / "scheduler" / "evil.py").write_text(f"import os; os.mkdir({str(trap)!r})\n")
+    path = copied / "model_index.json"
+    index = json.loads(path.read_text())
+    path.write_text(json.dumps(index | {"scheduler": ["evil", "LCMScheduler"]}))
+    with pytest.raises(PriorInvalid) as caught:
+        le.load_prior(copied)
+    assert str(caught.value) == (
+        "model_index.json: expected scheduler from diffusers or transformers, got 'evil'; nothing "
+        "of it was run: save the pipeline by diffusers' save_pretrained"
+    )
+    assert not trap.exists()
+    path.write_text(json.dumps({k: v for k, v in index.items() if k != "vae"}))
+    with pytest.raises(PriorInvalid, match=r"^model_index\.json: expected vae from .*, got None;"):
+        le.load_prior(copied)
+
+
+def test_the_variants_of_a_network_on_file(copied: Path, prior: LatentPrior) -> None:
+    """Files of half precision alone are read; beside full ones they are for keep_half."""
+    parts = ("unet", "vae", "text_encoder")
+    full = {part: next((copied / part).glob("*.safetensors")) for part in parts}
+    weights = {part: load_file(path) for part, path in full.items()}
+    for part, path in full.items():
+        half = {k: v.half() if v.is_floating_point() else v for k, v in weights[part].items()}
+        name = path.name.replace(".safetensors", ".fp16.safetensors")
+        save_file(half, path.with_name(name), metadata={"format": "pt"})
+    both = le.load_latent_prior(copied)
+    assert both.content_hash() == prior.content_hash()
+    kept = le.load_latent_prior(copied, keep_half=True)
+    assert {p.dtype for p in kept.denoiser.parameters()} == {torch.float16}
+    assert torch.equal(kept.conditioning.prompt, prior.conditioning.prompt)
+    for path in full.values():
+        path.unlink()
+    only = le.load_latent_prior(copied)
+    assert {p.dtype for p in only.denoiser.parameters()} == {torch.float32}
+    name = "conv_in.weight"
+    expected = weights["unet"][name].half().float()
+    assert torch.equal(only.model.unet.get_parameter(name), expected)
+    gap = (only.conditioning.prompt - prior.conditioning.prompt).norm()
+    assert 0 < float(gap / prior.conditioning.prompt.norm()) < 1e-2  # the text encoder's halves
+
+
 def test_unknown_pipeline(copied: Path) -> None:
     path = copied / "model_index.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "_class_name": "FluxPipeline"}))

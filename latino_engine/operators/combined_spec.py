@@ -13,12 +13,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from math import isfinite
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
 import torch
 from torch import Tensor
 
 from latino_engine.errors import invalid
+from latino_engine.operators.bordered_blur import BorderedBlur
 from latino_engine.operators.composition import Compose
 from latino_engine.operators.poisson import PoissonNoise
 from latino_engine.operators.protocol import Operator
@@ -30,6 +31,7 @@ ParseOne: TypeAlias = Callable[[str, NoiseStd, "tuple[int, int]"], Operator]
 
 _AND, _THEN = re.compile(r"\s+and\s+"), re.compile(r"\s+then\s+")
 _EITHER = re.compile(r"(\s+(?:and|then)\s+)")
+_VALID = re.compile(r"blur:(?:.*,)?\s*border\s*=\s*valid\s*(?:,|$)")
 _FACTOR = re.compile(r"sr:(?:.*,)?\s*factor\s*=\s*([0-9]+)")
 
 
@@ -43,13 +45,19 @@ def pieces(text: str) -> list[str]:
     return _EITHER.split(text)
 
 
-def magnification(text: str) -> int:
-    """How many times smaller than the image the first measurement is: the factors of its `sr`."""
-    factor = 1
-    for part in _THEN.split(_AND.split(text)[0]):
+def image_size(text: str, measured: tuple[int, int], parse: ParseOne) -> tuple[int, int]:
+    """(H, W) of the image behind a first measurement of this size, which each `sr` and each valid
+    border made smaller.
+    """
+    height, width = measured
+    for part in reversed(_THEN.split(_AND.split(text)[0])):
         found = _FACTOR.match(part.strip())
-        factor *= max(1, int(found[1])) if found else 1
-    return factor
+        if found:
+            height, width = (max(1, int(found[1])) * side for side in (height, width))
+        elif _VALID.match(part.strip()):
+            kernel = cast(BorderedBlur, parse(part, 0.0, (3 * height, 3 * width))).kernel
+            height, width = height + kernel.shape[-2] - 1, width + kernel.shape[-1] - 1
+    return height, width
 
 
 def combine(

@@ -46,7 +46,7 @@ from latino_engine.errors import invalid
 from latino_engine.operators.blur import Blur
 from latino_engine.operators.bordered_blur import BORDERS, Border, BorderedBlur
 from latino_engine.operators.colorization import Colorization
-from latino_engine.operators.combined_spec import combine, is_combined
+from latino_engine.operators.combined_spec import combine, image_size, is_combined
 from latino_engine.operators.compressed_sensing import CompressedSensing
 from latino_engine.operators.demosaicing import PATTERNS, Demosaicing
 from latino_engine.operators.inpainting import Denoising, Inpainting
@@ -90,6 +90,15 @@ def parse_operator(
     if is_combined(text):
         return combine(text, parse, noise_std, (channels, *image_shape))
     return parse(text, noise_std, image_shape)
+
+
+def image_size_behind(text: str, measured: tuple[int, int]) -> tuple[int, int]:
+    """(H, W) of the image whose first measurement by `text` has the size `measured`.
+
+    Raises:
+        InvalidArgument, ImageUnreadable: a blur whose kernel cannot be told.
+    """
+    return image_size(text, measured, lambda one, level, shape: _parse_one(one, level, shape, 0))
 
 
 def _parse_one(

@@ -91,11 +91,12 @@ def state_of(checkpoint: Mapping[str, Any], key: str | None = None) -> dict[str,
     }
 
 
-def check_size(file: Path, max_bytes: int) -> None:
+def check_size(file: Path, max_bytes: int, argument: str = "checkpoint") -> None:
     """Refuse a file that is larger, or unpacks to more.
 
     Raises:
-        PriorInvalid: it is.
+        PriorInvalid: it is; the sentence begins with `argument`.
+        OSError: no such file.
     """
     size = file.stat().st_size
     if zipfile.is_zipfile(file):
@@ -104,14 +105,19 @@ def check_size(file: Path, max_bytes: int) -> None:
                 size = max(size, sum(entry.file_size for entry in archive.infolist()))
         except (zipfile.BadZipFile, OSError):
             pass  # the reader tells what is wrong with it
-    _check_bytes(file, size, max_bytes)
+    check_bytes(file, size, max_bytes, argument)
 
 
-def _check_bytes(file: Path, size: int, max_bytes: int) -> None:
+def check_bytes(path: Path, size: int, max_bytes: int, argument: str = "checkpoint") -> None:
+    """Refuse what has a `size` above the limit.
+
+    Raises:
+        PriorInvalid: it has.
+    """
     if size > max_bytes:
         raise PriorInvalid(
-            f"checkpoint: expected at most {1e-9 * max_bytes:.3g} GB, got {file.name!r} of "
-            f"{1e-9 * size:.3g} GB; raise max_bytes if you trust the file"
+            f"{argument}: expected at most {1e-9 * max_bytes:.3g} GB, got {path.name!r} of "
+            f"{1e-9 * size:.3g} GB; raise max_bytes (--max-gb) if you trust it"
         )
 
 
@@ -131,7 +137,7 @@ def _check_tensors(file: Path, found: Any, max_bytes: int) -> None:
         elif isinstance(value, Mapping | list | tuple | set) and id(value) not in seen:
             seen.add(id(value))
             left += value.values() if isinstance(value, Mapping) else value
-    _check_bytes(file, size, max_bytes)
+    check_bytes(file, size, max_bytes)
 
 
 def _read_safetensors(file: Path) -> dict[str, Tensor]:

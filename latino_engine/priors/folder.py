@@ -17,13 +17,14 @@ from torch import Tensor, nn
 from latino_engine.atomic import atomic_file, atomic_folder
 from latino_engine.errors import PriorInvalid, invalid
 from latino_engine.priors.assembly import build_denoiser, build_network
+from latino_engine.priors.checkpoint import MAX_BYTES, check_size
 from latino_engine.priors.latent import LatentPrior, is_latent
 from latino_engine.priors.latent_folder import (
-    latent_pipeline,
     load_latent_prior,
     read_latent_prior,
     write_latent_weights,
 )
+from latino_engine.priors.pipeline_files import MAX_PIPELINE_BYTES, latent_pipeline
 from latino_engine.priors.prior import Prior, PriorSpec
 
 FORMAT_VERSION = 1
@@ -55,6 +56,7 @@ def load_prior(
     module: nn.Module | None = None,
     prompt: str | None = None,
     lora: str | Path | None = None,
+    max_bytes: int | None = None,
 ) -> Prior:
     """Load a prior by its shipped name or from a folder.
 
@@ -66,18 +68,21 @@ def load_prior(
         module: the network of a prior that was made from a torch module; its weights are filled in.
         prompt: of a latent prior: what the images show; None is the empty prompt.
         lora: of a latent prior: a safetensors file of low-rank changes of the U-Net.
+        max_bytes: largest size of the weights that is read; by default 8 GiB, and 16 GiB for a
+            latent prior.
 
     Returns:
         The prior, float32, on the CPU, in evaluation mode.
 
     Raises:
         PriorInvalid: no such name or folder, a missing or damaged file, weights that do not fit the
-            stated architecture (with the missing and unexpected names), a pickled file.
+            stated architecture (with the missing and unexpected names), a pickled file, a larger
+            one than max_bytes.
     """
     if str(source) in SHIPPED and not Path(source).is_dir():
         _refuse_text(source, prompt, lora)
         with resources.as_file(resources.files("latino_engine") / "assets" / str(source)) as folder:
-            return _read_folder(folder, module)
+            return _read_folder(folder, module, max_bytes)
     folder = Path(source)
     if folder.is_file():
         raise PriorInvalid(_file_sentence(folder))
@@ -90,13 +95,14 @@ def load_prior(
             f"{hint}"
         )
     if latent_pipeline(folder) is not None:
-        return load_latent_prior(folder, prompt, lora)
+        limit = MAX_PIPELINE_BYTES if max_bytes is None else max_bytes
+        return load_latent_prior(folder, prompt, lora, max_bytes=limit)
     _refuse_text(source, prompt, lora)
     if not (folder / "prior.json").is_file() and is_diffusers_folder(folder):
         from latino_engine.priors.diffusers_folder import import_diffusers
 
-        return import_diffusers(folder)
-    return _read_folder(folder, module)
+        return import_diffusers(folder, max_bytes=MAX_BYTES if max_bytes is None else max_bytes)
+    return _read_folder(folder, module, max_bytes)
 
 
 def is_diffusers_folder(folder: Path) -> bool:
@@ -182,7 +188,7 @@ def _file_sentence(path: Path) -> str:
     )
 
 
-def _read_folder(folder: Path, module: nn.Module | None) -> Prior:
+def _read_folder(folder: Path, module: nn.Module | None, max_bytes: int | None) -> Prior:
     for name in ("prior.json", "model.safetensors"):
         if not (folder / name).is_file():
             pickles = [p.name for p in folder.iterdir() if p.suffix.lower() in _PICKLE_SUFFIXES]
@@ -193,8 +199,11 @@ def _read_folder(folder: Path, module: nn.Module | None) -> Prior:
             )
     spec = _read_spec(folder / "prior.json")
     if is_latent(spec):
-        return read_latent_prior(spec, folder)
+        limit = MAX_PIPELINE_BYTES if max_bytes is None else max_bytes
+        return read_latent_prior(spec, folder, limit)
     try:
+        limit = MAX_BYTES if max_bytes is None else max_bytes
+        check_size(folder / "model.safetensors", limit, "model.safetensors")
         weights = load_file(folder / "model.safetensors")
     except (SafetensorError, OSError) as error:
         raise PriorInvalid(

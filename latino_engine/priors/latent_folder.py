@@ -18,41 +18,22 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from latino_engine.errors import BackendNotAvailable, OutputNotWritable, PriorInvalid
+from latino_engine.priors.checkpoint import check_bytes, check_size
 from latino_engine.priors.latent import ARCHITECTURE, Conditioning, LatentModel, LatentPrior
+from latino_engine.priors.pipeline_files import (
+    MAX_PIPELINE_BYTES,
+    PIPELINES,
+    check_libraries,
+    files_of,
+    latent_pipeline,
+    weights_of,
+)
 from latino_engine.priors.prior import PriorSpec
 from latino_engine.quiet import quiet
 
-_TEXT = ("tokenizer", "text_encoder")
-#: Pipeline class of model_index.json -> the folders that it needs besides unet, vae, scheduler.
-PIPELINES = {
-    "StableDiffusionPipeline": _TEXT,
-    "LatentConsistencyModelPipeline": _TEXT,
-    "StableDiffusionXLPipeline": (*_TEXT, "tokenizer_2", "text_encoder_2"),
-}
 _PREDICTIONS = ("epsilon", "v_prediction", "sample")
+_FLOATS = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32}
 PROMPT_FILE = "prompt.safetensors"
-
-
-def latent_pipeline(folder: Path) -> str | None:
-    """The class in model_index.json where that is a text-to-image pipeline, else None.
-
-    Raises:
-        PriorInvalid: a text-to-image pipeline of another class than those of `PIPELINES`.
-    """
-    try:
-        index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
-        name = str(index["_class_name"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    if name in PIPELINES:
-        return name
-    if "vae" in index or "text_encoder" in index:
-        known = ", ".join(PIPELINES)
-        raise PriorInvalid(
-            f"model_index.json: expected a pipeline of {known}, got {name!r}; "
-            "export the prior as one of these, or as an unconditional pipeline"
-        )
-    return None
 
 
 def load_latent_prior(
@@ -60,6 +41,7 @@ def load_latent_prior(
     prompt: str | None = None,
     lora: str | Path | None = None,
     keep_half: bool = False,
+    max_bytes: int = MAX_PIPELINE_BYTES,
 ) -> LatentPrior:
     """Load Stable Diffusion, SDXL or a latent consistency model from a folder of diffusers.
 
@@ -69,7 +51,9 @@ def load_latent_prior(
         prompt: what the images show; None is the empty prompt. It is embedded here, once.
         lora: safetensors file of low-rank changes of the U-Net (LCM, DMD2), in kohya's, peft's or
             diffusers' layout, merged here.
-        keep_half: keep float16 and bfloat16 weights as they are on file; else float32.
+        keep_half: keep float16 and bfloat16 weights as they are on file, and take the fp16 files
+            where a network has both; else float32.
+        max_bytes: largest size of the files that are read, of all together and of the LoRA.
 
     Raises:
         PriorInvalid: a folder, a file or a LoRA that cannot be used, in one sentence.
@@ -83,8 +67,12 @@ def load_latent_prior(
             "none; save the pipeline by diffusers' save_pretrained"
         )
     _require_diffusers()
-    for part in ("unet", "vae", "scheduler", *PIPELINES[name]):
-        _check_part(folder, part)
+    parts = ("unet", "vae", "scheduler", *PIPELINES[name])
+    check_libraries(folder, parts)
+    files = [
+        file for p in parts for file in files_of(folder, p, keep_half and p in ("unet", "vae"))
+    ]
+    check_bytes(folder, sum(file.stat().st_size for file in files), max_bytes, "prior")
     with quiet():  # progress bars and advice about the folder's age
         from diffusers import AutoencoderKL, UNet2DConditionModel
 
@@ -93,7 +81,7 @@ def load_latent_prior(
         if lora is not None:
             from latino_engine.priors.latent_lora import merge_lora
 
-            merge_lora(unet, Path(lora))
+            merge_lora(unet, Path(lora), max_bytes)
         conditioning, scheduler = _embed(folder, name, prompt or "")
     spec = _specification(folder, name, prompt or "", unet, vae, scheduler)
     return assemble(spec, unet, vae, conditioning)
@@ -123,13 +111,15 @@ def write_latent_weights(prior: LatentPrior, folder: Path) -> None:
             ) from error
 
 
-def read_latent_prior(spec: PriorSpec, folder: Path) -> LatentPrior:
+def read_latent_prior(
+    spec: PriorSpec, folder: Path, max_bytes: int = MAX_PIPELINE_BYTES
+) -> LatentPrior:
     """The prior that `write_latent_weights` wrote, `spec` from the prior.json beside it."""
     _require_diffusers()
     with quiet():
         from diffusers import AutoencoderKL, UNet2DConditionModel
 
-    weights = _read_tensors(folder / "model.safetensors")
+    weights = _read_tensors(folder / "model.safetensors", max_bytes)
     networks = []
     kinds: dict[str, Any] = {"unet": UNet2DConditionModel, "vae": AutoencoderKL}
     for part, kind in kinds.items():
@@ -144,7 +134,7 @@ def read_latent_prior(spec: PriorSpec, folder: Path) -> LatentPrior:
 
 def read_conditioning(folder: Path) -> Conditioning:
     """The embedded prompt of an engine or a saved latent prior."""
-    found = _read_tensors(folder / PROMPT_FILE)
+    found = _read_tensors(folder / PROMPT_FILE, MAX_PIPELINE_BYTES)
     return Conditioning(found["prompt"], found.get("pooled"))
 
 
@@ -161,30 +151,10 @@ def _require_diffusers() -> None:
             )
 
 
-def _check_part(folder: Path, part: str) -> None:
-    path = folder / part
-    if not path.is_dir():
-        raise PriorInvalid(
-            f"prior: expected the folder {part} in {folder.name!r}, got none; save the whole "
-            "pipeline by diffusers' save_pretrained"
-        )
-    if part in ("tokenizer", "tokenizer_2", "scheduler"):
-        return
-    if not (path / "config.json").is_file() or not list(path.glob("*.safetensors")):
-        pickled = [p.name for p in path.iterdir() if p.suffix in (".bin", ".pt", ".ckpt")]
-        more = f" (only the pickled {pickled[0]!r}, which is never loaded)" if pickled else ""
-        raise PriorInvalid(
-            f"prior: expected config.json and a safetensors file in {part}, got none{more}; save "
-            "the pipeline with safe_serialization=True"
-        )
-
-
 def _read_network(kind: Any, folder: Path, keep_half: bool) -> Any:
     """A network of diffusers; every weight must be there, in its shape."""
-    files = sorted(folder.glob("*.safetensors"))
-    halves = [path for path in files if ".fp16." in path.name]
-    variant = "fp16" if halves and len(halves) == len(files) else None
-    dtype = _dtype_on_file(files[0]) if keep_half else torch.float32
+    variant, files = weights_of(folder, keep_half)
+    dtype = _dtype_on_file(folder, files[0]) if keep_half else torch.float32
     try:
         network, report = kind.from_pretrained(
             folder,
@@ -195,11 +165,7 @@ def _read_network(kind: Any, folder: Path, keep_half: bool) -> Any:
             output_loading_info=True,
         )
     except (OSError, ValueError, RuntimeError, SafetensorError, TypeError) as error:
-        first = " ".join(str(error).split())[:200]
-        raise PriorInvalid(
-            f"{folder.name}: expected a network that diffusers can read, got one that it refuses "
-            f"({first}); copy the folder again from its source"
-        ) from error
+        raise _refused(folder, error) from error
     missing, extra = sorted(report["missing_keys"]), sorted(report["unexpected_keys"])
     extra = [key for key in extra if not key.endswith("position_ids")]  # 0, 1, .. in old files
     if missing or extra:
@@ -211,18 +177,29 @@ def _read_network(kind: Any, folder: Path, keep_half: bool) -> Any:
     return network
 
 
-def _dtype_on_file(path: Path) -> torch.dtype:
+def _refused(folder: Path, error: BaseException) -> PriorInvalid:
+    first = " ".join(str(error).split())[:200]
+    return PriorInvalid(
+        f"{folder.name}: expected a network that diffusers can read, got one that it refuses "
+        f"({first}); copy the folder again from its source"
+    )
+
+
+def _dtype_on_file(folder: Path, path: Path) -> torch.dtype:
     from safetensors import safe_open
 
-    with safe_open(path, framework="pt") as file:
-        first = next(iter(file.keys()))
-        return {"F16": torch.float16, "BF16": torch.bfloat16}.get(
-            file.get_slice(first).get_dtype(), torch.float32
-        )
-
-
-def _read_tensors(path: Path) -> dict[str, Tensor]:
     try:
+        with safe_open(path, framework="pt") as file:
+            names = list(file.keys())
+            kinds = {file.get_slice(name).get_dtype() for name in names} & set(_FLOATS)
+    except (SafetensorError, OSError) as error:
+        raise _refused(folder, error) from error
+    return _FLOATS[kinds.pop()] if len(kinds) == 1 else torch.float32
+
+
+def _read_tensors(path: Path, max_bytes: int) -> dict[str, Tensor]:
+    try:
+        check_size(path, max_bytes, path.name)
         return load_file(path)
     except (SafetensorError, OSError) as error:
         raise PriorInvalid(

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from latino_engine.adapters import low_rank_change
 from latino_engine.errors import AdapterInvalid
+from latino_engine.priors.checkpoint import MAX_BYTES, check_size
 
 _PREFIXES = ("base_model.model.", "unet.", "lora_unet_")
 #: Ending of a name -> which factor of W + (alpha / r) up @ down it is.
@@ -31,7 +32,7 @@ _ENDINGS = {
 }
 
 
-def merge_lora(unet: nn.Module, path: Path) -> None:
+def merge_lora(unet: nn.Module, path: Path, max_bytes: int = MAX_BYTES) -> None:
     """Add (alpha / r) B A to the weights of the U-Net, in place; alpha = r where none is given.
 
     Layouts: kohya's (lora_unet_..., lora_down, lora_up, alpha), peft's (lora_A, lora_B) and
@@ -40,6 +41,7 @@ def merge_lora(unet: nn.Module, path: Path) -> None:
 
     Raises:
         AdapterInvalid: no such file, a name or a shape without its place in the U-Net.
+        PriorInvalid: a file larger than max_bytes.
     """
     layers = {
         name: module
@@ -48,7 +50,7 @@ def merge_lora(unet: nn.Module, path: Path) -> None:
     }
     places = _places(layers)
     factors: dict[str, dict[str, Tensor]] = {}
-    for key, tensor in _read(path, unet).items():
+    for key, tensor in _read(path, unet, max_bytes).items():
         stem, kind = _split(key)
         target = places.get(_flat(stem))
         if kind is None or target is None:
@@ -71,8 +73,9 @@ def merge_lora(unet: nn.Module, path: Path) -> None:
             weight.copy_((weight.float() + scale * delta).to(weight.dtype))
 
 
-def _read(path: Path, unet: nn.Module) -> Mapping[str, Tensor]:
+def _read(path: Path, unet: nn.Module, max_bytes: int) -> Mapping[str, Tensor]:
     try:
+        check_size(path, max_bytes, "lora")
         found = load_file(path)
     except (SafetensorError, OSError) as error:
         raise AdapterInvalid(
