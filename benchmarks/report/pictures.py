@@ -14,9 +14,12 @@ from benchmarks.report import measured
 from benchmarks.report.measured import Row, Sample
 from benchmarks.report.tables import OURS, TASKS
 
+#: Beginning of a row's name -> colour, mark.
 _FAMILIES = {
-    "latino-engine": ("#0072b2", "o"),
-    "eager": ("#d55e00", "s"),
+    f"{OURS} onnxruntime,": ("#0072b2", "o"),
+    f"{OURS} torch,": ("#56b4e9", "D"),
+    f"{OURS} torch bf16,": ("#cc79a7", "P"),
+    "eager PyTorch,": ("#d55e00", "s"),
     "deepinv": ("#009e73", "^"),
 }
 _QUALITIES = {"crps": "CRPS (lower is better)", "psnr_sample": "PSNR of one sample, dB"}
@@ -38,7 +41,7 @@ def quality_over_time(rows: Sequence[Row]) -> bytes:
         panels[0, column].set_title(title)
         panels[1, column].set_xlabel("ms per sample, one image of 256 x 256")
     labels = panels[0, 0].get_legend_handles_labels()
-    figure.legend(*labels, loc="outside lower center", ncols=4, frameon=False)
+    figure.legend(*labels, loc="outside lower center", ncols=6, frameon=False)
     file = io.BytesIO()
     figure.savefig(file, format="png", metadata={"Software": None})
     return file.getvalue()
@@ -50,13 +53,15 @@ def _scatter(axes: Axes, found: Sequence[Sample], quality: str) -> None:
     for family, (colour, mark) in _FAMILIES.items():
         mine = [s for s in found if s.name.startswith(family)]
         x, y = [s.ms for s in mine], [getattr(s, quality) for s in mine]
-        label = f"{family} PyTorch" if family == "eager" else family
+        label = family.removesuffix(",")
         axes.scatter(x, y, s=48, color=colour, marker=mark, label=label, zorder=3)
     if steps:
         axes.step(*zip(*steps, strict=True), where="post", color=_GREY, linestyle="--",
                   label="Pareto front", zorder=2)  # fmt: skip
     for s in found:
-        offset = (6, 6) if s.name.startswith(f"{OURS} onnx") else (6, -11)
+        if s.name.startswith(f"{OURS} torch"):
+            continue  # beside the same sampler by onnxruntime, and the mark tells which
+        offset = (6, 6) if s.name.startswith(OURS) else (6, -11)
         axes.annotate(_short(s), (s.ms, getattr(s, quality)), offset, fontsize=7,
                       textcoords="offset points", color="#333333")  # fmt: skip
     axes.set_xscale("log")
@@ -70,8 +75,8 @@ def _scatter(axes: Axes, found: Sequence[Sample], quality: str) -> None:
 
 
 def _short(sample: Sample) -> str:
-    """What its colour does not tell: the sampler, or of this engine's further rows the runtime."""
-    if sample.name.startswith(f"{OURS} torch"):
-        return sample.name.removeprefix(f"{OURS} ").partition(",")[0]
-    name = sample.name.removeprefix(f"{OURS} onnxruntime, ").removeprefix("eager PyTorch, ")
-    return name.removeprefix("deepinv ")
+    """What its mark does not tell: the sampler, or deepinv's method."""
+    for family in _FAMILIES:
+        if sample.name.startswith(family):
+            return sample.name.removeprefix(family).strip()
+    return sample.name

@@ -108,14 +108,15 @@ class SuperResolution:
         if size[0] % s or size[1] % s:
             crop = f"crop it to {size[0] - size[0] % s} x {size[1] - size[1] % s}"
             raise invalid("x", f"sides divisible by {s}", f"{size[0]} x {size[1]}", crop)
-        h, _ = self._spectra(x, size)
-        blurred: Tensor = torch.fft.irfft2(h[..., : size[1] // 2 + 1] * torch.fft.rfft2(x), s=size)
-        return blurred[..., ::s, ::s].contiguous()
+        return ops.convolve(x, self._half_spectrum(x, size))[..., ::s, ::s].contiguous()
 
     def A_adjoint(self, y: Tensor) -> Tensor:
-        """Zeros between the pixels of y, then correlation with h: IFFT[conj(h) tile(Y)]."""
-        x: Tensor = torch.fft.ifft2(self._back_projected(y)).real
-        return x
+        """Zeros between the pixels of y, then correlation with h."""
+        check_image("y", y, self.batch_size, self.kernel.shape[1])
+        size, s = self._full_size(y), self.factor
+        spread = y.new_zeros((*y.shape[:2], *size))
+        spread[..., ::s, ::s] = y
+        return ops.convolve(spread, self._half_spectrum(y, size), conjugate=True)
 
     def prox(self, v: Tensor, y: Tensor, gamma: float | Tensor) -> Tensor:
         """Exact, by the Woodbury identity in the alias domain; gamma >= 0, a number or (B,).
@@ -237,6 +238,16 @@ class SuperResolution:
 
         h, folded_power = self._table.get("spectra", size, like, build)
         return h, folded_power
+
+    def _half_spectrum(self, like: Tensor, size: tuple[int, int]) -> Tensor:
+        """h for real images of this size, (B|1, C|1, H, W//2+1)."""
+
+        def build() -> tuple[Tensor, ...]:
+            h, _ = self._spectra(like, size)
+            return (h[..., : size[1] // 2 + 1].contiguous(),)
+
+        (h,) = self._table.get("half spectrum", size, like, build)
+        return h
 
     def _interpolation(self, y: Tensor) -> tuple[Tensor, Tensor]:
         """Matrices (B|1, C|1, H, H/s) and (B|1, C|1, W/s, W) with upsampled = rows y columns."""
