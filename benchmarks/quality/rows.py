@@ -16,8 +16,10 @@ from latino_engine.atomic import atomic_file
 from latino_engine.evaluation import Evaluation, evaluate
 
 RESULTS = Path(__file__).parent.parent / "results" / "quality"
-#: Which pixels `coverage_active` counts; rows of another rule are computed again.
-COVERAGE_RULE = "std of samples and truth together"
+#: How `coverage_active` counts and which pixels; rows of another rule are computed again.
+COVERAGE_RULE = "rank of the truth; std of samples and truth together"
+#: The rule before, the interval between sample quantiles.
+BY_QUANTILES = "std of samples and truth together"
 PEERS_PYTHON = Path(__file__).parents[2] / ".venv-peers" / "bin" / "python"
 
 

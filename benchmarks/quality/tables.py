@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.quality.rows import COVERAGE_RULE, RESULTS, read_row
+from benchmarks.quality.rows import BY_QUANTILES, COVERAGE_RULE, RESULTS, read_row
 from latino_engine.atomic import atomic_file
 
 _HEAD = """# Results
@@ -14,10 +14,12 @@ _HEAD = """# Results
 Written by `make results`; every row is a file in `benchmarks/results/quality/`. CRPS and energy
 score are proper scores (lower is better) and their estimators are unbiased in the number of
 samples S, so rows of 4 and of 16 samples compare; the PSNR of the mean grows with S. Coverage is
-that of the central interval over the pixels where samples and truth together have a std of at least
-0.02, a choice for which exact posterior samples cover what they should; that of 80 % needs nine
-samples or more, and rows scored by an older choice show none. NFE: network evaluations per sample.
-PSNR in dB of the mean and of one sample.
+that of the central interval, by the rank of the truth among the samples, over the pixels where
+samples and truth together have a std of at least 0.02: exact posterior samples cover what they
+should, however often values repeat; 80 % needs nine samples or more. A coverage with * is that of
+the interval between sample quantiles, which holds more than its level where the truth is exactly 0,
+as most of a digit is; rows scored by an older choice of pixels show none. NFE: network evaluations
+per sample. PSNR in dB of the mean and of one sample.
 """
 _SECTIONS = (
     (
@@ -86,15 +88,16 @@ def _line(row: dict[str, Any]) -> str:
         f"{row['energy_score']:.3f}",
         f"{row['psnr_mean']:.2f}",
         f"{row['psnr_sample']:.2f}",
-        *(_percent(_coverage(row, level)) for level in ("0.5", "0.8")),
+        *(_coverage(row, level) for level in ("0.5", "0.8")),
     ]
     return "| " + " | ".join(str(cell) for cell in cells) + " |\n"
 
 
-def _coverage(row: dict[str, Any], level: str) -> float | None:
-    known = row.get("coverage_rule") == COVERAGE_RULE
+def _coverage(row: dict[str, Any], level: str) -> str:
+    rule = row.get("coverage_rule")
+    known = rule in (COVERAGE_RULE, BY_QUANTILES)
     share: float | None = row["coverage_active"][level] if known else None
-    return share
+    return _percent(share) + ("*" if rule == BY_QUANTILES and share is not None else "")
 
 
 def _percent(share: float | None) -> str:
