@@ -30,6 +30,7 @@ from latino_engine.typed_graph import (
     PRODUCTS,
     element_types,
     low_nodes,
+    rounded_inputs,
     rounded_twin,
     rounding,
     to_typed,
@@ -59,7 +60,9 @@ class LayerError:
         error: ||low - exact|| / ||exact||, the worst over the noise levels; infinite where the
             lower precision overflows.
         largest: largest absolute value that it gives.
-        kept: the typed graph keeps it in float32; `error` is what that saves.
+        kept: the typed graph keeps it in float32; `error` is at least what that saves: inputs and
+            outputs are rounded, sums stay float32, where a GPU's kernel in the lower precision may
+            also lose digits of, or overflow in, the squares of a normalisation.
     """
 
     layer: str
@@ -93,15 +96,15 @@ def typed_errors(
     """||out - ref|| / ||ref|| per noise level of the typed graph, against float32 torch.
 
     onnxruntime runs it with every tensor of the lower precision rounded there and back, since its
-    own CPU kernels skip roundings that a GPU makes.
+    own CPU kernels skip roundings that a GPU makes. "tf32" is the float32 graph whose products
+    round their factors.
 
     Raises:
         AccuracyError: above the bound of the precision; the worst layers are named.
     """
-    typed = to_typed(exact, precision)
-    model = typed if precision == "fp32" else rounded_twin(typed, precision)
-    sizes = probe_sides(prior)
-    errors = relative_errors(graph_runtime(model), prior, sigmas, *sizes)
+    errors = relative_errors(
+        graph_runtime(_computed(exact, precision)), prior, sigmas, *probe_sides(prior)
+    )
     try:
         check_accuracy("the typed graph", precision, errors)
     except AccuracyError:
@@ -112,12 +115,19 @@ def typed_errors(
     return errors
 
 
+def _computed(exact: onnx.ModelProto, precision: str) -> onnx.ModelProto:
+    """A float32 graph that computes what a plan of this precision, or one with TF32, does."""
+    if precision in ("fp32", "tf32"):
+        return exact if precision == "fp32" else rounded_twin(exact, precision)
+    return rounded_twin(to_typed(exact, precision), precision)
+
+
 def audit_prior(prior: Prior | str | Path, precision: str) -> dict[str, Any]:
     """Error of the whole network per noise level, and of each layer alone, the worst first.
 
     Args:
         prior: a `Prior`, a shipped name, or the folder of a prior or an engine.
-        precision: "fp16" or "bf16".
+        precision: "fp16", "bf16" or "tf32".
 
     Returns:
         prior, precision, bound, error_by_sigma, relative_error, layers (of `LayerError`).
@@ -125,12 +135,12 @@ def audit_prior(prior: Prior | str | Path, precision: str) -> dict[str, Any]:
     Raises:
         ValueError: another precision.
     """
-    if precision not in ("fp16", "bf16"):
+    if precision not in ("fp16", "bf16", "tf32"):
         remedy = "float32 is what they are compared with"
-        raise invalid("precision", "'fp16' or 'bf16'", repr(precision), remedy)
+        raise invalid("precision", "'fp16', 'bf16' or 'tf32'", repr(precision), remedy)
     prior = pixel_prior(prior)
     exact, sigmas = exact_graph(prior), probe_sigmas(prior)
-    runtime = graph_runtime(rounded_twin(to_typed(exact, precision), precision))
+    runtime = graph_runtime(_computed(exact, precision))
     errors = relative_errors(runtime, prior, sigmas, *probe_sides(prior))
     worst = max(errors.values(), key=lambda e: math.inf if math.isnan(e) else e)
     return {
@@ -205,7 +215,8 @@ def _audited(
     wanted = {
         node.name: node
         for node in exact.graph.node
-        if (node.name in low and node.op_type in PRODUCTS | POINTWISE) or node.op_type in _KEPT
+        if (node.name in low and node.op_type in PRODUCTS | POINTWISE)
+        or (node.op_type in _KEPT and precision != "tf32")  # which is one of products alone
     }
     rounded: set[str] = set()
     del model.graph.output[:]
@@ -213,7 +224,7 @@ def _audited(
         twin = type(node)()
         twin.CopyFrom(node)
         twin.name = f"{_PREFIX}{node.name}"
-        for position, name in enumerate(node.input):
+        for position, name in enumerate(rounded_inputs(node, precision)):
             if types.get(name) == _FLOAT:
                 twin.input[position] = f"{_PREFIX}{name}"
                 if name not in rounded:
@@ -232,9 +243,10 @@ def _measured(exact: str, twin: str, precision: str) -> list[onnx.NodeProto]:
     import onnx
 
     make = onnx.helper.make_node
+    stored = f"{twin}.exact" if precision == "tf32" else f"{twin}.rounded"  # TF32 is no storage
     return [
-        *rounding(f"{twin}.exact", f"{twin}.rounded", precision),
-        make("Sub", [f"{twin}.rounded", exact], [f"{twin}.sub"]),
+        *(() if precision == "tf32" else rounding(f"{twin}.exact", stored, precision)),
+        make("Sub", [stored, exact], [f"{twin}.sub"]),
         make("ReduceL2", [f"{twin}.sub"], [f"{twin}.difference"], keepdims=0),
         make("ReduceL2", [exact], [f"{twin}.norm"], keepdims=0),
         make("Abs", [exact], [f"{twin}.abs"]),

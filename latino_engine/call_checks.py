@@ -12,6 +12,9 @@ from torch import Tensor
 from latino_engine import ops
 from latino_engine.adapters import LearnedSchedule
 from latino_engine.errors import EngineInvalid, invalid, invalid_type, whole_number
+from latino_engine.manifest import rebuild_command
+from latino_engine.priors.folder import parse_spec
+from latino_engine.priors.latent import is_latent
 from latino_engine.runtimes import AHEAD_OF_TIME
 
 
@@ -31,7 +34,11 @@ def check_served(folder: Path, manifest: dict[str, Any], backend: str) -> None:
         return
     reason = record.get("refused", "it was not compiled for it")
     if backend in AHEAD_OF_TIME:
-        reason += f"; build it by: latino-engine rebuild {folder}, or load it with --rebuild"
+        reason += "; " + (
+            "use one of those that it was compiled for"
+            if is_latent(parse_spec(manifest["prior"]))  # no plans are built for it
+            else f"build it by: {rebuild_command(folder)}, or load it with --rebuild"
+        )
     raise EngineInvalid(
         f"backend: expected one that the engine {folder.name!r} serves, got {backend!r}; {reason}"
     )

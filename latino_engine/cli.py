@@ -24,8 +24,10 @@ from latino_engine.cli_options import (
     Json,
     Rebuild,
     Seed,
+    TensorRTPackage,
     Threads,
     TorchCompile,
+    WorkspaceMib,
 )
 from latino_engine.errors import UserError
 from latino_engine.version import __version__
@@ -75,6 +77,12 @@ def compile_command(
     gpu: Annotated[
         list[str] | None, typer.Option(help="With --backend tensorrt: sm_89; may be repeated.")
     ] = None,
+    tensorrt_package: TensorRTPackage = None,
+    tf32: Annotated[
+        bool,
+        typer.Option("--tf32", help="TensorRT in fp32: round the factors of products to 10 bits."),
+    ] = False,
+    workspace_mib: WorkspaceMib = None,
     prompt: Annotated[
         str | None, typer.Option(help="Of a text-to-image pipeline: what the images show.")
     ] = None,
@@ -103,6 +111,9 @@ def compile_command(
             max_batch=max_batch,
             threads=threads,
             gpu_architectures=gpu or None,
+            tensorrt_package=tensorrt_package,
+            tf32=tf32,
+            workspace_mib=workspace_mib,
         )
     if as_json:
         print(json.dumps(engine.manifest, indent=1))
@@ -307,6 +318,7 @@ def _runtime_text(record: dict[str, Any]) -> str:
         return f"{record['version']}: {record['refused']}"
     if "plans" in record:
         gpus = ", ".join(sorted(facts["architecture"] for facts in record["plans"].values()))
+        gpus += ", TF32" if record.get("options", {}).get("tf32") else ""
         return (
             f"{record['version']}: plans for {gpus}, relative error {record['relative_error']:.1e} "
             f"(bound {record['bound']:.0e}; {record['measured_on']})"

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from latino_engine.cli_options import EnginePath, Json
+from latino_engine.cli_options import EnginePath, Json, TensorRTPackage, WorkspaceMib
 
 _NUM_SHOWN = 12
 
@@ -21,12 +21,13 @@ def register(app: typer.Typer) -> None:
 
 def audit(
     prior: Annotated[str, typer.Argument(help="Shipped name, a prior's or an engine's folder.")],
-    precision: Annotated[str, typer.Option(help="fp16 or bf16.")] = "fp16",
+    precision: Annotated[str, typer.Option(help="fp16, bf16 or tf32.")] = "fp16",
     as_json: Json = False,
 ) -> None:
     """Tell what a lower precision costs, layer by layer and in all; exit status 2 above the bound.
 
-    Runs on the CPU; layers that stay in float32 are shown with what they would cost.
+    Runs on the CPU. Layers that stay in float32 are shown with the least that they would cost:
+    their inputs and outputs are rounded, their sums are not.
     """
     from latino_engine.audit import audit_prior, check_report
 
@@ -44,12 +45,22 @@ def rebuild(
     gpu: Annotated[
         list[str] | None, typer.Option(help="sm_89; may be repeated. By default the GPU here.")
     ] = None,
+    tensorrt_package: TensorRTPackage = None,
+    tf32: Annotated[
+        bool | None,
+        typer.Option("--tf32/--no-tf32", help="In fp32: round the factors of products to 10 bits."),
+    ] = None,
+    workspace_mib: WorkspaceMib = None,
     as_json: Json = False,
 ) -> None:
-    """Build TensorRT plans into an engine: for further GPUs, or again after an update."""
+    """Build TensorRT plans into an engine: for further GPUs, or again after an update.
+
+    Damaged plans for other GPUs are built again along, or taken out where nothing here builds for
+    them. Options that are left out are those of the last build.
+    """
     from latino_engine.compilation_gpu import rebuild_plans
 
-    manifest = rebuild_plans(engine, gpu or None)
+    manifest = rebuild_plans(engine, gpu or None, tensorrt_package, tf32, workspace_mib)
     record = manifest["runtimes"]["tensorrt"]
     if as_json:
         print(json.dumps(record, indent=1))

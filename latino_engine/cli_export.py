@@ -42,9 +42,7 @@ def export(
         from latino_engine.cli import parse_size
         from latino_engine.whole_sampler import export_whole_sampler
 
-        sides = parse_size(size)
-        height, width = (sides, sides) if isinstance(sides, int) else sides
-        export_whole_sampler(loaded, out, (height, width), operator, dft)
+        export_whole_sampler(loaded, out, parse_size(size), operator, dft)
     else:
         _export_denoiser(loaded, out, precision)
     facts = _interface(out)

@@ -22,6 +22,13 @@ Rebuild = Annotated[
     bool,
     typer.Option("--rebuild", help="Build TensorRT plans again that do not fit this machine."),
 ]
+TensorRTPackage = Annotated[
+    str | None,
+    typer.Option(help="Which TensorRT builds: tensorrt_rtx or tensorrt; one that is installed."),
+]
+WorkspaceMib = Annotated[
+    int | None, typer.Option(help="TensorRT: most scratch memory of a layer, MiB.")
+]
 TorchCompile = Annotated[
     bool, typer.Option("--torch-compile", help="With the backend torch: through torch.compile.")
 ]

@@ -40,7 +40,11 @@ from latino_engine.runtimes import (
     installed,
     runtime_module,
 )
-from latino_engine.runtimes.tensorrt_package import local_gpu, resolve_architectures
+from latino_engine.runtimes.tensorrt_package import (
+    PlanOptions,
+    local_gpu,
+    resolve_architectures,
+)
 from latino_engine.threads import torch_threads
 
 _PROBE_SIDES = (64, 96)
@@ -58,6 +62,9 @@ def compile(
     max_batch: int = 8,
     threads: int | None = None,
     gpu_architectures: Sequence[str] | None = None,
+    tensorrt_package: str | None = None,
+    tf32: bool = False,
+    workspace_mib: int | None = None,
 ) -> Engine:
     """Compile a prior to an engine folder and load it.
 
@@ -80,6 +87,13 @@ def compile(
         threads: as in `load`.
         gpu_architectures: for "tensorrt": the GPUs to build plans for, such as ["sm_89",
             "sm_120"], by default the one of this machine. Building needs no GPU.
+        tensorrt_package: for "tensorrt": "tensorrt_rtx" (TensorRT for RTX, which builds anywhere)
+            or "tensorrt" (for the GPU of this machine alone); None takes the first of the two that
+            is installed and builds for the GPU.
+        tf32: for "tensorrt" in "fp32": let products round their factors to 10 bits. The error bound
+            is then 2e-2 instead of 1e-5.
+        workspace_mib: for "tensorrt": most scratch memory of a layer, MiB; None: TensorRT's own
+            limit.
 
     Raises:
         ValueError, TypeError: an argument that cannot be used, a runtime above its error bound.
@@ -88,8 +102,12 @@ def compile(
     prior = prior if isinstance(prior, Prior) else load_prior(prior)
     size = _check_options(precision, image_size, max_batch, prior)
     check_threads(threads)
+    options = PlanOptions(tensorrt_package, tf32, workspace_mib)
+    options.check(precision)
     if backend != "auto":
         runtime_module(backend)
+    if backend not in AHEAD_OF_TIME:
+        _check_no_plans(gpu_architectures, options)
     adapter = load_adapter(adapter) if isinstance(adapter, str | Path) else adapter
     if isinstance(prior, LatentPrior):
         return _compile_latent(
@@ -98,7 +116,9 @@ def compile(
     if not (adapter is None or isinstance(adapter, Adapter)):
         expected = "an adapter, its name or its folder"
         raise invalid_type("adapter", expected, type(adapter).__name__, "use load_adapter")
-    packages = _gpu_packages(backend, gpu_architectures)
+    packages = {}
+    if backend in AHEAD_OF_TIME:
+        packages = resolve_architectures(gpu_architectures, local_gpu(), options.package)
     identity = prior.content_hash()
     prior = prior if adapter is None else adapter.merge(prior)
     with atomic_folder(path, ours=ENGINE_FILES) as partial:
@@ -110,7 +130,7 @@ def compile(
             if packages:
                 tuned = None if image_size is None else size
                 runtimes["tensorrt"] = build_for_gpus(
-                    prior, partial, precision, sigmas, packages, tuned, max_batch
+                    prior, partial, precision, sigmas, packages, tuned, max_batch, options
                 )
         chosen = _choose(backend, runtimes)
         write_manifest(
@@ -160,16 +180,20 @@ def _compile_latent(
     return load(path, threads=threads)
 
 
-def _gpu_packages(backend: str, architectures: Sequence[str] | None) -> dict[str, str]:
-    """Architecture -> the TensorRT package that builds for it; empty for other backends."""
-    if backend in AHEAD_OF_TIME:
-        return resolve_architectures(architectures, local_gpu())
-    if architectures is not None:
-        raise BackendNotAvailable(
-            f"gpu_architectures: expected None, got {list(architectures)}; neither onnxruntime nor "
-            "torch builds for a GPU ahead of time, use backend='tensorrt'"
-        )
-    return {}
+def _check_no_plans(architectures: Sequence[str] | None, options: PlanOptions) -> None:
+    """Raise the sentence for an option of plans where none are built."""
+    given = {
+        "gpu_architectures": (None, architectures),
+        "tensorrt_package": (None, options.package),
+        "tf32": (False, options.tf32),
+        "workspace_mib": (None, options.workspace_mib),
+    }
+    for name, (default, value) in given.items():
+        if value != default:
+            raise BackendNotAvailable(
+                f"{name}: expected {default}, got {value!r}; neither onnxruntime nor torch builds "
+                "for a GPU ahead of time, use backend='tensorrt'"
+            )
 
 
 def _about(adapter: Adapter) -> dict[str, Any]:

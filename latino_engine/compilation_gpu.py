@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import shutil
+import warnings
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+
+import torch
+from torch import Tensor
 
 from latino_engine.accuracy import BOUNDS, check_accuracy, probe_sigmas, relative_errors
 from latino_engine.atomic import atomic_folder
 from latino_engine.audit import audit_layers, exact_graph, named, probe_sides, typed_errors
-from latino_engine.errors import AccuracyError, UserError
+from latino_engine.errors import AccuracyError, BackendNotAvailable, UserError
 from latino_engine.manifest import ENGINE_FILES, damaged_plans, read_manifest, write_manifest
 from latino_engine.priors.folder import pixel_prior
 from latino_engine.priors.prior import Prior
@@ -19,6 +24,7 @@ from latino_engine.runtimes.tensorrt import fitting_plan, inspected_types, open_
 from latino_engine.runtimes.tensorrt_build import BuildOptions, build_plan, make_profiles
 from latino_engine.runtimes.tensorrt_package import (
     Gpu,
+    PlanOptions,
     load_package,
     local_gpu,
     package_version,
@@ -38,6 +44,7 @@ def build_for_gpus(
     packages: dict[str, str],
     size: tuple[int, int] | None,
     max_batch: int,
+    options: PlanOptions,
 ) -> dict[str, Any]:
     """Write one plan for each architecture; returns what the manifest says of this runtime.
 
@@ -52,60 +59,82 @@ def build_for_gpus(
         packages: architecture -> the TensorRT package that builds for it.
         size: height and width the plans are tuned for, or None.
         max_batch: the most images that go through the network together.
+        options: TF32, which has a bound of its own, and workspace.
 
     Raises:
         AccuracyError: above the bound of the precision; the worst layers are named.
         BackendNotAvailable: TensorRT refuses the graph.
     """
+    computed = "tf32" if options.tf32 else precision
     exact = exact_graph(prior)
-    errors = typed_errors(prior, exact, precision, sigmas)
+    record: dict[str, Any] = {
+        "bound": BOUNDS[computed],
+        "error_by_sigma": typed_errors(prior, exact, computed, sigmas),
+        "measured_on": _NO_PLAN_RUN,
+        "options": asdict(options),
+    }
     graph = to_typed(exact, precision).SerializeToString(deterministic=True)
     profiles = make_profiles(size, max_batch, prior.spec.size_multiple)
     plans: dict[str, dict[str, Any]] = {}
     for architecture, package in packages.items():
         name = plan_name(architecture, precision)
-        options = BuildOptions(architecture, package, profiles)
-        plans[name] = build_plan(graph, options, folder / name)
-    record: dict[str, Any] = {
-        "version": _versions(plans),
-        "bound": BOUNDS[precision],
-        "error_by_sigma": errors,
-        "measured_on": _NO_PLAN_RUN,
-        "plans": plans,
-    }
-    _measure_here(prior, folder, precision, sigmas, record)
+        shaped = (profiles, options.tf32, options.workspace_bytes)
+        built = build_plan(graph, BuildOptions(architecture, package, *shaped), folder / name)
+        plans[name] = built | _measured(record)
+    record |= {"version": _versions(plans), "plans": plans}
+    here = _measure_here(prior, folder, precision, sigmas, record)
     try:
-        record["relative_error"] = check_accuracy("tensorrt", precision, record["error_by_sigma"])
+        record["relative_error"] = check_accuracy("tensorrt", computed, record["error_by_sigma"])
     except AccuracyError as error:
-        if precision == "fp32":  # the audit compares with it
+        if computed == "fp32":  # the audit compares with it
             raise
-        layers = named(audit_layers(prior, exact, precision, sigmas))
+        layers = named(audit_layers(prior, exact, computed, sigmas))
         raise AccuracyError(f"{error} (worst layers: {layers})") from None
+    if here is not None:
+        plans[here] |= _measured(record)
     return record
 
 
-def rebuild_plans(folder: str | Path, architectures: Sequence[str] | None = None) -> dict[str, Any]:
-    """Build plans into an engine that exists, in its precision; plans for other GPUs stay.
+def _measured(record: dict[str, Any]) -> dict[str, Any]:
+    """What the gate found, for one plan."""
+    worst = max(record["error_by_sigma"].values())
+    facts = {name: record[name] for name in ("bound", "measured_on")}
+    return {**facts, "relative_error": worst}
 
-    Plans that are damaged or missing are built again along.
+
+def rebuild_plans(
+    folder: str | Path,
+    architectures: Sequence[str] | None = None,
+    tensorrt_package: str | None = None,
+    tf32: bool | None = None,
+    workspace_mib: int | None = None,
+) -> dict[str, Any]:
+    """Build plans into an engine that exists, in its precision; intact plans for other GPUs stay.
+
+    Damaged or missing plans for other GPUs are built again along, or leave the engine where nothing
+    here builds for their GPU: an engine with a damaged file cannot be loaded.
 
     Args:
         folder: the engine's; replaced at the very end.
-        architectures: such as ["sm_89"], by default the GPU of this machine.
+        architectures: such as ["sm_89"]; by default the GPU of this machine, without one those of
+            the damaged plans.
+        tensorrt_package, tf32, workspace_mib: as in `compile`; None: as the engine has them.
 
     Returns:
         The new manifest.
 
     Raises:
-        ValueError: a damaged engine, no TensorRT here, an architecture that it does not build for,
-            or what `build_for_gpus` raises.
+        ValueError: a damaged engine, a latent one, no TensorRT here, an architecture that it does
+            not build for, or what `build_for_gpus` raises.
     """
     folder = Path(folder)
     manifest = read_manifest(folder, plans=False)
-    runtime_module("tensorrt")
+    given = {"package": tensorrt_package, "tf32": tf32, "workspace_mib": workspace_mib}
+    options = _options(manifest, given)
     prior = pixel_prior(folder)
+    runtime_module("tensorrt")
     damaged = damaged_plans(folder, manifest)
-    packages = resolve_architectures(_asked(architectures, manifest, damaged), local_gpu())
+    packages = _packages(architectures, _architectures(manifest, damaged), options)
     size = manifest["image_size"]
     sigmas = _gate_sigmas(manifest, prior)
     with atomic_folder(folder, ours=ENGINE_FILES) as partial:
@@ -119,9 +148,11 @@ def rebuild_plans(folder: str | Path, architectures: Sequence[str] | None = None
             packages,
             None if size is None else tuple(size),
             manifest["max_batch"],
+            options,
         )
         before = manifest["runtimes"].get("tensorrt", {}).get("plans", {})
-        record["plans"] = {**before, **record["plans"]}
+        kept_plans = {name: facts for name, facts in before.items() if name not in damaged}
+        record["plans"] = {**kept_plans, **record["plans"]}
         record["version"] = _versions(record["plans"])
         manifest["runtimes"]["tensorrt"] = record
         built = (facts["architecture"] for facts in record["plans"].values())
@@ -159,16 +190,33 @@ def _has_plan_for(gpu: Gpu, folder: Path, manifest: dict[str, Any]) -> bool:
     return name not in damaged_plans(folder, manifest)
 
 
-def _asked(
-    architectures: Sequence[str] | None, manifest: dict[str, Any], damaged: Sequence[str]
-) -> Sequence[str] | None:
-    """The architectures that were named, or the GPU here, and those of the damaged plans."""
-    again = _architectures(manifest, damaged)
+def _options(manifest: dict[str, Any], given: dict[str, Any]) -> PlanOptions:
+    """Those of the plans that were built last, where none are given."""
+    before = manifest["runtimes"].get("tensorrt", {}).get("options", {})
+    named = {name: value for name, value in given.items() if value is not None}
+    options = PlanOptions(**{**before, **named})
+    options.check(manifest["precision"])
+    return options
+
+
+def _packages(
+    architectures: Sequence[str] | None, damaged: Sequence[str], options: PlanOptions
+) -> dict[str, str]:
+    """Architecture -> package: those that were named, or the GPU here; then the damaged plans'."""
     gpu = local_gpu()
-    if not again or isinstance(architectures, str):
-        return architectures
-    here = [] if gpu is None else [gpu.architecture]
-    return [*(here if architectures is None else architectures), *again]
+    if architectures is None and gpu is None and damaged:
+        return resolve_architectures(damaged, gpu, options.package)
+    packages = resolve_architectures(architectures, gpu, options.package)
+    for architecture in damaged:
+        try:
+            packages |= resolve_architectures([architecture], gpu, options.package)
+        except BackendNotAvailable:
+            warnings.warn(
+                f"the damaged plan for {architecture} is taken out of the engine: nothing here "
+                "builds for that GPU",
+                stacklevel=3,
+            )
+    return packages
 
 
 def _architectures(manifest: dict[str, Any], names: Sequence[str]) -> list[str]:
@@ -190,18 +238,23 @@ def _versions(plans: dict[str, dict[str, Any]]) -> str:
 
 def _measure_here(
     prior: Prior, folder: Path, precision: str, sigmas: Sequence[float], record: dict[str, Any]
-) -> None:
-    """The plan itself against float32 torch, where its GPU is in this machine."""
+) -> str | None:
+    """The plan itself against float32 torch, where its GPU is in this machine; its file name."""
     gpu = local_gpu()
-    if gpu is None:
-        return
-    name = plan_name(gpu.architecture, precision)
-    if name not in record["plans"]:
-        return
+    name = "" if gpu is None else plan_name(gpu.architecture, precision)
+    if gpu is None or name not in record["plans"]:
+        return None
     facts = record["plans"][name]
     runtime = open_plan(folder / name, facts)
     trt = load_package(facts["package"])
     facts["inspected_types"] = inspected_types(runtime.engine, trt.LayerInformationFormat.JSON)
     facts["gpu"] = {"name": gpu.name, "architecture": gpu.architecture, "driver": gpu.driver}
     record["measured_on"] = gpu.name
-    record["error_by_sigma"] = relative_errors(runtime, prior, sigmas, *probe_sides(prior))
+    most = max(profile["batch"][2] for profile in facts["profiles"])
+
+    def in_chunks(x: Tensor, sigma: Tensor) -> Tensor:
+        pieces = (slice(start, start + most) for start in range(0, len(x), most))
+        return torch.cat([runtime(x[piece], sigma[piece]) for piece in pieces])
+
+    record["error_by_sigma"] = relative_errors(in_chunks, prior, sigmas, *probe_sides(prior))
+    return name

@@ -338,7 +338,8 @@ def load(
         device: "cpu" (default) or "cuda".
         threads: of the network and the data step; None leaves it to the libraries.
         rebuild: build TensorRT plans again that do not fit: damaged or missing ones, and the one
-            for this machine's GPU where there is none or one of another TensorRT.
+            for this machine's GPU where there is none or one of another TensorRT; with the package,
+            TF32 and workspace that the engine was compiled with.
         torch_compile: for the backend "torch": run the network through torch.compile, which takes
             a minute or more for every new kind of shape.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
+import shlex
 from importlib import metadata
 from pathlib import Path
 from typing import Any, cast
@@ -97,9 +98,14 @@ def damaged_plans(folder: Path, manifest: dict[str, Any]) -> list[str]:
     return found
 
 
+def rebuild_command(folder: Path) -> str:
+    """What a shell takes to build plans into an engine."""
+    return f"latino-engine rebuild {shlex.quote(str(folder))}"
+
+
 def rebuild_remedy(folder: Path, architecture: str) -> str:
     """Which command builds a plan that does not fit."""
-    command = f"latino-engine rebuild {folder} --gpu {architecture}"
+    command = f"{rebuild_command(folder)} --gpu {architecture}"
     return f"build it by: {command}, or load the engine with --rebuild (rebuild=True in Python)"
 
 

@@ -23,6 +23,8 @@ MOVES = frozenset(
 )
 # Everything else (normalisation, softmax, reductions, sines, roots) stays float32.
 
+_TF32_SPLIT = 2.0**13 + 1.0  # x s - (x s - x) is x rounded to 24 - 13 = 11 significant bits
+
 _FLOAT = 1  # onnx.TensorProto.FLOAT
 _LOW = {"fp16": 10, "bf16": 16}  # onnx.TensorProto.FLOAT16, BFLOAT16
 
@@ -46,13 +48,15 @@ def to_typed(model: onnx.ModelProto, precision: str) -> onnx.ModelProto:
 
 def rounded_twin(model: onnx.ModelProto, precision: str) -> onnx.ModelProto:
     """A float32 graph that computes what a typed one does: each low tensor is rounded to
-    `precision` and back.
+    `precision` and back; for "tf32" the factors of every product of a float32 graph are.
 
     For runtimes without kernels of that precision (onnxruntime's CPU has no bfloat16 convolution).
     Products of rounded numbers are summed in float32 there, as tensor cores do.
     """
     import onnx
 
+    if precision == "tf32":
+        return _factors_in_tf32(model)
     low = _LOW[precision]
     types = element_types(model)
     twin = _copy(model)
@@ -80,11 +84,39 @@ def rounding(source: str, target: str, precision: str) -> list[onnx.NodeProto]:
     """Nodes that round a float32 tensor to `precision` and back to float32."""
     import onnx
 
+    if precision == "tf32":
+        make, by, scaled, low = onnx.helper.make_node, *(f"{target}.{n}" for n in ("by", "s", "r"))
+        return [
+            make("Constant", [], [by], value_float=_TF32_SPLIT),
+            make("Mul", [source, by], [scaled]),
+            make("Sub", [scaled, source], [low]),
+            make("Sub", [scaled, low], [target]),
+        ]
     low = f"{target}.{precision}"
     return [
         onnx.helper.make_node("Cast", [source], [low], to=_LOW[precision]),
         onnx.helper.make_node("Cast", [low], [target], to=_FLOAT),
     ]
+
+
+def rounded_inputs(node: onnx.NodeProto, precision: str) -> list[str]:
+    """The inputs of a node that lose digits: in TF32 the factors of a product, not its bias."""
+    return list(node.input[:2] if precision == "tf32" else node.input)
+
+
+def _factors_in_tf32(model: onnx.ModelProto) -> onnx.ModelProto:
+    twin, rounded = _copy(model), set[str]()
+    nodes = list(twin.graph.node)
+    del twin.graph.node[:]
+    for node in nodes:
+        if node.op_type in PRODUCTS:
+            for position, name in enumerate(rounded_inputs(node, "tf32")):
+                if name not in rounded:
+                    rounded.add(name)
+                    twin.graph.node.extend(rounding(name, f"{name}.tf32", "tf32"))
+                node.input[position] = f"{name}.tf32"
+        twin.graph.node.append(node)
+    return twin
 
 
 def element_types(model: onnx.ModelProto) -> dict[str, int]:
@@ -98,7 +130,9 @@ def element_types(model: onnx.ModelProto) -> dict[str, int]:
 
 
 def low_nodes(model: onnx.ModelProto, precision: str) -> set[str]:
-    """Names of the nodes of a float32 graph that `to_typed` puts in the lower precision."""
+    """Names of the nodes of a float32 graph that `to_typed`, or TF32, puts in lower precision."""
+    if precision == "tf32":
+        return {node.name for node in model.graph.node if node.op_type in PRODUCTS}
     converter = _Converter(_copy(model), precision)
     converter.convert()
     return converter.lowered

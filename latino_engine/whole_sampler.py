@@ -17,11 +17,12 @@ from torch import Tensor
 from latino_engine import ops
 from latino_engine.atomic import atomic_file
 from latino_engine.audit import exact_graph
-from latino_engine.errors import invalid, invalid_type
+from latino_engine.errors import invalid, invalid_type, whole_number
 from latino_engine.measurement import make_problem
 from latino_engine.operators import Blur, Denoising, Inpainting
 from latino_engine.operators.protocol import Operator
 from latino_engine.operators.spectra import kernel_full_spectrum, kernel_spectrum
+from latino_engine.priors.folder import pixel_prior
 from latino_engine.priors.prior import Prior, PriorSpec
 from latino_engine.schedule import InnerStep, OuterStep, ScheduleBuilder
 from latino_engine.whole_sampler_graph import COLUMNS, FAMILIES, TRANSFORMS, sampler_graph
@@ -31,9 +32,9 @@ if TYPE_CHECKING:
 
 
 def export_whole_sampler(
-    prior: Prior,
+    prior: Prior | str | Path,
     target: str | Path,
-    size: tuple[int, int],
+    size: int | tuple[int, int],
     operator: str = "blur",
     dft: str = "matmul",
 ) -> None:
@@ -47,25 +48,25 @@ def export_whole_sampler(
     units. `whole_sampler_inputs` makes them all.
 
     Args:
-        prior: its denoiser is written in float32, an adapter merged before.
+        prior: a `Prior`, a shipped name, a folder of a prior or an engine; its denoiser is in
+            float32, with an adapter where one was merged, as into an engine.
         target: the file.
-        size: (H, W), multiples of the prior's size_multiple.
+        size: side or (H, W), multiples of the prior's size_multiple.
         operator: "blur" (circular convolution) or "mask" (inpainting, denoising).
         dft: for "blur": "matmul" (products with the Fourier matrices, K = W // 2 + 1, accepted
             wherever MatMul is; keep TF32 off) or "dft" (the ONNX operator, K = W; TensorRT >= 11.2,
             no TensorRT for RTX).
 
     Raises:
-        ValueError: another operator or transform, a size that the network cannot take.
+        ValueError: a latent prior, another operator or transform, a size that the network cannot
+            take.
         OutputNotWritable: the file cannot be written.
     """
     _check_choice("operator", operator, FAMILIES)
     _check_choice("dft", dft, TRANSFORMS)
-    multiple = prior.spec.size_multiple
-    if min(size) < multiple or any(side % multiple for side in size):
-        got = f"{size[0]} x {size[1]}"
-        raise invalid("size", f"sides that are multiples of {multiple}", got, "pad the images")
-    model = sampler_graph(exact_graph(prior), prior.channels, size, operator, dft)
+    prior = pixel_prior(prior)
+    sides = _two_sides(size, prior.spec.size_multiple)
+    model = sampler_graph(exact_graph(prior), prior.channels, sides, operator, dft)
     with atomic_file(target) as file:
         file.write(model.SerializeToString(deterministic=True))
 
@@ -152,6 +153,18 @@ def _inner(spec: PriorSpec, step: InnerStep) -> list[float]:
     sigma, scale = float(step.sigma_delta), step.c * float(step.sigma_delta)
     clamped = min(max(sigma, spec.sigma_min), spec.sigma_max)
     return [float(step.x_weight), float(step.gamma), clamped, scale]
+
+
+def _two_sides(size: int | tuple[int, int], multiple: int) -> tuple[int, int]:
+    given = size if isinstance(size, tuple | list) else (size, size)
+    try:
+        height, width = (whole_number("size", side) for side in given)
+    except (TypeError, ValueError):
+        raise invalid("size", "one side, or (height, width)", size, "give whole numbers") from None
+    if min(height, width) < multiple or height % multiple or width % multiple:
+        got = f"{height} x {width}"
+        raise invalid("size", f"sides that are multiples of {multiple}", got, "pad the images")
+    return height, width
 
 
 def _check_choice(argument: str, value: str, known: Sequence[str]) -> None:

@@ -12,13 +12,14 @@ from tolerances import OTHER_RUNTIME
 
 import latino_engine as le
 from latino_engine.accuracy import BOUNDS, probe_sigmas, relative_errors
+from latino_engine.priors.precision import PRECISIONS
 from latino_engine.runtimes.cuda_graph import NUM_WORKERS
 
 #: Relative: a replay against the eager call. In 16 bits the last digit of an input may turn the
 #: rounding of a layer, which is what the bound of the precision allows for.
 REPLAY = {**BOUNDS, "fp32": OTHER_RUNTIME}
 BACKENDS = ("torch", "torch_compiled", "tensorrt")
-RUNTIMES = [(backend, name) for backend in BACKENDS for name in BOUNDS]
+RUNTIMES = [(backend, name) for backend in BACKENDS for name in PRECISIONS]
 STEPS = {"num_samples": 2, "sampler": "ud2m", "steps": 2, "unfold": 2}
 
 
