@@ -18,7 +18,7 @@ from latino_engine.runtimes import installed, version
 from latino_engine.schedule import few_step_sigmas, ud2m_schedule
 
 #: Largest relative error of one denoiser call that an engine may have, see `relative_errors`.
-#: Measured on the shipped prior: fp32 5e-7, fp16 2.1e-3, bf16 1.6e-2, and "tf32", float32 whose
+#: Measured on the shipped prior: fp32 2.1e-6, fp16 2.1e-3, bf16 1.6e-2, and "tf32", float32 whose
 #: products round their factors to 10 bits, 1.6e-3 to nearest, 7.4e-3 where hardware cuts them off.
 BOUNDS = {"fp32": 1e-5, "tf32": 2e-2, "fp16": 5e-3, "bf16": 4e-2}
 

@@ -15,9 +15,10 @@ from torch import Tensor
 from latino_engine.accuracy import BOUNDS, check_accuracy, probe_sigmas, relative_errors
 from latino_engine.atomic import atomic_folder
 from latino_engine.audit import audit_layers, exact_graph, named, probe_sides, typed_errors
-from latino_engine.errors import AccuracyError, BackendNotAvailable, UserError
+from latino_engine.errors import AccuracyError, BackendNotAvailable, UserError, invalid
 from latino_engine.manifest import ENGINE_FILES, damaged_plans, read_manifest, write_manifest
-from latino_engine.priors.folder import pixel_prior
+from latino_engine.priors.folder import parse_spec, pixel_prior
+from latino_engine.priors.latent import is_latent
 from latino_engine.priors.prior import Prior
 from latino_engine.runtimes import runtime_module
 from latino_engine.runtimes.tensorrt import fitting_plan, inspected_types, open_plan, plan_name
@@ -129,6 +130,9 @@ def rebuild_plans(
     """
     folder = Path(folder)
     manifest = read_manifest(folder, plans=False)
+    if is_latent(parse_spec(manifest["prior"])):
+        got, remedy = f"the latent {folder.name!r}", "load it with backend='onnxruntime' or 'torch'"
+        raise invalid("engine", "one whose prior denoises images, for a plan", got, remedy)
     given = {"package": tensorrt_package, "tf32": tf32, "workspace_mib": workspace_mib}
     options = _options(manifest, given)
     prior = pixel_prior(folder)

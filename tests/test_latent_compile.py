@@ -27,7 +27,9 @@ pytestmark = pytest.mark.slow
 FILES = {"encoder.onnx", "decoder.onnx", "denoiser.onnx", "prior.json", "model.safetensors"}
 
 
-def test_sdxl_compiles_and_both_runtimes_agree(tmp_path: Path) -> None:
+def test_sdxl_compiles_and_both_runtimes_agree(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     prior = le.load_prior(save_sdxl(tmp_path / "sdxl"), prompt="a photo of a dog")
     engine = le.compile(prior, tmp_path / "a.engine", backend="onnxruntime", image_size=32)
     assert isinstance(engine, LatentEngine)
@@ -48,6 +50,21 @@ def test_sdxl_compiles_and_both_runtimes_agree(tmp_path: Path) -> None:
     assert abs(report["denoise_call_ms"]["p50"] - networks / 2) < 0.2 * networks
     with pytest.raises(ValueError, match="load it with backend='torch'"):
         engine.sample(y, op, sampler="latino-pro")
+    before = engine.manifest
+    capsys.readouterr()
+    assert run(["rebuild", str(tmp_path / "a.engine"), "--gpu", "sm_89"]) == 2
+    assert capsys.readouterr().err == (
+        "error: engine: expected one whose prior denoises images, for a plan, got the latent "
+        "'a.engine'; load it with backend='onnxruntime' or 'torch'\n"
+    )
+    assert le.load(tmp_path / "a.engine").manifest == before
+    monkeypatch.setattr("latino_engine.runtimes._present", lambda package: True)
+    with pytest.raises(EngineInvalid) as caught:
+        le.load(tmp_path / "a.engine", backend="tensorrt")
+    assert str(caught.value) == (
+        "backend: expected one that the engine 'a.engine' serves, got 'tensorrt'; it was not "
+        "compiled for it; use one of those that it was compiled for"
+    )
 
 
 def test_the_page_runs(

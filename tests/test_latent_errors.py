@@ -224,6 +224,16 @@ def test_compile_takes_no_adapter(prior: LatentPrior, tmp_path: Path) -> None:
         le.compile(prior, tmp_path / "a.engine", adapter="photo-small")
 
 
+def test_compile_takes_no_options_of_plans(prior: LatentPrior, tmp_path: Path) -> None:
+    with pytest.raises(
+        ValueError, match=r"^gpu_architectures: expected None, got \['sm_89'\]; nei"
+    ):
+        le.compile(prior, tmp_path / "a.engine", gpu_architectures=["sm_89"])
+    with pytest.raises(ValueError, match=r"^tf32: expected False, got True; neither onnxruntime"):
+        le.compile(prior, tmp_path / "a.engine", "torch", tf32=True)
+    assert not (tmp_path / "a.engine").exists()
+
+
 def _factors(prior: LatentPrior) -> tuple[torch.Tensor, torch.Tensor]:
     out, inner = prior.model.unet.get_submodule(LAYER).weight.shape
     return torch.randn(RANK, inner), torch.randn(out, RANK)

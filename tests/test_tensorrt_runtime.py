@@ -364,11 +364,24 @@ def test_tensorrt_proper_builds_for_the_gpu_that_is_here(monkeypatch):
     with pytest.raises(BackendNotAvailable) as caught:
         resolve(["sm_89"], Gpu("sm_90"))
     assert str(caught.value) == (
-        "gpu_architectures: expected some of sm_90, which the TensorRT packages here build for, "
-        "got 'sm_89'; for another GPU compile on a machine that has it, with the package tensorrt"
+        "gpu_architectures: expected some of sm_90, which tensorrt builds for, got 'sm_89'; for "
+        "another GPU compile on a machine that has it, with the package tensorrt"
     )
-    with pytest.raises(BackendNotAvailable, match="expected some of none, which"):
+    with pytest.raises(BackendNotAvailable) as caught:
         resolve(["sm_89"], None)
+    assert str(caught.value) == (
+        "gpu_architectures: expected the GPU of this machine, for which alone the package tensorrt "
+        "builds, got 'sm_89' on a machine without one; compile on a machine that has it, or with "
+        "TensorRT for RTX (pip install tensorrt-rtx), which needs no GPU"
+    )
+
+
+def test_the_driver_is_told(monkeypatch, tmp_path):
+    monkeypatch.setattr(torch._C, "_cuda_getDriverVersion", lambda: 13000, raising=False)
+    monkeypatch.setattr(tensorrt_package, "_DRIVER", tmp_path / "version")
+    assert tensorrt_package._driver() == "CUDA 13.0"
+    (tmp_path / "version").write_text("580.65.06\n")
+    assert tensorrt_package._driver() == "580.65.06, CUDA 13.0"
 
 
 @pytest.mark.parametrize(

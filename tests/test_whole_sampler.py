@@ -151,6 +151,11 @@ def test_tensorrt_for_rtx_builds_the_loop(tmp_path, family):
         ({"operator": "sr"}, "operator: expected one of 'blur', 'mask', got 'sr'; choose one of "),
         ({"dft": "fft"}, "dft: expected one of 'matmul', 'dft', got 'fft'; choose one of these"),
         ({"size": (18, 16)}, "size: expected sides that are multiples of 4, got 18 x 16; pad the "),
+        ({"size": 18}, "size: expected sides that are multiples of 4, got 18 x 18; pad the images"),
+        ({"size": (0, 16)}, "size: expected sides that are multiples of 4, got 0 x 16; pad the im"),
+        ({"size": 16.0}, "size: expected one side, or (height, width), got 16.0; give whole num"),
+        ({"size": (16,)}, "size: expected one side, or (height, width), got (16,); give whole nu"),
+        ({"size": "16"}, "size: expected one side, or (height, width), got 16; give whole number"),
     ],
 )
 def test_what_cannot_be_exported(tmp_path, options, sentence):
@@ -158,6 +163,12 @@ def test_what_cannot_be_exported(tmp_path, options, sentence):
         export_whole_sampler(tiny_prior(), tmp_path / "a.onnx", **{"size": (16, 16), **options})
     assert str(caught.value).startswith(sentence)
     assert not list(tmp_path.iterdir())
+
+
+def test_one_side_is_a_square_and_a_folder_is_a_prior(engine, tmp_path):
+    for name, prior, size in (("a", tiny_prior(), (16, 16)), ("b", engine.folder, 16)):
+        export_whole_sampler(prior, tmp_path / name, size, "mask")
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
 def test_what_the_graph_cannot_serve(engine):

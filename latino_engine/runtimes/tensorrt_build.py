@@ -249,9 +249,11 @@ def _keep_timing(config: Any, path: Path | None) -> None:
 def _refusal(options: BuildOptions, reasons: Sequence[str]) -> BackendNotAvailable:
     reason = " ".join(reasons[0].split())[:200] if reasons else "no reason given"
     version = package_version(options.package)
+    larger = "" if options.workspace_bytes is None else "a larger workspace_mib, "
     return BackendNotAvailable(
         f"backend: expected a graph that {options.package} {version} builds for "
-        f"{options.architecture}, got its refusal ({reason}); choose another precision or backend"
+        f"{options.architecture}, got its refusal ({reason}); choose {larger}another precision or "
+        "backend"
     )
 
 
