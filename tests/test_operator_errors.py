@@ -423,12 +423,15 @@ def test_a_measurement_that_is_no_number(case: Case) -> None:
         )
 
 
-def test_the_prox_finds_it_too() -> None:
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_the_prox_finds_it_too(device: str) -> None:
     """What makes no data step looks at its result; what stands at missing entries is ignored."""
+    if device == "cuda" and not torch.cuda.is_available():
+        pytest.skip("needs an NVIDIA GPU")
     mask = torch.ones(16, 16)
     mask[3] = 0
     for op, channels in ((Inpainting(mask, 0.1), 3), (MRI(mask, 0.1), 2)):
-        v = torch.rand(2, channels, 16, 16)
+        v = torch.rand(2, channels, 16, 16, device=device)
         y = op.measure(v)
         y[:, :, 3] = torch.nan
         assert bool(torch.isfinite(op.prox(v, y, 2.0)).all())

@@ -122,9 +122,7 @@ def check_finite(y: Tensor) -> None:
 
     What torch.func or a tracer holds has no entries to look at, nor has a stream being captured.
     """
-    if torch.compiler.is_compiling() or is_functorch_wrapped_tensor(y) or y.is_meta:
-        return
-    if y.is_cuda and torch.cuda.is_current_stream_capturing():
+    if not _has_entries(y):
         return
     # The sum is one pass without a second array; it can be infinite for large numbers, too.
     if bool(torch.isfinite(y.detach().sum())):
@@ -138,12 +136,19 @@ def check_finite(y: Tensor) -> None:
 def check_prox(z: Tensor, y: Tensor, mask: Tensor) -> None:
     """y, whose prox is z, is finite where m > 0: one pass over z, and over y where z is not finite.
 
-    On an accelerator nothing is read, which would stall the queue.
+    On an accelerator it waits for z, as making a data step waits for y.
     """
-    if torch.compiler.is_compiling() or type(z) is not Tensor or is_functorch_wrapped_tensor(z):
+    if type(z) is not Tensor or not _has_entries(z):
         return
-    if z.device.type == "cpu" and not math.isfinite(float(z.detach().sum())):
+    if not bool(torch.isfinite(z.detach().sum())):
         check_finite(torch.where(mask > 0, y, 0.0))
+
+
+def _has_entries(tensor: Tensor) -> bool:
+    """Whether the host can read the tensor now."""
+    if torch.compiler.is_compiling() or is_functorch_wrapped_tensor(tensor) or tensor.is_meta:
+        return False
+    return not (tensor.is_cuda and torch.cuda.is_current_stream_capturing())
 
 
 def check_size(name: str, x: Tensor, size: tuple[int, int], of: str) -> None:
