@@ -15,7 +15,8 @@ import triton.language as tl
 def read_step(step_table, noise_steps, counter, num_steps, table_pairs, noise_stride, pair):
     """(step, noise step, three scalars) of the pair; past the end those of the last row."""
     step = tl.load(counter, volatile=True)  # the graph's previous launch wrote it
-    row = tl.minimum(step, num_steps - 1).to(tl.int64)
+    # As unsigned words: a negative counter is beyond the end, too.
+    row = tl.minimum(step.to(tl.uint32), (num_steps - 1).to(tl.uint32)).to(tl.int64)
     noise_step = tl.load(noise_steps + row * noise_stride)
     if table_pairs != 1:
         step_table += pair * 4
@@ -31,4 +32,4 @@ def finish_step(counter, step, num_steps):
     last = arrived == tl.num_programs(0) - 1
     tl.store(counter + 1, 0, mask=last)
     tl.store(counter, step + 1, mask=last)
-    tl.store(counter + 2, 1, mask=last & (step >= num_steps))
+    tl.store(counter + 2, 1, mask=last & (step.to(tl.uint32) >= num_steps.to(tl.uint32)))

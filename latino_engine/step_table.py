@@ -8,13 +8,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from latino_engine.errors import invalid
+
 
 class StepTable:
     """Scalars of the steps, on the device, and the counter that says which step is next.
 
     Every operation that is given the table uses its next row; its last launch moves the counter
     on. `position` mirrors the counter for eager calls, which are refused beyond the end; a replayed
-    graph is not seen by it, and `check` then asks the device.
+    graph is not seen by it, and `check` then asks the device. A launch beyond the end takes the
+    last row: no memory outside the table is read.
+
+    A table belongs to one stream and one thread at a time: the blocks of launches that overlap
+    would be counted as those of one. Chains that run side by side have a table each.
 
     Attributes:
         rows: int32 (steps, 1|P, 4), the bits of three floats and the noise step.
@@ -32,12 +38,22 @@ class StepTable:
         """Three float columns, each broadcasting to (steps, 1|P), and a noise step for each row.
 
         The columns are (x_weight, gamma, scale) or, for reverse steps, (sigma_next, kept, renewed).
+
+        Raises:
+            ValueError: no step, not one noise step for each, or one outside [0, 2^32).
         """
         size = np.broadcast_shapes(*(tuple(column.shape) for column in columns))
+        num_steps = size[0]
+        if num_steps < 1 or len(noise_steps) != num_steps:
+            expected = f"one for each of {num_steps} steps, at least one"
+            raise invalid("noise_steps", expected, len(noise_steps), "match the columns")
+        if not 0 <= min(noise_steps) <= max(noise_steps) < 2**32:
+            got = f"{min(noise_steps)}..{max(noise_steps)}"
+            raise invalid("noise_steps", "values in [0, 2^32)", got, "count the steps from 0")
         floats = torch.stack([c.to(torch.float32).expand(size) for c in columns], dim=-1)
         signed = [step - 2**32 if step >= 2**31 else step for step in noise_steps]
         last = torch.tensor(signed, dtype=torch.int32, device=floats.device)[:, None, None]
-        last = last.expand(floats.shape[0], floats.shape[1], 1)
+        last = last.expand(num_steps, floats.shape[1], 1)
         return cls(torch.cat((floats.view(torch.int32), last), dim=-1).contiguous())
 
     @classmethod

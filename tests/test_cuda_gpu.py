@@ -50,3 +50,31 @@ def test_a_captured_graph_serves_every_step(device: str) -> None:
     graph.replay()
     with pytest.raises(IndexError):
         steps.check()
+
+
+def test_chains_on_two_streams(device: str) -> None:
+    """A table each: side by side they give what they give alone."""
+    images = torch.randn(2, 2, 4, 3, 256, 256, device=device)  # (chain, anchor, P, C, H, W)
+    power = torch.rand(1, 1, 256, 129, device=device)
+    columns, noise_steps = torch.rand(3, 50, 1, device=device), list(range(50))
+    who = (3, torch.arange(4, device=device), torch.arange(4, device=device))
+
+    def chain(steps: StepTable, x: torch.Tensor, x_t: torch.Tensor) -> torch.Tensor:
+        for _ in noise_steps:
+            x = cuda_launches.run_fourier_prox_noise(x, x_t, power, power + 0j, steps, who)
+        return x
+
+    tables = [StepTable.of(list(columns), noise_steps) for _ in images]
+    alone = [chain(table, *pair) for table, pair in zip(tables, images, strict=True)]
+    streams = [torch.cuda.Stream() for _ in images]
+    torch.cuda.synchronize()
+    together = []
+    for table, pair, stream in zip(tables, images, streams, strict=True):
+        table.rewind()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            together.append(chain(table, *pair))
+    torch.cuda.synchronize()
+    for table, one, other in zip(tables, alone, together, strict=True):
+        table.check()
+        assert torch.equal(one, other)

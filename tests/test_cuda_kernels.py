@@ -369,3 +369,21 @@ def test_a_step_beyond_the_table(device: str) -> None:
     steps.rewind()
     steps.check()
     assert repr(steps) == "StepTable(1 steps, 1 pairs, next 0)"
+    steps.counter[0] = -1  # a damaged counter: no memory before the table is read either
+    assert torch.equal(cuda_launches.run_langevin_noise(x, steps, who), first)
+    with pytest.raises(IndexError, match="call rewind"):
+        steps.check()
+
+
+def test_a_table_needs_a_noise_step_for_each_step() -> None:
+    columns = [torch.rand(2, 1) for _ in range(3)]
+    for noise_steps, got in (
+        ([1], "one for each of 2 steps, at least one, got 1; match the columns"),
+        ([0, -1], "values in [0, 2^32), got -1..0; count the steps from 0"),
+        ([2**32, 5], f"values in [0, 2^32), got 5..{2**32}; count the steps from 0"),
+    ):
+        with pytest.raises(ValueError) as caught:
+            StepTable.of(columns, noise_steps)
+        assert str(caught.value) == f"noise_steps: expected {got}"
+    with pytest.raises(ValueError, match=r"^noise_steps: expected one for each of 0 steps, at le"):
+        StepTable.of([c[:0] for c in columns], [])

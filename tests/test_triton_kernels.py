@@ -124,6 +124,9 @@ def test_one_table_serves_all_steps(kernels: Kernels) -> None:
         assert_close(found, case.expected(step, noise_step), 0.0)
     last = kernels.launch("masked_prox_noise", *inputs)  # beyond the end: the last row, and a flag
     assert torch.equal(last, found) and counter.tolist() == [4, 0, 1]
+    counter.copy_(torch.tensor([-1, 0, 0]))  # damaged: no memory before the table is read either
+    last = kernels.launch("masked_prox_noise", *inputs)
+    assert torch.equal(last, found) and counter.tolist() == [0, 0, 1]
 
 
 def test_masked_prox_noise_in_place(kernels: Kernels) -> None:
