@@ -2,10 +2,10 @@
 
 A machine without a C++ compiler installs the package all the same: everything then runs in torch.
 
-`_cuda` is built with nvcc where there is one, and otherwise, on Linux, without: NVRTC then compiles
-its kernels at run time. LATINO_CUDA=auto|0|1: 0 leaves it out, 1 insists on nvcc.
-LATINO_CUDA_ARCHS="80;90;100;120": compute capabilities, the oldest as PTX too. CUDA_HOME: where
-the toolkit is, if nvcc is not on the path.
+`_cuda` is built with nvcc where there is one that works, and otherwise, on Linux, without: NVRTC
+then compiles its kernels at run time. LATINO_CUDA=auto|0|1: 0 leaves it out, 1 insists on nvcc.
+LATINO_CUDA_ARCHS="80;90;100;120": compute capabilities, the oldest as PTX too; unset, those of
+these that nvcc knows. CUDA_HOME: where the toolkit is, if nvcc is not on the path.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ MSVC_FLAGS = ["/O2", "/fp:precise", "/openmp"]
 KERNELS = [
     f"csrc/cuda/{name}.cu" for name in ("fourier", "alias", "kspace", "quads", "elementwise")
 ]
+ARCHITECTURES = ["80", "90", "100", "120"]
 # No contraction to fused multiply-adds: the noise then has the bits of the CPU's.
 NVCC_FLAGS = ["-std=c++17", "-O3", "-fmad=false", "-Xcompiler", "-fPIC,-fvisibility=hidden"]
 
@@ -47,6 +48,37 @@ def wanted_cuda():
     wanted = os.environ.get("LATINO_CUDA", "auto")
     if wanted not in ("auto", "0", "1"):
         raise SystemExit(f"LATINO_CUDA: expected auto, 0 or 1, got {wanted}; unset it for auto")
+    if wanted == "1" and sys.platform != "linux":
+        raise SystemExit(f"LATINO_CUDA: expected auto or 0 on {sys.platform}, got 1; use Linux")
+    return wanted
+
+
+def wanted_architectures():
+    """LATINO_CUDA_ARCHS as a list, or None where it is unset."""
+    text = os.environ.get("LATINO_CUDA_ARCHS", "").strip()
+    if not text:
+        return None
+    wanted = [part.strip() for part in text.split(";")]
+    if not all(re.fullmatch(r"\d{2,3}", part) for part in wanted):
+        raise SystemExit(
+            "LATINO_CUDA_ARCHS: expected compute capabilities without a dot, such as "
+            f'"80;90", got "{text}"; unset it for {";".join(ARCHITECTURES)}'
+        )
+    return wanted
+
+
+def architectures_for(nvcc):
+    """What to compile for: what was asked, else those of ARCHITECTURES that this nvcc knows."""
+    listed = subprocess.run([nvcc, "--list-gpu-arch"], capture_output=True, text=True).stdout
+    known = re.findall(r"compute_(\d+)\b", listed)  # empty if nvcc is too old to tell
+    wanted = wanted_architectures()
+    if wanted is None:
+        return [one for one in ARCHITECTURES if one in known] or ARCHITECTURES
+    if known and not set(wanted) <= set(known):
+        raise SystemExit(
+            f"LATINO_CUDA_ARCHS: expected some of {';'.join(known)}, which {nvcc} knows, got "
+            f"{';'.join(wanted)}; install another CUDA toolkit, or leave out what is missing"
+        )
     return wanted
 
 
@@ -74,11 +106,10 @@ def toolkit_folders(nvcc):
 class OptionalBuild(build_ext):
     """Compiles what it can: a failure is one warning, never a failed installation."""
 
-    def compile_kernels(self, nvcc):
+    def compile_kernels(self, nvcc, architectures):
         """The objects of csrc/cuda/*.cu for every architecture, as many at a time as there are
         cores.
         """
-        architectures = os.environ.get("LATINO_CUDA_ARCHS", "80;90;100;120").split(";")
         # One PTX for the oldest, assembled for each: the kernels use nothing that is newer.
         oldest = min(architectures, key=int)
         codes = ",".join([f"sm_{a}" for a in architectures] + [f"compute_{oldest}"])
@@ -99,26 +130,44 @@ class OptionalBuild(build_ext):
     def prepare_cuda(self, ext):
         """With nvcc: its objects and cudart. Without: the driver's launcher in their place."""
         nvcc = find_nvcc()
-        if nvcc is None:
+        if nvcc is None and wanted_cuda() == "1":
+            raise SystemExit("LATINO_CUDA=1 needs nvcc; put it on the path or set CUDA_HOME")
+        problem = "no nvcc" if nvcc is None else self.add_kernels(ext, nvcc)
+        if problem is not None:
+            self.warn(
+                f"{problem}: latino_engine._cuda will compile its kernels at run time by NVRTC"
+            )
+            self.add_launchers(ext)
+
+    def add_kernels(self, ext, nvcc):
+        """Compiles the kernels into the extension; gives what went wrong, or None."""
+        try:
+            architectures = architectures_for(nvcc)
+            objects = self.compile_kernels(nvcc, architectures)
+        except (OSError, subprocess.CalledProcessError) as error:
             if wanted_cuda() == "1":
-                raise SystemExit("LATINO_CUDA=1 needs nvcc; put it on the path or set CUDA_HOME")
-            self.warn("no nvcc: latino_engine._cuda will compile its kernels at run time by NVRTC")
-            ext.sources += ["csrc/driver/driver_launch.cpp"]
-            # A copy with the name of its language: distutils does not know .cu.
-            folder = Path(self.build_temp) / "launchers"
-            folder.mkdir(parents=True, exist_ok=True)
-            for source in KERNELS:
-                target = folder / f"{Path(source).stem}.cpp"
-                shutil.copyfile(source, target)
-                ext.sources.append(str(target))
-            ext.include_dirs.insert(0, "csrc/driver")
-            ext.libraries.append("dl")
-            return
+                raise SystemExit(f"LATINO_CUDA=1: {nvcc} failed, its messages are above") from error
+            return f"{nvcc} failed"
         includes, libraries = toolkit_folders(nvcc)
-        ext.extra_objects += self.compile_kernels(nvcc)
+        ext.extra_objects += objects
+        ext.define_macros.append(("LATINO_OLDEST_ARCHITECTURE", min(architectures, key=int)))
         ext.include_dirs += includes
         ext.library_dirs += libraries
         ext.libraries += ["cudart_static", "dl", "rt", "pthread"]
+        return None
+
+    def add_launchers(self, ext):
+        """The launchers as plain C++; they ask the driver for a kernel by its name."""
+        ext.sources += ["csrc/driver/driver_launch.cpp"]
+        # A copy with the name of its language: distutils does not know .cu.
+        folder = Path(self.build_temp) / "launchers"
+        folder.mkdir(parents=True, exist_ok=True)
+        for source in KERNELS:
+            target = folder / f"{Path(source).stem}.cpp"
+            shutil.copyfile(source, target)
+            ext.sources.append(str(target))
+        ext.include_dirs.insert(0, "csrc/driver")
+        ext.libraries.append("dl")
 
     def build_extension(self, ext):
         if self.compiler.compiler_type == "msvc":
@@ -182,7 +231,9 @@ class BuildWithSources(build_py):
                 shutil.copyfile(source, copy)
 
 
-has_cuda = sys.platform == "linux" and wanted_cuda() != "0"
+has_cuda = wanted_cuda() != "0" and sys.platform == "linux"
+if has_cuda:
+    wanted_architectures()  # a wrong value is refused, nvcc or not
 setup(
     ext_modules=[cpu, cuda] if has_cuda else [cpu],
     cmdclass={"build_ext": OptionalBuild, "build_py": BuildWithSources},

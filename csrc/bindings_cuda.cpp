@@ -273,6 +273,9 @@ void define_cuda(py::module_& m) {
   m.doc() = "CUDA kernels of latino_engine on contiguous torch tensors.";
   m.attr("INTERFACE_VERSION") = kInterfaceVersion;
   m.attr("DEVICE_TYPE") = kDeviceType;
+#if defined(LATINO_OLDEST_ARCHITECTURE)  // e.g. 80: of the PTX in the module
+  m.attr("OLDEST_ARCHITECTURE") = LATINO_OLDEST_ARCHITECTURE;
+#endif
 #if defined(LATINO_DRIVER_LAUNCH)
   m.attr("LAUNCHES_BY_NAME") = true;
   m.def("set_function_loader", &set_function_loader, arg("loader"));

@@ -60,7 +60,23 @@ def missing() -> str | None:
             "backend 'cuda' needs an NVIDIA GPU, its driver and torch with CUDA, but torch finds "
             "none here; install torch from its CUDA index, or use backend='torch'"
         )
+    # Kernels that are compiled at run time are compiled for the GPU that is there.
+    oldest = getattr(kernels, "OLDEST_ARCHITECTURE", 0)
+    if kernels.DEVICE_TYPE == "cuda" and _newest_capability() < oldest:
+        return (
+            f"backend 'cuda' needs a GPU of compute capability {oldest / 10} or newer, for which "
+            f"its kernels were compiled here, but torch finds {_newest_capability() / 10}; run "
+            f"`LATINO_CUDA_ARCHS={_newest_capability()} python -m pip install --force-reinstall "
+            "--no-deps .` in the source folder, or use backend='torch'"
+        )
     return None
+
+
+@functools.cache
+def _newest_capability() -> int:
+    """Of the GPUs here, e.g. 90 for 9.0."""
+    found = map(torch.cuda.get_device_capability, range(torch.cuda.device_count()))
+    return max(10 * major + minor for major, minor in found)
 
 
 def device_type() -> str:

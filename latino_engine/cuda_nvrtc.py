@@ -6,6 +6,7 @@ Needs the CUDA driver and NVRTC's library, which torch's CUDA builds bring along
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import importlib.util
@@ -90,9 +91,22 @@ def library_path() -> Path | None:
 def _library() -> ctypes.CDLL | None:
     path = library_path()
     try:
-        return ctypes.CDLL(str(path) if path else "libnvrtc.so")
+        if path is None:
+            return _system_library()
+        # NVRTC asks for its second library by name alone: it is found once it is loaded.
+        for builtins in path.parent.glob("libnvrtc-builtins.so.*"):
+            ctypes.CDLL(str(builtins))
+        return ctypes.CDLL(str(path))
     except OSError:
         return None
+
+
+def _system_library() -> ctypes.CDLL | None:
+    """The toolkit's, or the one that torch has loaded from elsewhere."""
+    for name in ("libnvrtc.so", "libnvrtc.so.13", "libnvrtc.so.12"):
+        with contextlib.suppress(OSError):
+            return ctypes.CDLL(name)
+    return None
 
 
 def missing() -> str | None:
@@ -142,6 +156,7 @@ def compile_kernels(names: Sequence[str], architecture: str) -> tuple[bytes, dic
         for name in names:
             _check(library.nvrtcAddNameExpression(program, _expression(name)))
         options = [f"--gpu-architecture={architecture}".encode(), b"--std=c++17", b"--fmad=false"]
+        options += [b"--device-as-default-execution-space"]  # lambdas have no annotation
         array = (ctypes.c_char_p * len(options))(*options)
         if library.nvrtcCompileProgram(program, len(options), array):
             raise RuntimeError(_log(library, program))

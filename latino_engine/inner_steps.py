@@ -13,6 +13,7 @@ from latino_engine import cuda_native, native, reference, triton_native
 from latino_engine.dispatch import Backend, Table, choose, write
 from latino_engine.errors import invalid
 from latino_engine.op_checks import (
+    check_constant,
     check_identity,
     check_out,
     check_real,
@@ -55,8 +56,16 @@ def _check_state(x: Tensor, x_t: Tensor | None) -> None:
         check_state("x_t", x_t, "x", x)
 
 
-def _check_planes(name: str, tensor: Tensor, x: Tensor, channels: int, size: Sequence[int]) -> None:
-    """(P|1, C|1, *size)."""
+def _check_planes(
+    name: str,
+    tensor: Tensor,
+    x: Tensor,
+    channels: int,
+    size: Sequence[int],
+    is_complex: bool = False,
+) -> None:
+    """(P|1, C|1, *size), in x's precision, on its device."""
+    check_constant(name, tensor, "x", x, is_complex=is_complex)
     shape, pairs = tensor.shape, x.shape[0]
     right = len(shape) == 4 and shape[0] in (1, pairs) and shape[1] in (1, channels)
     if not right or shape[2] != size[0] or shape[3] != size[1]:
@@ -102,7 +111,7 @@ def fourier_prox_noise(
     _check_state(x, x_t)
     half = (x.shape[2], x.shape[3] // 2 + 1)
     _check_planes("power", power, x, x.shape[1], half)
-    _check_planes("back_projected", back_projected, x, x.shape[1], half)
+    _check_planes("back_projected", back_projected, x, x.shape[1], half, True)
     identity = check_identity(seed, image_ids, sample_ids, step, x.shape)[:4]
     scalars = (per_image(gamma, x), per_image(scale, x, "scale"))
     weight = per_image(x_weight, x, "x_weight")
@@ -151,8 +160,8 @@ def alias_prox_noise(
     size = (x.shape[2], x.shape[3])
     if factor < 1 or size[0] % factor or size[1] % factor:
         raise invalid("x", f"sides divisible by {factor}", tuple(x.shape), "crop the image")
-    _check_planes("h", h, x, x.shape[1], size)
-    _check_planes("back_projected", back_projected, x, x.shape[1], size)
+    _check_planes("h", h, x, x.shape[1], size, True)
+    _check_planes("back_projected", back_projected, x, x.shape[1], size, True)
     kept = (size[0] // factor, size[1] // factor)
     _check_planes("folded_power", folded_power, x, x.shape[1], kept)
     identity = check_identity(seed, image_ids, sample_ids, step, x.shape)[:4]

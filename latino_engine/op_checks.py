@@ -20,6 +20,10 @@ _REAL, _SPECTRA = (torch.float32,), (torch.float32, torch.complex64)
 #: Images in 16 bits are loaded and stored as such; all arithmetic is float32.
 SIXTEEN_BITS = (torch.float16, torch.bfloat16)
 _IMAGES = (torch.float32, *SIXTEEN_BITS)
+_CONSTANTS = {
+    False: {torch.float64: torch.float64, **dict.fromkeys(_IMAGES, torch.float32)},
+    True: {torch.float64: torch.complex128, **dict.fromkeys(_IMAGES, torch.complex64)},
+}
 
 
 def per_image(value: float | Tensor, like: Tensor, name: str = "gamma") -> Tensor:
@@ -122,7 +126,8 @@ def on_device_of(
 
 
 def check_real(name: str, z: Tensor) -> None:
-    """Raises unless z is real and of floating point."""
+    """Raises unless z is a real tensor of floating point."""
+    _check_tensor(name, z)
     if not z.is_floating_point():
         raise invalid_type(name, "a real floating-point tensor", z.dtype, "convert it first")
 
@@ -134,10 +139,37 @@ def check_same(
     other: Tensor,
     remedy: str = "both are states of the same images",
 ) -> None:
-    """Raises unless the two shapes are equal."""
+    """Raises unless the two shapes are equal, on one device."""
+    _check_tensor(name, tensor)
     if tensor.shape != other.shape:
         expected = f"the shape of {other_name} {tuple(other.shape)}"
         raise invalid(name, expected, tuple(tensor.shape), remedy)
+    if tensor.device != other.device:
+        expected = f"a tensor on {other.device} as {other_name}"
+        raise invalid_type(name, expected, tensor.device, "move one of them")
+
+
+def check_constant(
+    name: str, tensor: Tensor, other_name: str, other: Tensor, *, is_complex: bool = False
+) -> None:
+    """Raises unless a constant is where the images are, in their precision.
+
+    Of images in 16 bits the constants are float32 or complex64.
+    """
+    _check_tensor(name, tensor)
+    dtype = _CONSTANTS[is_complex].get(other.dtype)
+    if dtype is None:
+        raise invalid_type(other_name, "a real floating-point tensor", other.dtype, "convert it")
+    if tensor.dtype != dtype or tensor.device != other.device:
+        expected = f"{dtype} on {other.device} for {other_name} of {other.dtype}"
+        got = f"{tensor.dtype} on {tensor.device}"
+        raise invalid_type(name, expected, got, "convert or move it with .to()")
+
+
+def _check_tensor(name: str, value: object) -> None:
+    if not isinstance(value, Tensor):
+        remedy = "convert it with torch.as_tensor"
+        raise invalid_type(name, "a torch tensor", type(value).__name__, remedy)
 
 
 def check_state(name: str, state: Tensor, other_name: str, other: Tensor) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from latino_engine import cuda_native, native, native_operators, reference, triton_native
 from latino_engine.dispatch import Backend, Table, backend_of, choose, transforms_of, write
-from latino_engine.errors import invalid
+from latino_engine.errors import invalid, invalid_type
 from latino_engine.inner_steps import (
     alias_prox_noise,
     fourier_mask_prox_noise,
@@ -24,6 +24,7 @@ from latino_engine.inner_steps import (
 from latino_engine.noise import MAX_IMAGE_ID
 from latino_engine.op_checks import (
     check_bounds,
+    check_constant,
     check_identity,
     check_ids,
     check_out,
@@ -231,8 +232,9 @@ def fourier_prox(
         gamma: >= 0, a number or (B,).
         backend: "auto", "torch", "cpu" or "triton".
     """
+    check_real("v", v)
     _check_spectrum("power", power, v)
-    _check_spectrum("back_projected", back_projected, v)
+    _check_spectrum("back_projected", back_projected, v, True)
     tensors = (v, power, back_projected, per_image(gamma, v))
     return write(choose(_FOURIER_PROX, backend, *tensors, spectra=True), None, *tensors)
 
@@ -256,6 +258,10 @@ def alias_prox(
         gamma: >= 0, a number or (B,).
         backend: "auto", "torch", "cpu" or "triton".
     """
+    check_real("v", v)
+    for name, spectrum in (("h", h), ("back_projected", back_projected)):
+        check_constant(name, spectrum, "v", v, is_complex=True)
+    check_constant("folded_power", folded_power, "v", v)
     if v.ndim != 4 or v.shape[-2] % factor or v.shape[-1] % factor:
         remedy = "crop the image"
         raise invalid("v", f"sides divisible by {factor}", tuple(v.shape), remedy)
@@ -274,6 +280,10 @@ def masked_prox(
         gamma: >= 0, a number or (B,).
         backend: "auto", "torch" or "cpu".
     """
+    for name, tensor in (("mask", mask), ("y", y)):
+        if tensor.device != v.device:
+            expected = f"a tensor on {v.device} as v"
+            raise invalid_type(name, expected, tensor.device, "move one of them")
     gammas = per_image(gamma, v.real if v.is_complex() else v)
     fits = all(native.broadcasts_to_planes(tensor, v) for tensor in (mask, y))
     obstacle = None if fits else "mask or y that is not (B|1, C|1, H, W)"
@@ -301,7 +311,8 @@ def running_moments(
     return moments
 
 
-def _check_spectrum(name: str, spectrum: Tensor, v: Tensor) -> None:
+def _check_spectrum(name: str, spectrum: Tensor, v: Tensor, is_complex: bool = False) -> None:
+    check_constant(name, spectrum, "v", v, is_complex=is_complex)
     expected = (v.shape[-2], v.shape[-1] // 2 + 1)
     if v.ndim != 4 or spectrum.ndim != 4 or tuple(spectrum.shape[-2:]) != expected:
         raise invalid(

@@ -336,6 +336,29 @@ def test_an_extension_that_launches_by_name(
     assert loaders == [cuda_nvrtc.function_handle]
 
 
+def test_kernels_for_newer_gpus(
+    hidden: Callable[[Any], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are not launched on an older one: "auto" goes on, by name it is one sentence."""
+    hidden(
+        SimpleNamespace(
+            INTERFACE_VERSION=3, LAUNCHES_BY_NAME=False, DEVICE_TYPE="cuda", OLDEST_ARCHITECTURE=80
+        )
+    )
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(cuda_extension, "_newest_capability", lambda: 86)
+    assert cuda_extension.missing() is None
+    monkeypatch.setattr(cuda_extension, "_newest_capability", lambda: 75)
+    assert ops.backend_of("cuda") != "cuda"
+    with pytest.raises(BackendNotAvailable) as caught:
+        ops.fourier_prox_noise(*step_arguments(), backend="cuda")
+    assert str(caught.value) == (
+        "backend 'cuda' needs a GPU of compute capability 8.0 or newer, for which its kernels were "
+        "compiled here, but torch finds 7.5; run `LATINO_CUDA_ARCHS=75 python -m pip install "
+        "--force-reinstall --no-deps .` in the source folder, or use backend='torch'"
+    )
+
+
 def test_importing_the_package_loads_no_extension() -> None:
     code = "import sys, latino_engine.ops; print('latino_engine._cuda' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
