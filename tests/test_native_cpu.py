@@ -235,7 +235,7 @@ def test_a_named_backend_that_cannot_serve() -> None:
         ((v.double(), mask, v, 1.0), "torch.float64"),
         ((v.clone().requires_grad_(), mask, v, 1.0), "a tensor that requires a gradient"),
         ((v, mask[:1, :1], v, 1.0), "mask or y that is not (B|1, C|1, H, W)"),
-        ((v.to("meta"), mask, v, 1.0), "a torch.strided tensor on meta"),
+        ((*(t.to("meta") for t in (v, mask, v)), 1.0), "a torch.strided tensor on meta"),
     )
     for arguments, got in cases:
         with pytest.raises(InvalidArgument) as caught:
