@@ -18,7 +18,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from pybind11.setup_helpers import Pybind11Extension, build_ext
+from pybind11.setup_helpers import ParallelCompile, Pybind11Extension, build_ext
 from setuptools import setup
 from setuptools.command.build_py import build_py
 
@@ -234,6 +234,7 @@ class BuildWithSources(build_py):
 has_cuda = wanted_cuda() != "0" and sys.platform == "linux"
 if has_cuda:
     wanted_architectures()  # a wrong value is refused, nvcc or not
+ParallelCompile(default=0).install()  # as many files at a time as there are cores
 setup(
     ext_modules=[cpu, cuda] if has_cuda else [cpu],
     cmdclass={"build_ext": OptionalBuild, "build_py": BuildWithSources},

@@ -36,6 +36,7 @@ def load(monkeypatch: pytest.MonkeyPatch) -> Load:
     helpers = ModuleType("pybind11.setup_helpers")
     helpers.Pybind11Extension = extension  # type: ignore[attr-defined]
     helpers.build_ext = build_ext  # type: ignore[attr-defined]
+    helpers.ParallelCompile = lambda default: SimpleNamespace(install=int)  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "pybind11", ModuleType("pybind11"))
     monkeypatch.setitem(sys.modules, "pybind11.setup_helpers", helpers)
     monkeypatch.chdir(ROOT)
