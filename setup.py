@@ -106,6 +106,10 @@ def toolkit_folders(nvcc):
 class OptionalBuild(build_ext):
     """Compiles what it can: a failure is one warning, never a failed installation."""
 
+    def finalize_options(self):
+        super().finalize_options()
+        self.parallel = self.parallel or True  # both extensions at a time
+
     def compile_kernels(self, nvcc, architectures):
         """The objects of csrc/cuda/*.cu for every architecture, as many at a time as there are
         cores.
