@@ -325,7 +325,8 @@ def test_gradients_and_other_types_go_to_torch(paths: list[str]) -> None:
     double = (x.double(), None, 1.0, power.double(), spectrum.to(torch.complex128))
     assert ops.fourier_prox_noise(*double, *rest).dtype == torch.float64
     assert paths == []
-    for arguments, got in ((double, "torch.float64"), ((learned, *double[1:]), "a gradient")):
+    single = (learned, None, 1.0, power, spectrum)
+    for arguments, got in ((double, "torch.float64"), (single, "a gradient")):
         with pytest.raises(InvalidArgument, match=rf"^backend: expected float32 .*{got}"):
             ops.fourier_prox_noise(*arguments, *rest, backend="cpu")
 
