@@ -250,8 +250,6 @@ def _measure_here(
         return None
     facts = record["plans"][name]
     runtime = open_plan(folder / name, facts)
-    trt = load_package(facts["package"])
-    facts["inspected_types"] = inspected_types(runtime.engine, trt.LayerInformationFormat.JSON)
     facts["gpu"] = {"name": gpu.name, "architecture": gpu.architecture, "driver": gpu.driver}
     record["measured_on"] = gpu.name
     most = max(profile["batch"][2] for profile in facts["profiles"])
@@ -261,4 +259,6 @@ def _measure_here(
         return torch.cat([runtime(x[piece], sigma[piece]) for piece in pieces])
 
     record["error_by_sigma"] = relative_errors(in_chunks, prior, sigmas, *probe_sides(prior))
+    trt = load_package(facts["package"])
+    facts["inspected_types"] = inspected_types(runtime, trt.LayerInformationFormat.JSON)
     return name

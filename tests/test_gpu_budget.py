@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 from onnx import helper
 
+from latino_engine import load_prior
+from latino_engine.audit import exact_graph
+
 ROOT = Path(__file__).parents[1]
 _spec = importlib.util.spec_from_file_location("gpu_budget", ROOT / "benchmarks" / "gpu_budget.py")
 gpu_budget = importlib.util.module_from_spec(_spec)
@@ -61,3 +64,36 @@ def test_the_table_of_the_page_is_what_is_counted(row, batch):
     parameters = "2.4 M" if row == "photo-small" else "310 M"
     line = " | ".join([f"| {row}", parameters, str(batch), *cells]) + " |"
     assert line in (ROOT / "docs" / "gpu.md").read_text()
+
+
+def test_the_table_of_the_time_embedding_is_what_is_counted():
+    prior = load_prior("photo-small")
+    exported, plan = (
+        gpu_budget.embedding_nodes(model)
+        for model in (gpu_budget._exported(prior), exact_graph(prior))
+    )
+    small, large = (
+        gpu_budget.budget(architecture, 1, 256)
+        for architecture in (gpu_budget.SHIPPED, gpu_budget.ADM_SIZED)
+    )
+
+    def launches(found):
+        before = found.launches + found.merged_launches
+        embedding = found.embedding_launches + found.merged_launches
+        return f"{before} | {embedding} | {found.launches} | {found.embedding_launches} |"
+
+    def gflop(found, digits):
+        pair = f"{found.flops / 1e9:.{digits}f} | {found.embedding_flops / 1e9:.1g}"
+        return f"{pair} | {pair} |"
+
+    lines = [
+        f"| nodes, photo-small ({exported['shape']} more depend on shapes alone) | "
+        f"{exported['nodes']} | {exported['sigma']} | {plan['nodes']} | {plan['sigma']} |",
+        f"| of these, matrix products | | {exported['matrix']} | | {plan['matrix']} |",
+        f"| launches, photo-small | {launches(small)}",
+        f"| launches, ADM-sized | {launches(large)}",
+        f"| GFLOP, photo-small | {gflop(small, 1)}",
+        f"| GFLOP, ADM-sized | {gflop(large, 0)}",
+    ]
+    page = (ROOT / "docs" / "gpu.md").read_text()
+    assert not [line for line in lines if line not in page]

@@ -7,7 +7,7 @@ import torch
 from tiny import tiny_prior
 
 from latino_engine.errors import BackendNotAvailable
-from latino_engine.export import export_denoiser
+from latino_engine.export import cache_folder, export_denoiser
 from latino_engine.runtimes import onnxruntime as runtime
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
@@ -71,6 +71,8 @@ def test_a_session_on_a_gpu_is_bound(folder, monkeypatch):
     opened = runtime.open_runtime(folder, "fp16", "cuda", None)
     assert isinstance(opened, runtime.BoundDenoiser) and opened.device == "cuda"
     assert [name for name, _ in asked[0]] == [TENSORRT, CUDA, CPU]
+    kept = str(cache_folder() / "onnxruntime")
+    assert asked[0][0][1] == {"trt_engine_cache_enable": "1", "trt_engine_cache_path": kept}
     assert isinstance(runtime.open_runtime(folder, "fp16", None, 1), runtime.OnnxRuntimeDenoiser)
     assert [name for name, _ in asked[1]] == [CPU]
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [TENSORRT, CPU])

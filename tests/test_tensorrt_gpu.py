@@ -44,7 +44,9 @@ def test_the_plan_was_measured_on_this_gpu(case):
     assert record["measured_on"] == torch.cuda.get_device_name()
     assert record["relative_error"] <= record["bound"] == BOUNDS[kind]
     (facts,) = record["plans"].values()
-    assert facts["inspected_types"] and facts["gpu"]["driver"]
+    low = {"fp16": ("FP16", "Half"), "bf16": ("BF16", "BFloat16")}.get(kind, ("FP32", "Float"))
+    assert any(name in text for text in facts["inspected_types"] for name in low), facts
+    assert facts["gpu"]["driver"]
     assert facts["tf32"] is (kind == "tf32")
 
 

@@ -83,7 +83,8 @@ def test_the_package_is_chosen_by_name(both):
         resolve_architectures(["sm_120"], here, "tensorrt")
     assert str(caught.value) == (
         "gpu_architectures: expected some of sm_89, which tensorrt builds for, got 'sm_120'; for "
-        "another GPU compile on a machine that has it, with the package tensorrt"
+        "another GPU compile on a machine that has it, with the package tensorrt (pip install "
+        "tensorrt)"
     )
 
 

@@ -172,7 +172,9 @@ def test_the_package_here_has_what_a_context_is_asked_for():
             "set_device_memory",
             "set_tensor_address",
             "execute_async_v3",
+            "is_stream_capturable",
         ),
+        trt.EngineInspector: ("execution_context", "get_engine_information"),
     }
     assert not [(k, name) for k, names in asked.items() for name in names if not hasattr(k, name)]
     assert trt.ExecutionContextAllocationStrategy.USER_MANAGED
@@ -325,7 +327,7 @@ def test_without_a_gpu(folder, monkeypatch):
     )
 
 
-def test_the_inspector_is_read():
+def test_the_inspector_is_read(engine, runtime):
     layers = [
         {"Name": "a", "Outputs": [{"Name": "t", "Format/Datatype": "Half"}]},
         {"Name": "b", "Outputs": [{"Name": "u", "Format/Datatype": "Float"}, {"Name": "v"}]},
@@ -333,16 +335,17 @@ def test_the_inspector_is_read():
     ]
 
     class Inspector:
+        """Of an engine for any size it tells types only with a context whose shapes are set."""
+
         def get_engine_information(self, json_format):
             assert json_format == "json"
-            return json.dumps({"Layers": layers})
+            known = self.execution_context is not None and self.execution_context.shapes
+            return json.dumps({"Layers": layers if known else []})
 
-    class Inspected:
-        def create_engine_inspector(self):
-            return Inspector()
-
-    found = tensorrt.inspected_types(Inspected(), "json")
-    assert found == {"Float": 1, "Half": 1, "unknown": 1}
+    engine.create_engine_inspector = Inspector
+    assert tensorrt.inspected_types(runtime, "json") == {}
+    runtime(torch.zeros(1, 3, 16, 16), torch.ones(1))
+    assert tensorrt.inspected_types(runtime, "json") == {"Float": 1, "Half": 1, "unknown": 1}
 
 
 def test_either_package_will_do(monkeypatch):
@@ -357,6 +360,16 @@ def test_either_package_will_do(monkeypatch):
         runtimes.runtime_module("tensorrt")
 
 
+def test_the_version_of_a_package_without_metadata(monkeypatch):
+    """As `pip install tensorrt-cu13` leaves it: a module tensorrt, and no package of that name."""
+    fake = type("M", (), {"__version__": "11.2.0"})
+    monkeypatch.setattr(tensorrt_package, "installed_packages", lambda: ["tensorrt"])
+    monkeypatch.setattr(tensorrt_package, "load_package", lambda name: fake)
+    assert tensorrt_package.package_version("tensorrt") == "11.2.0"
+    monkeypatch.setattr(tensorrt_package, "installed_packages", lambda: [])
+    assert tensorrt_package.package_version("tensorrt") is None
+
+
 def test_tensorrt_proper_builds_for_the_gpu_that_is_here(monkeypatch):
     monkeypatch.setattr(tensorrt_package, "installed_packages", lambda: ["tensorrt"])
     resolve = tensorrt_package.resolve_architectures
@@ -365,7 +378,8 @@ def test_tensorrt_proper_builds_for_the_gpu_that_is_here(monkeypatch):
         resolve(["sm_89"], Gpu("sm_90"))
     assert str(caught.value) == (
         "gpu_architectures: expected some of sm_90, which tensorrt builds for, got 'sm_89'; for "
-        "another GPU compile on a machine that has it, with the package tensorrt"
+        "another GPU compile on a machine that has it, with the package tensorrt (pip install "
+        "tensorrt)"
     )
     with pytest.raises(BackendNotAvailable) as caught:
         resolve(["sm_89"], None)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from latino_engine.errors import BackendNotAvailable
+from latino_engine.export import cache_folder
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -42,7 +43,7 @@ def choose_providers(
     if needed[0] not in available:
         return []
     chosen = [
-        (name, options)
+        (name, dict(options))
         for name, options in _PROVIDERS[device]
         if name in available and not (name == _ROUNDS_FACTORS and precision == "fp32")
     ]
@@ -139,6 +140,10 @@ def open_session(
             f"device: expected one that onnxruntime was built for, got {device!r}; "
             "install the CUDA build (pip install onnxruntime-gpu) or use device='cpu'"
         )
+    kept = str(cache_folder() / "onnxruntime")  # by default in the folder where the program runs
+    for name, chosen in providers:
+        if name == _ROUNDS_FACTORS:
+            chosen["trt_engine_cache_path"] = kept
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     # Its threads spin after a run; between two runs torch's threads need those cores.

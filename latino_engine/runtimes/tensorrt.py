@@ -95,6 +95,11 @@ class TensorRTDenoiser:
             for context, stream in found
         )
 
+    def last_context(self) -> Any:
+        """TensorRT's context of the latest (profile, stream) that came, None before any call."""
+        found = list(self._contexts.values())
+        return found[-1].context if found else None
+
     def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
         batch, _, height, width = x.shape
         profile = self._profile_for(batch, height, width)
@@ -280,9 +285,14 @@ def fitting_plan(
     return name
 
 
-def inspected_types(engine: Any, json_format: Any) -> dict[str, int]:
-    """How many layers of a loaded engine write which type, as TensorRT's inspector tells."""
-    text = engine.create_engine_inspector().get_engine_information(json_format)
+def inspected_types(runtime: TensorRTDenoiser, json_format: Any) -> dict[str, int]:
+    """How many layers of a loaded engine write which type, as TensorRT's inspector tells.
+
+    Of dynamic shapes it knows none: it is asked about a context that has served a call.
+    """
+    inspector = runtime.engine.create_engine_inspector()
+    inspector.execution_context = runtime.last_context()
+    text = inspector.get_engine_information(json_format)
     counts: Counter[str] = Counter()
     for layer in json.loads(text).get("Layers", []):
         outputs = layer.get("Outputs", []) if isinstance(layer, dict) else []

@@ -102,8 +102,9 @@ def package_version(package: str) -> str | None:
     """Version of an installed package, None where it is missing."""
     try:
         return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
+    except metadata.PackageNotFoundError:  # perhaps installed under a name such as tensorrt-cu13
+        here = package in installed_packages()
+    return str(load_package(package).__version__) if here else None
 
 
 def load_package(package: str) -> Any:
@@ -180,5 +181,5 @@ def _builder_of(architecture: str, able: dict[str, list[str]]) -> str:
     raise BackendNotAvailable(
         f"gpu_architectures: expected some of {', '.join(known)}, which {builds} for, got "
         f"{architecture!r}; for another GPU compile on a machine that has it, with the package "
-        "tensorrt"
+        "tensorrt (pip install tensorrt)"
     )
