@@ -17,6 +17,7 @@ import pytest
 import torch
 from cuda_shim import build, cases, mutate
 from cuda_shim.fixtures import compiled_shim, shim_as_device, shim_folder  # noqa: F401  (fixtures)
+from test_noise import KNOWN_ANSWERS
 
 from latino_engine import cuda_nvrtc
 from latino_engine.cuda_extension import recorded_launches
@@ -57,6 +58,14 @@ def test_faults_that_show_in_the_numbers(shim: ModuleType) -> None:
     assert set(shim.run_fault("lockstep_sum")) != {32.0}
     assert set(shim.run_fault("barrier_sum")) == {32.0}
     assert shim.run_fault("half_warps") == [128.0] * 16 + [384.0] * 16
+
+
+@pytest.mark.parametrize(("counter", "key", "expected"), KNOWN_ANSWERS)
+def test_known_answers(
+    shim: ModuleType, counter: tuple[int, ...], key: tuple[int, int], expected: tuple[int, ...]
+) -> None:
+    """The integers behind the kernels' noise, as Random123 publishes them."""
+    assert shim.philox4x32(counter, key) == expected
 
 
 @needs_shim
