@@ -405,7 +405,12 @@ def test_the_commands_refuse(folder, capsys):
 def test_compile_from_the_command_line(tmp_path, capsys, compiled):
     out = tmp_path / "b.engine"
     arguments = ["compile", str(compiled), "-o", str(out), "--backend", "tensorrt"]
+    arguments += ["--tensorrt-package", "tensorrt_rtx", "--workspace-mib", "900"]
     assert cli.run([*arguments, "--precision", "fp16", "--gpu", "sm_89", "--json"]) == 0
     fields = json.loads(capsys.readouterr().out)
+    asked = {"package": "tensorrt_rtx", "tf32": False, "workspace_mib": 900}
+    assert fields["runtimes"]["tensorrt"]["options"] == asked
+    (facts,) = fields["runtimes"]["tensorrt"]["plans"].values()
+    assert facts["workspace_limit_bytes"] == 900 << 20
     assert fields["gpu_architectures"] == ["sm_89"]
     assert fields["prior_sha256"] == manifest.read_manifest(compiled)["prior_sha256"]

@@ -133,6 +133,11 @@ def test_options_that_are_none(options, sentence):
     assert str(caught.value).startswith(sentence)
 
 
+def test_a_workspace_may_be_an_integer_of_numpy():
+    options = PlanOptions(workspace_mib=np.int32(4096))
+    assert options.workspace_bytes == 1 << 32 and type(options.workspace_mib) is int
+
+
 def test_tf32_is_one_of_float32(tmp_path, folder):
     sentence = (
         "tf32: expected False for the precision 'fp16', got True; its products are rounded further "

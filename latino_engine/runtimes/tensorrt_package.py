@@ -45,9 +45,13 @@ class PlanOptions:
         if not isinstance(self.tf32, bool):
             got = type(self.tf32).__name__
             raise invalid_type("tf32", "True or False", got, "give a boolean")
-        if self.workspace_mib is not None and whole_number("workspace_mib", self.workspace_mib) < 1:
+        if self.workspace_mib is None:
+            return
+        number = whole_number("workspace_mib", self.workspace_mib)
+        object.__setattr__(self, "workspace_mib", number)  # numpy's integers are no JSON
+        if number < 1:
             remedy = "leave it out for TensorRT's own limit"
-            raise invalid("workspace_mib", "at least 1", self.workspace_mib, remedy)
+            raise invalid("workspace_mib", "at least 1", number, remedy)
 
     def check(self, precision: str) -> None:
         """Raise the sentence where TF32 would change nothing."""
@@ -58,7 +62,7 @@ class PlanOptions:
     @property
     def workspace_bytes(self) -> int | None:
         """The limit in the unit of TensorRT."""
-        return None if self.workspace_mib is None else int(self.workspace_mib) << 20
+        return None if self.workspace_mib is None else self.workspace_mib << 20
 
 
 @dataclass(frozen=True)
