@@ -6,12 +6,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from deepinv_stand_in import Halved, Pair, Photons
 from latent_cases import TIMES, PlainLoop, torch_engine
 from tiny_pipelines import save_sdxl, save_stable_diffusion
 
 import latino_engine as le
+from latino_engine.accuracy import BOUNDS
+from latino_engine.compilation_latent import latent_errors
 from latino_engine.latino_pro import SEARCH_STEP, project_on_ball
-from latino_engine.priors.latent import LatentPrior, time_of
+from latino_engine.priors.latent import LatentPrior, latent_in_precision, time_of
 from latino_engine.priors.latent_schedule import (
     DELTAS,
     PRO_DELTAS,
@@ -19,6 +22,7 @@ from latino_engine.priors.latent_schedule import (
     latent_times,
     problem_name,
 )
+from latino_engine.runtimes.latent import TorchLatentRuntime, open_latent
 
 pytestmark = pytest.mark.usefixtures("one_thread")  # tiny tensors
 
@@ -206,6 +210,45 @@ def test_prompt_search_keeps_the_engines_delta(priors: dict[str, LatentPrior]) -
     assert not torch.equal(engine.sample(y, op, **options).samples, given)
 
 
+def _halved(noise_std: float) -> le.LinearOperator:
+    return le.LinearOperator(lambda x: 0.5 * x, lambda y: 0.5 * y, noise_std)
+
+
+@pytest.mark.parametrize("sampler", ["latino", "latino-pro"])
+@pytest.mark.parametrize("kind", ["counts", "stacked"])
+def test_physics_of_deepinv(priors: dict[str, LatentPrior], sampler: str, kind: str) -> None:
+    """Counts and stacked measurements as deepinv gives them, and the same by our own operators."""
+    engine = torch_engine(priors["sd"])
+    options = {"num_samples": 1, "steps": 2, "sampler": sampler}
+    if sampler == "latino-pro":
+        options["prompt_updates"] = 2
+    x = torch.rand(2, 3, 16, 16)
+    if kind == "counts":
+        op = le.PoissonNoise(_halved(0.0), peak=10.0)
+        y = op.measure(x, seed=3)
+        found = engine.sample(10.0 * y, Photons(), **options)
+        expected = engine.sample(y, op, **options)
+    else:
+        op = le.Stack([_halved(0.1), _halved(0.1)], (3, 16, 16))
+        parts = op.split(op.measure(x, seed=3))
+        found = engine.sample(parts, Pair(), **options)
+        expected = engine.sample(parts, op, **options)
+    assert relative(found.samples, expected.samples) < LOOP
+    assert bool(torch.isfinite(found.samples).all())
+    if sampler == "latino-pro":
+        assert found.prompt_embedding is not None and expected.prompt_embedding is not None
+        assert relative(found.prompt_embedding, expected.prompt_embedding) < LOOP
+
+
+def test_prompt_search_takes_any_linear_physics(priors: dict[str, LatentPrior]) -> None:
+    engine = torch_engine(priors["sdxl"])
+    options = {"num_samples": 1, "steps": 2, "sampler": "latino-pro", "prompt_updates": 1}
+    y = _halved(0.1).measure(torch.rand(1, 3, 16, 16), seed=3)
+    found = engine.sample(y, Halved(), **options)
+    expected = engine.sample(y, _halved(0.1), **options)
+    assert relative(found.samples, expected.samples) < LOOP
+
+
 def test_projection_keeps_every_token_in_its_ball() -> None:
     centre = torch.randn(1, 5, 8)
     far = centre + 10.0 * torch.randn(1, 5, 8)
@@ -223,12 +266,42 @@ def test_a_latent_prior_is_saved_and_read(priors: dict[str, LatentPrior], tmp_pa
         assert again.content_hash() == prior.content_hash()
 
 
-def test_half_weights_stay_as_they_are(pipelines: dict[str, Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=["fp16", "bf16"])
+def test_half_weights_stay_as_they_are(
+    pipelines: dict[str, Path], tmp_path: Path, dtype: torch.dtype
+) -> None:
     from diffusers import StableDiffusionPipeline
 
     pipeline = StableDiffusionPipeline.from_pretrained(pipelines["sd"], safety_checker=None)
-    pipeline.to(dtype=torch.float16).save_pretrained(tmp_path / "half")
+    pipeline.to(dtype=dtype).save_pretrained(tmp_path / "half")
     kept = le.load_latent_prior(tmp_path / "half", keep_half=True)
-    assert {p.dtype for p in kept.denoiser.parameters()} == {torch.float16}
+    assert {p.dtype for p in kept.denoiser.parameters()} == {dtype}
+    le.save_prior(kept, tmp_path / "ours")
+    again = le.load_prior(tmp_path / "ours")
+    assert {p.dtype for p in again.denoiser.parameters()} == {dtype}
+    assert again.content_hash() == kept.content_hash()
     full = le.load_latent_prior(tmp_path / "half")
     assert {p.dtype for p in full.denoiser.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_half_precision_is_within_its_bound(pipelines: dict[str, Path], precision: str) -> None:
+    prior = le.load_latent_prior(pipelines["sd"], PROMPT)
+    whole = prior.model
+    kept = latent_in_precision(whole, precision)
+    assert kept.vae.dtype == torch.float32  # it says force_upcast, as SDXL's
+    whole.vae.register_to_config(force_upcast=False)
+    half = latent_in_precision(whole, precision)
+    assert half.unet.dtype == half.vae.dtype != torch.float32
+    errors = latent_errors(TorchLatentRuntime(half, "cpu"), prior, whole)
+    assert all(1e-5 < error <= BOUNDS[precision] for error in errors.values()), errors
+    y = torch.rand(1, 3, 16, 16)
+    engine = torch_engine(prior)
+    engine.networks = TorchLatentRuntime(half, "cpu")
+    post = engine.sample(y, le.Denoising(0.1), num_samples=1, steps=2)
+    assert post.samples.dtype == torch.float32 and bool(torch.isfinite(post.samples).all())
+
+
+def test_onnxruntime_has_no_bfloat16(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"^precision: expected one of fp32, fp16 for the backend"):
+        open_latent("onnxruntime", tmp_path, "bf16", None, None)
