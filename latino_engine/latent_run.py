@@ -57,7 +57,7 @@ def latent_data_step(problem: Problem, index: Tensor, by_residual: bool) -> Data
 
     def weighted(v: Tensor, gamma: Scalar) -> Tensor:
         residual = operator.observed(operator.A((v - offset) / scale)) - y
-        norm = scale * residual.reshape(residual.shape[0], -1).double().norm(dim=1).cpu()
+        norm = scale * residual.reshape(residual.shape[0], -1).abs().double().norm(dim=1).cpu()
         return step(v, torch.as_tensor(gamma, dtype=torch.float64) * norm)
 
     return weighted

@@ -32,6 +32,8 @@ _LARGEST_VALUE = (
     16.0  # |y| beyond this many ranges is a picture in 0..255, not one in the public range
 )
 
+_ADJOINT_GAP = 0.1  # projectors and back-projectors that are not quite matched stay below
+
 #: How the chain starts: a word, an image, or a restoration network (y, operator) -> x. The operator
 #: is the one that the caller gave: a physics of deepinv reaches a network of deepinv as it is.
 Init: TypeAlias = "str | Tensor | np.ndarray | Callable[[Tensor, Any], Tensor] | None"
@@ -98,7 +100,7 @@ class Problem:
         residual = (
             operator.observed(operator.A(x)) - y if whiten is None else cast(Tensor, whiten(x, y))
         )
-        energy = residual.reshape(len(y), -1).double().square().sum(dim=1)
+        energy = residual.reshape(len(y), -1).abs().double().square().sum(dim=1)
         sigma = torch.as_tensor(self.sigma_of(index), dtype=torch.float64).cpu() / self.spec.scale
         return energy.cpu() / (operator.num_observed(y).double().cpu() * sigma**2)
 
@@ -122,7 +124,7 @@ def make_problem(
         raise invalid_type("op", expected, type(operator).__name__ + more, remedy)
     if spec.channels == 1:
         operator = _for_grey_images(operator)
-    measured = given = _as_tensor(y, device)
+    measured = given = _as_tensor(y, device, isinstance(operator, LinearOperator))
     _check_rank(measured, operator, spec)
     measured = operator.observed(measured)
     _check_values(measured, operator, spec)
@@ -168,10 +170,26 @@ def _check_model(operator: LinearOperator, y: Tensor) -> None:
     if not bool(torch.isfinite(predicted).all() & torch.isfinite(image).all()):
         got = "NaN or infinite numbers"
         raise invalid("A, A_adjoint", "finite results for finite images", got, "correct the model")
+    _check_adjoint(operator, image)
     if operator.batch_size is None and not _alike(operator, image):
         # The images travel in chunks of any order: such a model would be applied to the wrong ones.
         got = "one that depends on the place of an image in the batch"
         raise invalid("A", "the same model for every image", got, "sample the images one by one")
+
+
+def _check_adjoint(operator: LinearOperator, image: Tensor) -> None:
+    """<A x, A x> = <x, A_adjoint(A x)> at x = A_adjoint(y), as far as approximations go: with
+    another A_adjoint conjugate gradients diverge.
+    """
+    measured = operator.A(image)
+    energy = measured.reshape(len(image), -1).abs().double().square().sum(dim=1)
+    back = operator.A_adjoint(measured)
+    inner = (image.double() * back.double()).reshape(len(image), -1).sum(dim=1)
+    wrong = (inner - energy).abs() > _ADJOINT_GAP * energy
+    if bool(wrong.any()):
+        got = f"{float((inner / energy)[wrong][0]):.3g} of it for x = A_adjoint(y)"
+        expected = "the adjoint of A, so that <x, A_adjoint(A x)> = ||A x||^2"
+        raise invalid("A_adjoint", expected, got, "correct it, or the scale of one of the two")
 
 
 def _alike(operator: LinearOperator, image: Tensor) -> bool:
@@ -189,13 +207,15 @@ def _for_grey_images(operator: Operator) -> Operator:
     return JPEG(operator.quality, grey=True) if isinstance(operator, JPEG) else operator
 
 
-def _as_tensor(y: Any, device: str) -> Tensor:
+def _as_tensor(y: Any, device: str, may_be_complex: bool = False) -> Tensor:
     if isinstance(y, np.ndarray):
         # A copy in this machine's byte order: torch shares no memory that is read-only.
         y = torch.from_numpy(np.array(y, dtype=y.dtype.newbyteorder("="), order="C"))
     if not isinstance(y, Tensor):
         expected = "a torch tensor or a numpy array"
         raise invalid_type("y", expected, type(y).__name__, "convert it by torch.as_tensor")
+    if y.is_complex() and may_be_complex:
+        return y.detach().to(device, torch.complex64)
     if y.is_complex():
         remedy = "store real and imaginary parts as two channels (torch.view_as_real)"
         raise invalid_type("y", "real numbers", y.dtype, remedy)
@@ -254,7 +274,7 @@ def _start(
                 "array"
             ) from error
         remedy = "give one public image for each measurement"
-    if found.shape != estimate.shape:
+    if found.shape != estimate.shape or found.is_complex():
         raise invalid("init", f"shape {tuple(estimate.shape)}", tuple(found.shape), remedy)
     if not bool(torch.isfinite(found).all()):
         raise invalid("init", "finite numbers", "NaN or infinite entries", "clean the start")

@@ -181,8 +181,8 @@ REFUSED = {
     "another y; let it be the last",
     "jpeg:quality=5 then denoise": "operator jpeg:quality=5: expected a linear operator before "
     "`then`, got JPEG; photon noise may be the last; JPEG and phase retrieval stand alone",
-    "denoise and jpeg:quality=3": "operators[1]: expected a linear operator, got JPEG; JPEG, phase "
-    "retrieval and Poisson noise cannot be combined",
+    "denoise and jpeg:quality=3": "operators[1]: expected a linear operator, got JPEG; sample "
+    "JPEG, phase retrieval and photon counts by themselves",
     "denoise and denoise:noise=x": "operator denoise:noise=x, noise: expected one number >= 0, got "
     "'x'; write noise=0.05",
     "denoise and denoise:noise=1,noise=2": "operator denoise:noise=1,noise=2, noise: expected one "

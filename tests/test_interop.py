@@ -83,6 +83,34 @@ def test_a_list_of_measurements_is_joined_by_the_stack():
     torch.testing.assert_close(problem.y, op.join(parts))
 
 
+def test_complex_measurements_of_a_linear_operator():
+    """y in C^m is y in R^2m: the same start, data step and residual."""
+    torch.manual_seed(0)
+    matrix = torch.randn(150, 192, dtype=torch.complex64) / 14
+    both = torch.cat([matrix.real, matrix.imag])
+    complex_op = le.LinearOperator(
+        lambda x: x.flatten(1).to(torch.complex64) @ matrix.T,
+        lambda y: (y @ matrix.conj()).real.reshape(-1, 3, 8, 8),
+        0.1,
+    )
+    real_op = le.LinearOperator(
+        lambda x: x.flatten(1) @ both.T, lambda y: (y @ both).reshape(-1, 3, 8, 8), 0.1
+    )
+    y, v = complex_op.A(torch.rand(2, 3, 8, 8)), torch.randn(2, 3, 8, 8)
+    index, spec = torch.arange(2), tiny_prior().spec
+    found = make_problem(y.numpy(), complex_op, spec, None, "cpu")
+    expected = make_problem(torch.cat([y.real, y.imag], dim=1), real_op, spec, None, "cpu")
+    assert found.y.is_complex()
+    for one, other in (
+        (found.x_init, expected.x_init),
+        (found.data_step(index)(v, 4.0), expected.data_step(index)(v, 4.0)),
+        (found.residual_chi2(v, index), expected.residual_chi2(v, index)),
+    ):
+        torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
+    with pytest.raises(ValueError, match=r"^init: expected shape .* use init=None where y is no"):
+        make_problem(y, complex_op, spec, "measurement", "cpu")
+
+
 CASES = {
     "not linear": (
         Physics(),

@@ -171,14 +171,14 @@ ROWS: tuple[tuple[Callable[[], Any], type[Exception], str], ...] = (
     (
         lambda: Stack([Denoising(0.1), JPEG(50)], (3, 12, 10)),
         TypeError,
-        "operators[1]: expected a linear operator, got JPEG; JPEG, phase retrieval and "
-        "Poisson noise cannot be combined",
+        "operators[1]: expected a linear operator, got JPEG; sample JPEG, phase retrieval and "
+        "photon counts by themselves",
     ),
     (
         lambda: Stack([Denoising(0.1), "blur"], (3, 12, 10)),
         TypeError,
-        "operators[1]: expected a linear operator, got str; JPEG, phase retrieval and Poisson "
-        "noise cannot be combined",
+        "operators[1]: expected a linear operator, got str; sample JPEG, phase retrieval and "
+        "photon counts by themselves",
     ),
     (
         lambda: Stack([Denoising(0.1)], (12, 10)),
@@ -245,8 +245,8 @@ ROWS: tuple[tuple[Callable[[], Any], type[Exception], str], ...] = (
     (
         lambda: Compose([Denoising(0.0), PhaseRetrieval(torch.ones(8, 8), 0.1)]),
         TypeError,
-        "operators[1]: expected a linear operator, got PhaseRetrieval; JPEG, phase retrieval "
-        "and Poisson noise cannot be combined",
+        "operators[1]: expected a linear operator, got PhaseRetrieval; photon noise stands around "
+        "a chain: PoissonNoise(Compose([...]), peak)",
     ),
     (
         lambda: Compose([Blur(KERNEL.expand(2, 1, 3, 3), 0.0), Denoising([0.1, 0.2, 0.3])]),

@@ -96,6 +96,12 @@ CASES = {
         "op: expected an operator such as Blur or Inpainting, got str; "
         "wrap your own model in LinearOperator(A, A_adjoint, noise_std)",
     ),
+    "adjoint": (
+        lambda: (y() + 0.5, le.LinearOperator(lambda x: 2.0 * x, lambda y: y, 0.1), {}),
+        ValueError,
+        "A_adjoint: expected the adjoint of A, so that <x, A_adjoint(A x)> = ||A x||^2, got 0.5 of "
+        "it for x = A_adjoint(y); correct it, or the scale of one of the two",
+    ),
     "num_samples": (
         lambda: (y(), DENOISING, {"num_samples": 0}),
         ValueError,

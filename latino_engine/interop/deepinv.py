@@ -84,7 +84,7 @@ class Reconstructor(_Base):  # type: ignore[misc]
         self._start = [init]
 
     def forward(self, y: Tensor, physics: torch.nn.Module) -> Tensor:
-        """x_hat, (B, C, H, W), on the device of y and of its dtype.
+        """x_hat, (B, C, H, W), on the device of y and of its dtype, real for a complex y.
 
         Args:
             y: measurement, as physics(x) gives it.
@@ -105,7 +105,7 @@ class Reconstructor(_Base):  # type: ignore[misc]
             overlap=self.overlap,
         )
         first = y if isinstance(y, Tensor) else y[0]
-        return post.mean.to(first.device, first.dtype)
+        return post.mean.to(first.device, first.real.dtype)
 
 
 def to_physics(op: Operator, img_size: tuple[int, int, int]) -> Any:

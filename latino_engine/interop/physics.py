@@ -59,8 +59,8 @@ def from_physics(
     MultiCoilMRI and Denoising become operators of this package. Any other `LinearPhysics`, other
     borders included, is solved by conjugate gradients; Tomography starts at its filtered
     back-projection. Linear physics that are stacked become a `Stack`; `PoissonNoise` of gain g
-    becomes `PoissonNoise` of peak 1 / g. What the physics holds is copied: later changes do not
-    reach the operator.
+    becomes `PoissonNoise` of peak 1 / g, but not inside a stack. What the physics holds is copied:
+    later changes do not reach the operator.
 
     Args:
         physics: a `LinearPhysics` with `GaussianNoise` (one sigma, or one for each image),
@@ -78,7 +78,7 @@ def from_physics(
         if image_shape is None:
             remedy = "stacked physics do not know it"
             raise invalid("image_shape", "(C, H, W)", None, remedy)
-        return Stack([from_physics(part, device) for part in physics], image_shape)
+        return Stack([_part(part, i, device) for i, part in enumerate(physics)], image_shape)
     if "LinearPhysics" not in names:
         remedy = "use an operator of this package, or linearise it as a LinearPhysics"
         raise invalid_type("op", "a linear deepinv physics", kind, remedy)
@@ -90,6 +90,16 @@ def from_physics(
     if gain is None:
         return _linear(physics, _noise_std(physics.noise_model), device)
     return PoissonNoise(_linear(physics, 0.0, device), 1.0 / gain)
+
+
+def _part(physics: Any, place: int, device: str) -> Operator:
+    """One of stacked physics, each linear with Gaussian noise."""
+    if getattr(physics, "noise_model", None) is not None and _gain(physics.noise_model) is not None:
+        remedy = "sample it by itself, or approximate it by GaussianNoise"
+        got = type(physics.noise_model).__name__
+        name = f"op[{place}].noise_model"
+        raise invalid_type(name, "GaussianNoise or ZeroNoise in a stack", got, remedy)
+    return from_physics(physics, device)
 
 
 def _linear(physics: Any, noise_std: NoiseStd, device: str) -> Operator:
@@ -137,6 +147,8 @@ def counts_gain(physics: Any) -> Tensor | None:
 class PhysicsOperator(LinearOperator):
     """Any linear physics of deepinv: its own A and A_adjoint, the prox by conjugate gradients.
 
+    The image is real, y real or complex.
+
     Args:
         physics: copied.
         noise_std: of y, public units, a number or (B,).
@@ -147,7 +159,7 @@ class PhysicsOperator(LinearOperator):
 
     def __init__(self, physics: Any, noise_std: NoiseStd, device: str = "cpu") -> None:
         own = physics.clone().to(device)
-        super().__init__(own.A, own.A_adjoint, noise_std)
+        super().__init__(own.A, _real_adjoint(own), noise_std)
         sizes = [len(parameter) for parameter in _per_image(own).values()]
         object.__setattr__(self, "physics", own)
         object.__setattr__(self, "batch_size", common_batch("op", sizes, self.noise_std))
@@ -173,6 +185,16 @@ class PhysicsOperator(LinearOperator):
             setattr(part, name, parameter[index.to(parameter.device)])
         device = str(next((b.device for b in part.buffers()), "cpu"))
         return PhysicsOperator(part, pick_noise_std(self.noise_std, index), device)
+
+
+def _real_adjoint(physics: Any) -> Callable[[Tensor], Tensor]:
+    """The adjoint over real images: of complex ones the real part."""
+
+    def adjoint(y: Tensor) -> Tensor:
+        image: Tensor = physics.A_adjoint(y)
+        return image.real if image.is_complex() else image
+
+    return adjoint
 
 
 def _deepinv_classes(thing: object, package: str) -> set[str]:

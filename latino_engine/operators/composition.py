@@ -29,7 +29,8 @@ class Compose(SolvedByCG):
     The prox is exact where all are circular blurs, or all are masks; else by conjugate gradients.
 
     Args:
-        operators: A_1, ..., A_n, linear, real between them.
+        operators: A_1, ..., A_n, linear, real between them; photon noise stands around them,
+            PoissonNoise(Compose([...]), peak).
 
     Raises:
         ValueError, TypeError: a parameter or an image that cannot be used, in one sentence.
@@ -39,7 +40,8 @@ class Compose(SolvedByCG):
     batch_size: int | None
 
     def __init__(self, operators: Sequence[Operator]) -> None:
-        parts = linear_parts("operators", operators)
+        remedy = "photon noise stands around a chain: PoissonNoise(Compose([...]), peak)"
+        parts = linear_parts("operators", operators, remedy)
         for i, op in enumerate(parts[:-1]):
             if bool(torch.as_tensor(op.noise_std).any()):
                 remedy = "only the last operator adds noise"

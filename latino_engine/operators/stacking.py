@@ -36,7 +36,8 @@ class Stack(SolvedByCG):
     conjugate gradients on the sum of the A_i^T A_i.
 
     Args:
-        operators: A_1, A_2, ..., linear, each with its own noise level.
+        operators: A_1, A_2, ..., linear, each with its own noise level; JPEG, phase retrieval and
+            photon counts are sampled by themselves.
         image_shape: (C, H, W) of x.
 
     Raises:
@@ -50,7 +51,8 @@ class Stack(SolvedByCG):
     shapes: tuple[tuple[int, ...], ...]
 
     def __init__(self, operators: Sequence[Operator], image_shape: Sequence[int]) -> None:
-        parts = linear_parts("operators", operators)
+        remedy = "sample JPEG, phase retrieval and photon counts by themselves"
+        parts = linear_parts("operators", operators, remedy)
         shape = tuple(image_shape) if isinstance(image_shape, Sequence) else (image_shape,)
         if len(shape) != 3 or any(not isinstance(n, int) or n < 1 for n in shape):
             raise invalid("image_shape", "(C, H, W)", shape, "give the shape of one image")
@@ -170,17 +172,15 @@ class Stack(SolvedByCG):
         check_batch("y", y.shape[0], self.batch_size)
 
 
-def linear_parts(name: str, operators: Sequence[Operator]) -> tuple[Operator, ...]:
-    """At least one operator, all linear."""
+def linear_parts(name: str, operators: Sequence[Operator], remedy: str) -> tuple[Operator, ...]:
+    """At least one operator, all linear; else `remedy`."""
     parts = tuple(operators) if isinstance(operators, Sequence) else ()
     if not parts:
         got = "none" if isinstance(operators, Sequence) else type(operators).__name__
         raise invalid_type(name, "a list of operators", got, "give one or more")
     for i, op in enumerate(parts):
         if not isinstance(op, Operator) or not op.is_linear:
-            what = "a linear operator"
-            remedy = "JPEG, phase retrieval and Poisson noise cannot be combined"
-            raise invalid_type(f"{name}[{i}]", what, type(op).__name__, remedy)
+            raise invalid_type(f"{name}[{i}]", "a linear operator", type(op).__name__, remedy)
     return parts
 
 
