@@ -17,7 +17,6 @@ import io
 import json
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -61,6 +60,7 @@ def point(
 
     import latino_engine as le
     from latino_engine.bench.peak_memory import peak_memory
+    from latino_engine.bench.timer import wall_and_processor
 
     engine = le.load(engine_folder, threads=threads)
     op = le.Blur.gaussian(1.6, 0.02, size=13)
@@ -69,7 +69,9 @@ def point(
     times: list[tuple[float, float]] = []
     with peak_memory() as peak:
         while len(times) < 2 or (len(times) < 6 and sum(cpu for _, cpu in times) < 4e3):
-            times.append(_timed(lambda: engine.sample(y, op, seed=len(times), **options)))
+            times.append(
+                wall_and_processor(lambda: engine.sample(y, op, seed=len(times), **options))
+            )
     wall, cpu = (float(np.median(column)) for column in zip(*times[1:], strict=True))
     return {
         "ms": wall,
@@ -78,13 +80,6 @@ def point(
         "peak_bytes": peak.host_bytes,
         "start_bytes": peak.start_bytes,
     }
-
-
-def _timed(run: Callable[[], object]) -> tuple[float, float]:
-    """Wall time and processor time, ms."""
-    wall, cpu = time.perf_counter(), time.process_time()
-    run()
-    return 1e3 * (time.perf_counter() - wall), 1e3 * (time.process_time() - cpu)
 
 
 def repeated(engine_folder: str, threads: int, calls: int) -> dict[str, Any]:
@@ -97,6 +92,7 @@ def repeated(engine_folder: str, threads: int, calls: int) -> dict[str, Any]:
     import torch
 
     import latino_engine as le
+    from latino_engine.bench.timer import wall_and_processor
 
     engine, process = le.load(engine_folder, threads=threads), psutil.Process()
     op = le.Blur.gaussian(1.6, 0.02, size=13)
@@ -105,8 +101,8 @@ def repeated(engine_folder: str, threads: int, calls: int) -> dict[str, Any]:
     times, control, memory = [], [], []
     for call in range(calls):
         run = partial(engine.sample, y, op, num_samples=1, seed=call, steps=2)
-        times.append(_timed(run)[1])
-        control.append(_timed(lambda: matrix @ matrix)[1])
+        times.append(wall_and_processor(run)[1])
+        control.append(wall_and_processor(lambda: matrix @ matrix)[1])
         if call % 10 == 9:
             memory.append(process.memory_info().rss)
     tenth = calls // 10

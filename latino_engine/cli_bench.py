@@ -95,7 +95,12 @@ def bench(
 def _open(stack: ExitStack, **paths: Path | None) -> dict[str, tuple[Path, BinaryIO]]:
     from latino_engine.atomic import atomic_file
     from latino_engine.bench.table import appended
+    from latino_engine.errors import invalid
 
+    seen: dict[Path, str] = {}
+    for name, path in paths.items():
+        if path is not None and (other := seen.setdefault(path.resolve(), name)) != name:
+            raise invalid(name, f"another file than --{other}", path, "choose another name")
     if (table := paths["csv"]) is not None and table.is_file():
         appended(table, ())
     return {

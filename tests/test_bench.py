@@ -168,6 +168,10 @@ MISTAKES = {
         ["--size", "200000"],
         "error: size: expected an image that fits into the free memory, got 200000x200000",
     ),
+    "many": (
+        ["--batch", "9999999999"],
+        "error: batch: expected images that fit into the free memory (",
+    ),
     "factor": (["--operator", "sr:factor=3"], "error: x: expected"),
     "operator": (["--operator", "blurr"], "error: operator: expected one of "),
     "backend": (["--backend", "cudnn"], "error: backend: expected one of "),
@@ -204,6 +208,15 @@ def test_outputs_that_cannot_be_written_are_refused_first(run, engine, tmp_path,
     status, _, err = run("bench", engine, f"--{name}", tmp_path / "file" / "out")
     assert status == 2 and err.count("\n") == 1
     assert err.startswith(f"error: {name}: cannot write {tmp_path}/file/out: a part of this path")
+
+
+def test_two_outputs_are_two_files(run, engine, tmp_path):
+    twice, other = tmp_path / "b.png", tmp_path / "new" / ".." / "b.png"
+    status, out, err = run("bench", engine, *QUICK, "--csv", twice, "--plot", other)
+    assert (status, out) == (2, "") and not twice.exists()
+    assert err == (
+        f"error: plot: expected another file than --csv, got {other}; choose another name\n"
+    )
 
 
 def test_a_csv_of_someone_else_is_left_alone(run, engine, tmp_path):

@@ -113,6 +113,10 @@ def test_the_sizes_of_the_full_grid():
     assert {(64, 64), (1024, 1024)} <= sides and any(h != w for h, w in sides)
     assert set(grid.GRIDS["curated"]) <= set(full)
     assert all(h % 8 == w % 8 == 0 for h, w in sides)
+    curated = grid.GRIDS["curated"]
+    assert {batch for batch, _, _ in curated} >= {1, 16}
+    assert {(1, 64, 64), (1, 1024, 1024)} <= set(curated)
+    assert {h * w > 320 * 320 for _, h, w in curated if h != w} == {False, True}
     assert set(grid.sizes("curated", "sensors")) < set(grid.sizes("curated", "fused"))
     size = grid.COMPILED["curated"][0]
     assert grid.is_compiled("curated", "fused", "gaussian_noise", size)

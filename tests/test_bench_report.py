@@ -84,6 +84,20 @@ def test_providers_of_one_session_are_compared():
     assert line == "| `Blur.A` | 1 x 3 x 256 x 256 | 2 | 50 % | 2.50x | failed | - |"
 
 
+def test_every_commit_of_a_shown_row_is_named():
+    about = {"machine": '{"processor": "p", "cores": 2}', "versions": "{}", "threads": "2"}
+    rows = [
+        {**operation("latino-engine", "1.0", "2026-01-01"), "commit": "a", **about},
+        {**operation("eager", "1.0", "2026-01-01"), "commit": "a", **about},
+        {**operation("eager", "1.0", "2026-01-02"), "commit": "b", **about},
+    ]
+    assert [line.split(" | ")[1:3] for line in tables.about(rows).splitlines()[2:]] == [
+        ["a", "2026-01-01"],
+        ["b", "2026-01-02"],
+    ]
+    assert tables.about(rows[1:]).count("operators") == 1, "nothing of the first commit is left"
+
+
 def test_what_falls_short_is_said():
     rows = [operation("latino-engine", "2.0", "one"), operation("deepinv", "3.0", "one")]
     assert "| 2x | 1.50x | no |" in tables.goals(rows)

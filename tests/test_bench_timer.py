@@ -39,6 +39,13 @@ def test_time_is_in_milliseconds(monkeypatch):
     assert timer.time_once(lambda: None) == 250.0
 
 
+def test_processor_time_is_apart_from_wall_time(monkeypatch):
+    moments = {"perf_counter": iter([10.0, 10.25]), "process_time": iter([1.0, 1.5])}
+    for name, found in moments.items():
+        monkeypatch.setattr(timer.time, name, lambda found=found: next(found))
+    assert timer.wall_and_processor(lambda: None) == (250.0, 500.0)
+
+
 def test_copies_rotate():
     seen = []
     run = timer.rotating(seen.append, ["a", "b", "c"])

@@ -59,7 +59,7 @@ def _of_task(found: Sequence[Sample], task: str) -> str:
 def goals(rows: Sequence[Row]) -> str:
     """What was to be shown, and what was found."""
     found = measured.samples(rows)
-    lines = [*_eager_goals(found), *_outside_goal(found), *_deepinv_goals(rows), *_fronts(found)]
+    lines = [*_eager_goals(found), *_outside_goals(found), *_deepinv_goals(rows), *_fronts(found)]
     return plain_rows(lines, ("what", "goal", "found", "met"))
 
 
@@ -79,14 +79,14 @@ def _eager_goals(found: Sequence[Sample]) -> list[tuple[str, ...]]:
     return lines
 
 
-def _outside_goal(found: Sequence[Sample]) -> list[tuple[str, ...]]:
+def _outside_goals(found: Sequence[Sample]) -> list[tuple[str, ...]]:
     lines = []
-    for sampler in (DISTILLED, ZERO_SHOT):
-        name = engine_name("onnxruntime", sampler)
+    for sampler, engine in itertools.product((DISTILLED, ZERO_SHOT), ENGINES):
+        name = engine_name(engine, sampler)
         mine = [s for s in found if s.name == name and s.outside is not None]
         shares = [s.outside for s in mine if s.outside is not None]
         if shares:
-            what = f"outside of the network, {sampler}: {_tasks(mine)}"
+            what = f"outside of the network, {engine}, {sampler}: {_tasks(mine)}"
             percent = ", ".join(f"{share:.1f} %" for share in shares)
             goal = f"below {_OUTSIDE_GOAL:g} %"
             lines.append((what, goal, percent, _yes(max(shares) < _OUTSIDE_GOAL)))
@@ -229,10 +229,11 @@ def calls(rows: Sequence[Row]) -> str:
 
 
 def about(rows: Sequence[Row]) -> str:
-    """The machine, versions and commits of the newest rows of each suite."""
-    newest = {row["suite"]: row for row in rows}
+    """The machine, versions and commits of the newest rows of each suite: all that are shown."""
+    keys = ("suite", "name", "provider", "shape", "metric")
+    newest = {tuple(row[key] for key in keys): row for row in rows}
     lines = []
-    for suite, row in newest.items():
+    for (suite, _), row in {(r["suite"], r["commit"]): r for r in newest.values()}.items():
         machine, versions = json.loads(row["machine"]), json.loads(row["versions"])
         packages = ("torch", "onnxruntime", "deepinv")
         shown = ", ".join(f"{p} {versions[p]}" for p in packages if p in versions)

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from latino_engine.bench.options import BenchOptions
 from latino_engine.errors import InvalidArgument, invalid
+from latino_engine.memory import available_bytes
 from latino_engine.operators import MRI
 from latino_engine.operators.protocol import Operator
 from latino_engine.operators.spec import parse_operator
 from latino_engine.priors.prior import PriorSpec
+
+if TYPE_CHECKING:
+    from latino_engine.engine import Engine
 
 
 def make_measurement(spec: PriorSpec, options: BenchOptions, batch: int) -> tuple[Tensor, Operator]:
@@ -67,15 +70,21 @@ def check_plans(record: dict[str, Any], spec: PriorSpec, size: tuple[int, int]) 
         )
 
 
-def check_memory(chunk_size: Callable[[int, int], int], size: tuple[int, int]) -> None:
-    """Raise the sentence for an image that does not fit into the free memory.
+def check_memory(engine: Engine, options: BenchOptions) -> None:
+    """Raise the sentence for an image, or a batch of them, that does not fit into the free memory.
 
-    Args:
-        chunk_size: `Engine.chunk_size`.
-        size: (height, width).
+    Of every image there are at least its content, the measurement, mean and squares, and its samples.
     """
+    size = options.size
     try:
-        chunk_size(*size)
+        engine.chunk_size(*size)
     except InvalidArgument:
         expected = "an image that fits into the free memory"
         raise invalid("size", expected, "x".join(map(str, size)), "choose a smaller one") from None
+    batch, samples = max(options.batches), max(options.num_samples)
+    needed = 4 * engine.spec.channels * size[0] * size[1] * batch * (4 + samples)
+    free = available_bytes()
+    if needed > free:
+        got = f"{batch} with num_samples {samples}, which take {1e-9 * needed:.1f} GB or more"
+        expected = f"images that fit into the free memory ({1e-9 * free:.1f} GB)"
+        raise invalid("batch", expected, got, "choose fewer")

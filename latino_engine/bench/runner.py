@@ -116,7 +116,7 @@ def bench_engine(
         check_plans(record, parse_spec(manifest["prior"]), options.size)
     engines = {name: load(folder, name, **options.loading()) for name in names}
     first = next(iter(engines.values()))
-    check_memory(first.chunk_size, options.size)
+    check_memory(first, options)
     count = _Counter(progress, len(engines) * _num_calls(options))
     latency = _calls(engines, options, options.batches[0], options.num_samples[0])
     peaks = machine_peaks(first.device, options.threads, first.precision)

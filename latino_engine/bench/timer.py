@@ -42,6 +42,13 @@ def time_once(run: Run, device: str = "cpu") -> float:
     return float(begin.elapsed_time(end))
 
 
+def wall_and_processor(run: Run) -> tuple[float, float]:
+    """Milliseconds of one call on the processor: wall time, and time of all its threads."""
+    wall, processor = time.perf_counter(), time.process_time()
+    run()
+    return 1e3 * (time.perf_counter() - wall), 1e3 * (time.process_time() - processor)
+
+
 def _event() -> Any:
     return torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
 
