@@ -73,7 +73,7 @@ def check_plans(record: dict[str, Any], spec: PriorSpec, size: tuple[int, int]) 
 def check_memory(engine: Engine, options: BenchOptions) -> None:
     """Raise the sentence for an image, or a batch of them, that does not fit into the free memory.
 
-    Of every image there are at least its content, the measurement, mean and squares, and its samples.
+    Of every image there are at least itself, its measurement, mean, squares and samples.
     """
     size = options.size
     try:
