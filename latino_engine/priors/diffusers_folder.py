@@ -172,8 +172,8 @@ def _check_pipeline(root: Path) -> None:
         found = unet[1] if isinstance(unet, list) and len(unet) == 2 else unet
         if found != "UNet2DModel":
             raise PriorInvalid(
-                f"model_index.json: expected a UNet2DModel, got {found}; "
-                "a network with text or latents is no pixel prior"
+                f"model_index.json: expected a UNet2DModel, got {found}; a network with text or "
+                "latents is no pixel prior; load_prior and compile read text-to-image pipelines"
             )
 
 
