@@ -100,7 +100,7 @@ class Problem:
         residual = (
             operator.observed(operator.A(x)) - y if whiten is None else cast(Tensor, whiten(x, y))
         )
-        energy = residual.reshape(len(y), -1).abs().double().square().sum(dim=1)
+        energy = _energy(residual)
         sigma = torch.as_tensor(self.sigma_of(index), dtype=torch.float64).cpu() / self.spec.scale
         return energy.cpu() / (operator.num_observed(y).double().cpu() * sigma**2)
 
@@ -182,7 +182,7 @@ def _check_adjoint(operator: LinearOperator, image: Tensor) -> None:
     another A_adjoint conjugate gradients diverge.
     """
     measured = operator.A(image)
-    energy = measured.reshape(len(image), -1).abs().double().square().sum(dim=1)
+    energy = _energy(measured)
     back = operator.A_adjoint(measured)
     inner = (image.double() * back.double()).reshape(len(image), -1).sum(dim=1)
     wrong = (inner - energy).abs() > _ADJOINT_GAP * energy
@@ -190,6 +190,12 @@ def _check_adjoint(operator: LinearOperator, image: Tensor) -> None:
         got = f"{float((inner / energy)[wrong][0]):.3g} of it for x = A_adjoint(y)"
         expected = "the adjoint of A, so that <x, A_adjoint(A x)> = ||A x||^2"
         raise invalid("A_adjoint", expected, got, "correct it, or the scale of one of the two")
+
+
+def _energy(z: Tensor) -> Tensor:
+    """||z||^2 of every image, real or complex: (B,) float64."""
+    real = torch.view_as_real(z) if z.is_complex() else z
+    return real.reshape(len(z), -1).double().square().sum(dim=1)
 
 
 def _alike(operator: LinearOperator, image: Tensor) -> bool:

@@ -144,6 +144,11 @@ def check_same(
     if tensor.shape != other.shape:
         expected = f"the shape of {other_name} {tuple(other.shape)}"
         raise invalid(name, expected, tuple(tensor.shape), remedy)
+    check_device(name, tensor, other_name, other)
+
+
+def check_device(name: str, tensor: Tensor, other_name: str, other: Tensor) -> None:
+    """Raises unless both are on one device."""
     if tensor.device != other.device:
         expected = f"a tensor on {other.device} as {other_name}"
         raise invalid_type(name, expected, tensor.device, "move one of them")

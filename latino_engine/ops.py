@@ -14,7 +14,7 @@ from torch import Tensor
 
 from latino_engine import cuda_native, native, native_operators, reference, triton_native
 from latino_engine.dispatch import Backend, Table, backend_of, choose, transforms_of, write
-from latino_engine.errors import invalid, invalid_type
+from latino_engine.errors import invalid
 from latino_engine.inner_steps import (
     alias_prox_noise,
     fourier_mask_prox_noise,
@@ -25,6 +25,7 @@ from latino_engine.noise import MAX_IMAGE_ID
 from latino_engine.op_checks import (
     check_bounds,
     check_constant,
+    check_device,
     check_identity,
     check_ids,
     check_out,
@@ -281,9 +282,7 @@ def masked_prox(
         backend: "auto", "torch" or "cpu".
     """
     for name, tensor in (("mask", mask), ("y", y)):
-        if tensor.device != v.device:
-            expected = f"a tensor on {v.device} as v"
-            raise invalid_type(name, expected, tensor.device, "move one of them")
+        check_device(name, tensor, "v", v)
     gammas = per_image(gamma, v.real if v.is_complex() else v)
     fits = all(native.broadcasts_to_planes(tensor, v) for tensor in (mask, y))
     obstacle = None if fits else "mask or y that is not (B|1, C|1, H, W)"

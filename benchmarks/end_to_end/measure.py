@@ -114,7 +114,8 @@ class Task:
 
         name, base = engine_name(engine_of, sampler), engine_name(BASE, sampler)
         share = lambda: timer.quantile(outside, 0.5)  # noqa: E731
-        return Method(name, draw, lambda: told["nfe"], base, error=error, precision=precision,
+        compared = None if name == base else error
+        return Method(name, draw, lambda: told["nfe"], base, error=compared, precision=precision,
                       outside=share)  # fmt: skip
 
     def eager_method(self, sampler: str) -> Method:

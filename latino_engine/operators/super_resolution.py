@@ -132,10 +132,10 @@ class SuperResolution:
         check_finite(y)
         if self.compat is not None:
             return self._surrogate_step(y)
-        back_projected = self._back_projected(y)
+        factor = self.factor
         size = self._full_size(y)
         h, folded_power = self._spectra(y, size)
-        factor = self.factor
+        back_projected = h.conj() * torch.fft.fft2(y).repeat(1, 1, factor, factor)
 
         def inner(x: Tensor, x_t: Tensor | None, *rest: Any, out: Tensor | None = None) -> Tensor:
             weight, h, folded, back, gamma, scale, seed, images, samples, step = rest
@@ -220,13 +220,6 @@ class SuperResolution:
 
     def _full_size(self, y: Tensor) -> tuple[int, int]:
         return (self.factor * y.shape[-2], self.factor * y.shape[-1])
-
-    def _back_projected(self, y: Tensor) -> Tensor:
-        """conj(h) tile(Y), (B, C, H, W)."""
-        check_image("y", y, self.batch_size, self.kernel.shape[1])
-        h, _ = self._spectra(y, self._full_size(y))
-        spectrum: Tensor = torch.fft.fft2(y)
-        return h.conj() * spectrum.repeat(1, 1, self.factor, self.factor)
 
     def _spectra(self, like: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """h (all frequencies) and fold(|h|^2) for images of this size."""
