@@ -90,7 +90,8 @@ class SquaredSpectrum(SuperResolution):
         h, _ = self._spectra(y, (v.shape[-2], v.shape[-1]))
         s = self.factor
         gamma = ops.per_image(gamma, v)
-        b = torch.fft.fft2(v) + gamma * self._back_projected(y)
+        back_projected = h.conj() * torch.fft.fft2(y).repeat(1, 1, s, s)
+        b = torch.fft.fft2(v) + gamma * back_projected
         folded = (h**2).reshape(1, 1, s, v.shape[-2] // s, s, v.shape[-1] // s).mean(dim=(-4, -2))
         inner = (h * b).reshape(*b.shape[:2], s, v.shape[-2] // s, s, v.shape[-1] // s)
         inner = inner.mean(dim=(-4, -2)) / (1 + gamma * folded)
