@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -33,7 +35,7 @@ GRIDS: dict[str, tuple[dict[str, Value], ...]] = {
         for rest in product(eta=(0.85, 1.0), etab=(1.0,), half_variance=(False, True))
     ),
     "dps": (
-        *product(guidance=("norm",), weight=(20.0, 50.0, 100.0, 200.0, 500.0)),
+        *product(guidance=("norm",), weight=(20.0, 50.0, 100.0, 200.0, 500.0, 1000.0)),
         *product(guidance=("annealed",), weight=(3.0, 10.0, 30.0)),
     ),
 }
@@ -74,3 +76,30 @@ def choose(
         expected = "parameters with which the method stays finite"
         raise invalid("method", expected, f"none among {len(grid)}", "take more steps")
     return best, tried
+
+
+def recall(report: str | Path, like: dict[str, Any]) -> tuple[Parameters, dict[str, Any]] | None:
+    """What an earlier report chose from the present grid for the same problem.
+
+    Args:
+        report: JSON file of `benchmarks.peers.run`.
+        like: fields that the report must have with these values, "method" among them.
+
+    Returns:
+        The chosen parameters and the report's "grid"; None where the report is of another problem,
+        prior or grid.
+
+    Raises:
+        InvalidArgument: a file that is no report.
+    """
+    try:
+        found = json.loads(Path(report).read_text())
+        tried = [point["parameters"] for point in found["grid"]["tried"]]
+        parameters = found["parameters"]
+    except (OSError, ValueError, TypeError, KeyError):
+        expected = "a JSON report of benchmarks.peers.run"
+        raise invalid("known", expected, str(report), "name such a file or none") from None
+    same = all(found.get(name) == value for name, value in like.items())
+    if not same or tried != list(GRIDS[like["method"]]):
+        return None
+    return parameters, found["grid"]

@@ -51,6 +51,8 @@ class PeerRun:
         batch: images at a time.
         grid_source: other true images for the grid, its first ones, instead of the last ones.
         grid_size: side of their central squares, None for that of the evaluated images.
+        known: report of an earlier run; where it chose from the same grid for the same problem,
+            its parameters are taken and nothing is tried again.
     """
 
     method: str
@@ -60,6 +62,7 @@ class PeerRun:
     batch: int = 128
     grid_source: str | None = None
     grid_size: int | None = None
+    known: str | None = None
 
 
 def evaluate_peer(
@@ -86,31 +89,23 @@ def evaluate_peer(
     _check(options, peer)
     source = open_images(options.source, options.size, options.pad)
     setting = _Setting(prior, options, peer, source)
-    side = peer.grid_size or options.size
-    others = open_images(peer.grid_source or options.source, side, options.pad)
-    chooser = _Setting(prior, replace(options, size=side), peer, others)
-    if peer.grid_source is None:
-        evaluated, validation = _split(source, options.limit, peer.grid_limit)
-    else:
-        evaluated = range(min(options.limit, len(source)))
-        validation = range(min(peer.grid_limit, len(others)))
-    parameters, tried = grid.choose(
-        lambda candidate: chooser.draw(validation, peer.grid_samples, candidate)[0],
-        chooser.truth(validation),
-        grid.GRIDS[peer.method],
-        report,
-    )
+    identity = {
+        "prior_sha256": prior.content_hash(),
+        "method": peer.method,
+        "steps": peer.steps,
+        "operator": options.operator,
+        "noise_std": options.noise_std,
+    }
+    evaluated, validation, others = _images(setting)
+    known = None if peer.known is None else grid.recall(peer.known, identity)
+    parameters, chosen_on = known or _choose(others, validation, report)
     start = time.perf_counter()
     drawn, nfe = setting.draw(evaluated, options.num_samples, parameters)
     seconds = time.perf_counter() - start
     truth = setting.truth(evaluated)
     return {
         "prior": prior.name,
-        "prior_sha256": prior.content_hash(),
-        "method": peer.method,
-        "steps": peer.steps,
-        "operator": options.operator,
-        "noise_std": options.noise_std,
+        **identity,
         "num_images": len(evaluated),
         "num_samples": options.num_samples,
         "seed": options.seed,
@@ -118,12 +113,7 @@ def evaluate_peer(
         "seconds": seconds,
         "ms_per_sample": 1e3 * seconds / (len(evaluated) * options.num_samples),
         "parameters": dict(parameters),
-        "grid": {
-            "num_images": len(validation),
-            "num_samples": peer.grid_samples,
-            "size": side,
-            "tried": tried,
-        },
+        "grid": chosen_on,
         "versions": {name: version(name) for name in ("deepinv", "torch", "latino-engine")},
         "residual_chi2": setting.residual_chi2(drawn, evaluated),
         **score(drawn, truth),
@@ -141,29 +131,33 @@ class _Setting:
         level, seed = options.noise_std, options.seed
         self._op = parse_operator(options.operator, level, size, seed, prior.channels)
         self._denoiser = PriorDenoiser(prior)
-        self._prior, self._options, self._peer, self._source = prior, options, peer, source
+        self._prior, self.options, self.peer, self.source = prior, options, peer, source
+
+    def on(self, source: ImageSource, side: int) -> _Setting:
+        """The same on central squares of other images."""
+        return _Setting(self._prior, replace(self.options, size=side), self.peer, source)
 
     def truth(self, ids: range) -> Tensor:
         """The images themselves."""
-        return central_squares(self._source, ids, self._options.size)
+        return central_squares(self.source, ids, self.options.size)
 
     def measurements(self, ids: range) -> Tensor:
         """What `evaluate` measures of them."""
-        return measure_each(self._op, self.truth(ids), ids, self._options.seed)
+        return measure_each(self._op, self.truth(ids), ids, self.options.seed)
 
     def draw(self, ids: range, num_samples: int, parameters: Parameters) -> tuple[Tensor, int]:
         """Samples (S, B, C, H, W) and the network evaluations of one."""
         return sample(
-            self._peer.method,
+            self.peer.method,
             self._denoiser,
             self._op,
             self.measurements(ids),
-            (self._prior.channels, self._options.size, self._options.size),
-            self._peer.steps,
+            (self._prior.channels, self.options.size, self.options.size),
+            self.peer.steps,
             parameters,
             num_samples,
-            self._options.seed,
-            self._peer.batch,
+            self.options.seed,
+            self.peer.batch,
         )
 
     def residual_chi2(self, drawn: Tensor, ids: range) -> float:
@@ -171,6 +165,33 @@ class _Setting:
         problem = make_problem(self.measurements(ids), self._op, self._prior.spec, None, "cpu")
         index = torch.arange(len(ids))
         return float(torch.stack([problem.residual_chi2(x, index) for x in drawn]).mean())
+
+
+def _images(setting: _Setting) -> tuple[range, range, _Setting]:
+    """The images to evaluate, and those that choose the parameters, with their setting."""
+    options, peer = setting.options, setting.peer
+    side = peer.grid_size or options.size
+    others = open_images(peer.grid_source or options.source, side, options.pad)
+    chooser = setting.on(others, side)
+    if peer.grid_source is None:
+        return *_split(setting.source, options.limit, peer.grid_limit), chooser
+    evaluated = range(min(options.limit, len(setting.source)))
+    return evaluated, range(min(peer.grid_limit, len(others))), chooser
+
+
+def _choose(
+    setting: _Setting, validation: range, report: Report | None
+) -> tuple[Parameters, dict[str, Any]]:
+    """The best parameters on these images, and what was tried."""
+    peer = setting.peer
+    parameters, tried = grid.choose(
+        lambda candidate: setting.draw(validation, peer.grid_samples, candidate)[0],
+        setting.truth(validation),
+        grid.GRIDS[peer.method],
+        report,
+    )
+    chosen_on = {"num_images": len(validation), "num_samples": peer.grid_samples}
+    return parameters, {**chosen_on, "size": setting.options.size, "tried": tried}
 
 
 def _check(options: Evaluation, peer: PeerRun) -> None:
@@ -217,6 +238,10 @@ def command(
     grid_size: Annotated[
         int | None, typer.Option(help="Side of their central squares, as --size by default.")
     ] = None,
+    known: Annotated[
+        str | None,
+        typer.Option(help="An earlier report: its parameters where the problem is the same."),
+    ] = None,
     batch: Annotated[int, typer.Option(help="Images at a time.")] = 128,
     seed: Annotated[int, typer.Option(help="Of the measurements and of the samples.")] = 0,
     threads: Annotated[int | None, typer.Option(help="Threads of torch.")] = None,
@@ -234,7 +259,7 @@ def command(
         num_samples=num_samples,
         seed=seed,
     )
-    peer = PeerRun(method, steps, grid_limit, grid_samples, batch, grid_source, grid_size)
+    peer = PeerRun(method, steps, grid_limit, grid_samples, batch, grid_source, grid_size, known)
     with progress_bar("choosing parameters") as update:
         found = evaluate_peer(load_prior(prior), options, peer, update)
     with atomic_file(out, argument="output") as file:

@@ -41,7 +41,7 @@ Limit = Annotated[int, typer.Option(help="Images.")]
 
 
 @app.command()
-def digits(mnist: Folder, limit: Limit = 128, full: Limit = 512) -> None:
+def digits(mnist: Folder, limit: Limit = 512) -> None:
     """Distilled samplers, zero-shot LATINO, the untrained schedule and deepinv's methods."""
     source = str(mnist / TEST_IMAGES)
     ours = [
@@ -55,13 +55,9 @@ def digits(mnist: Folder, limit: Limit = 128, full: Limit = 512) -> None:
         problem = Problem(source, operator, 0.05, 32, 2, limit)
         for sampler in ours:
             _say(operator, sampler.name)
-            score_row("digits", problem, sampler)
+            score_row("digits", problem, replace(sampler, num_samples=10))
         for method, steps, count in _DIGIT_PEERS:
             peer_row("digits", problem, DIGITS, method, steps, count)
-        whole = Problem(source, operator, 0.05, 32, 2, full)
-        for sampler in ours[:3]:
-            _say(f"{operator}, {full} images", sampler.name)
-            score_row("digits-512", whole, replace(sampler, num_samples=10))
 
 
 @app.command()

@@ -114,7 +114,10 @@ def peer_row(
     grid_size: int | None = None,
     batch: int = 128,
 ) -> dict[str, Any] | None:
-    """The row of a deepinv method, from its file, or computed where `make peers` was run."""
+    """The row of a deepinv method, from its file, or computed where `make peers` was run.
+
+    A row of another number of images on file still says which parameters are best.
+    """
     name = f"{method}-{steps}"
     path = RESULTS / table / f"{_slug(problem)}--{name}.json"
     found = read_row(path)
@@ -147,7 +150,8 @@ def peer_row(
     command = [PEERS_PYTHON, "-m", "benchmarks.peers.run", prior, problem.source]
     command += [item for pair in options.items() for item in pair]
     command += [] if grid_source is None else ["--grid-source", grid_source]
-    print(f"{problem.operator}: {name}", file=sys.stderr)
+    command += [] if found is None else ["--known", path]
+    print(f"{table}, {problem.operator}: {name}", file=sys.stderr)
     subprocess.run([str(item) for item in command], check=True, stdout=subprocess.DEVNULL)
     return write_row(path, {"coverage_rule": COVERAGE_RULE, **(read_row(path) or {})})
 

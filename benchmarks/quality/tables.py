@@ -29,7 +29,6 @@ _SECTIONS = (
         "for all three problems. deepinv's methods run with the best of a grid of their own "
         "parameters, chosen by CRPS on other digits (`benchmarks/peers/grid.py`).",
     ),
-    ("digits-512", "Digits, more test images", "The same samplers."),
     (
         "photos",
         "Photographs, seven of 256 x 256",

@@ -133,6 +133,34 @@ def test_the_command_writes_one_json(images: Path, tmp_path: Path) -> None:
     assert "| blur:std=1,size=5 | 3 | 2 |" in ran.output
 
 
+@pytest.mark.usefixtures("short_grids")
+def test_what_an_earlier_report_chose_is_not_tried_again(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prior, report = tiny_prior(1), tmp_path / "report.json"
+    first = run.evaluate_peer(prior, _options(images), _peer())
+    report.write_text(json.dumps(first))
+    counts: list[int] = []
+    real_peer = samplers.sample
+
+    def peer_sample(*arguments: Any) -> Any:
+        counts.append(len(arguments[3]))
+        return real_peer(*arguments)
+
+    monkeypatch.setattr(run, "sample", peer_sample)
+    again = run.evaluate_peer(prior, _options(images, limit=5), _peer(known=str(report)))
+    assert counts == [5]
+    assert (again["parameters"], again["grid"]) == (first["parameters"], first["grid"])
+    for options, peer in ((_options(images, noise_std=0.1), {}), (_options(images), {"steps": 4})):
+        counts.clear()
+        run.evaluate_peer(prior, options, _peer(known=str(report), **peer))
+        assert len(counts) == 3
+    monkeypatch.setitem(grid.GRIDS, "ddrm", grid.GRIDS["ddrm"][:1])
+    counts.clear()
+    run.evaluate_peer(prior, _options(images), _peer(known=str(report)))
+    assert len(counts) == 2
+
+
 MISTAKES = {
     "method": ({}, {"method": "x"}, "method: expected one of diffpir, ddrm, dps, got 'x';"),
     "steps": ({}, {"steps": 1}, "steps: expected at least 2 network evaluations, got 1;"),
@@ -144,6 +172,11 @@ MISTAKES = {
         {"limit": 7},
         {},
         "limit: expected at most 6 of the 10 images",
+    ),
+    "known": (
+        {},
+        {"known": "no.json"},
+        "known: expected a JSON report of benchmarks.peers.run, got",
     ),
     "operator": ({"operator": "jpeg:quality=9"}, {}, "operator: expected Blur, SuperResolution,"),
 }
