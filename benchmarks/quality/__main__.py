@@ -110,12 +110,12 @@ def limits_command(
     photos: Annotated[Path, typer.Argument(help="Folder of photographs to train on.")],
     test: Annotated[Path, typer.Argument(help="Folder of the true images.")],
     minutes: Annotated[
-        list[float] | None, typer.Option(help="Lengths of the training, growing; 5, 15, 45.")
+        list[float] | None, typer.Option(help="Lengths of the training, growing; 5 and 15.")
     ] = None,
 ) -> None:
     """docs/photo-limits.png: samples averaged, evaluations, and the posterior mean trained."""
-    limits.measure(photos, test, PHOTO_OPERATORS, minutes or [5.0, 15.0, 45.0])
-    limits.picture(_DOCS / "photo-limits.png")
+    limits.measure(photos, test, PHOTO_OPERATORS, minutes or [5.0, 15.0])
+    limits.picture(_DOCS / limits.PICTURE)
 
 
 @app.command()

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.quality import limits
 from benchmarks.quality.rows import BY_QUANTILES, COVERAGE_RULE, RESULTS, read_row
 from latino_engine.atomic import atomic_file
 
@@ -63,6 +64,8 @@ def write(path: Path) -> None:
         if rows:
             parts.append(f"\n## {title}\n\n{text}\n")
             parts += list(_tables(rows))
+        if table == "photos":
+            parts.append(limits.section())
     with atomic_file(path) as file:
         file.write("".join(parts).encode())
 

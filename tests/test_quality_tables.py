@@ -1,0 +1,113 @@
+"""docs/results.md and README hold what the scored rows give; a row is scored once."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tiny import tiny_prior
+
+from benchmarks.quality import __main__ as quality
+from benchmarks.quality import limits, rows, tables
+from latino_engine.priors import save_prior
+
+ROOT = Path(__file__).parents[1]
+ROW = {
+    "name": "some sampler",
+    "operator": "blur:std=2",
+    "noise_std": 0.05,
+    "num_images": 7,
+    "nfe": 4,
+    "num_samples": 8,
+    "crps": 0.01234,
+    "energy_score": 1.5,
+    "psnr_mean": 25.0,
+    "psnr_sample": 23.0,
+    "coverage_active": {"0.5": 0.5123, "0.8": None},
+}
+
+
+@pytest.fixture
+def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(rows, "RESULTS", tmp_path / "rows")
+    monkeypatch.setattr(tables, "RESULTS", tmp_path / "rows")
+    monkeypatch.setattr(limits, "FILE", tmp_path / "rows" / "limits.json")
+    return tmp_path / "rows"
+
+
+def test_the_page_is_what_the_rows_give(tmp_path: Path):
+    tables.write(tmp_path / "page.md")
+    text = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
+    message = "run `python -m benchmarks.quality tables`"
+    assert (tmp_path / "page.md").read_text(encoding="utf-8") == text, message
+
+
+def test_the_photographs_of_the_readme_are_rows():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    names = ("deblurring", "4x super-resolution", "half of the pixels missing")
+    for task, operator in zip(names, quality.PHOTO_OPERATORS, strict=True):
+        cells = []
+        for name in ("LATINO 8", "distilled 2 x 2"):
+            slug = rows._slug(rows.Problem("", operator, 0.02, 256))
+            file = rows.RESULTS / "photos" / f"{slug}--{name.replace(' ', '_')}.json"
+            row = json.loads(file.read_text())
+            cells += [f"{row['psnr_mean']:.2f}", f"{row['crps']:.4f}"]
+        assert f"| {task} | {' | '.join(cells)} |" in text
+
+
+def test_rows_are_ordered_and_coverages_marked(results: Path, tmp_path: Path):
+    worse = {**ROW, "name": None, "method": "dps", "crps": 0.2}
+    kinds = {"new": rows.COVERAGE_RULE, "old": rows.BY_QUANTILES, "older": None}
+    for kind, rule in kinds.items():
+        rows.write_row(results / "digits" / f"a--{kind}.json", {**ROW, "coverage_rule": rule})
+    rows.write_row(results / "digits" / "b--dps.json", worse)
+    tables.write(tmp_path / "page.md")
+    lines = (tmp_path / "page.md").read_text().splitlines()
+    shown = [line for line in lines if line.startswith(("| some", "| deepinv"))]
+    head = "| some sampler | 7 | 4 | 8 | 0.0123 | 1.500 | 25.00 | 23.00"
+    assert shown[:3] == [f"{head} | 51.2 | - |", f"{head} | 51.2* | - |", f"{head} | - | - |"]
+    assert shown[3].startswith("| deepinv dps |")
+    assert "What limits" not in "\n".join(lines)
+
+
+def test_the_limits_say_how_far_evaluations_go(results: Path, tmp_path: Path):
+    operator = "sr:factor=4"
+    curves = {"distilled": [23.0, 24.25], "LATINO 8": [23.5, 24.0]}
+    evaluations = {"4": 23.5, "8": 24.0, "16": 24.31, "32": 24.2}
+    row = {"samples": {operator: curves}, "evaluations": {operator: evaluations}}
+    rows.write_row(limits.FILE, {**row, "trained": {operator: {"15": 24.5, "5": 24.4}}})
+    text = limits.section()
+    assert "of the mean of 2 samples" in text
+    assert "at most 0.31 dB over 8," in text
+    assert "| squared error, 5 min | squared error, 15 min |" in text
+    assert f"| `{operator}` | 23.50 | 24.00 | 24.31 | 24.20 | 24.25 | 24.40 | 24.50 |" in text
+    limits.picture(tmp_path / "limits.png")
+    assert (tmp_path / "limits.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_row_is_scored_once(results: Path, tmp_path: Path):
+    save_prior(tiny_prior(1), tmp_path / "tiny")
+    np.save(tmp_path / "images.npy", np.random.default_rng(0).random((5, 1, 12, 12)))
+    problem = rows.Problem(str(tmp_path / "images.npy"), "denoise", 0.1, 12, limit=3)
+    sampler = rows.Sampler("tiny", str(tmp_path / "tiny"), None, "latino", 2, num_samples=2)
+    first = rows.score_row("table", problem, sampler)
+    (file,) = (results / "table").iterdir()
+    rows.write_row(file, {**first, "crps": -1.0})
+    assert rows.score_row("table", problem, sampler)["crps"] == -1.0
+    more = rows.Problem(problem.source, "denoise", 0.1, 12, limit=4)
+    assert rows.score_row("table", more, sampler)["num_images"] == 4
+    assert rows.score_row("table", more, sampler, again=True)["crps"] == pytest.approx(
+        rows.read_row(file)["crps"]
+    )
+
+
+def test_a_mistake_is_one_line(
+    results: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("sys.argv", ["quality", "digits", "/no/such/folder"])
+    assert quality.main() == 2
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    assert line.startswith(f"error: /no/such/folder/{quality.TEST_IMAGES}: expected a folder, an")
+    assert not list(results.rglob("*.json"))
