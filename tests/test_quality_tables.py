@@ -58,6 +58,18 @@ def test_the_photographs_of_the_readme_are_rows():
         assert f"| {task} | {' | '.join(cells)} |" in text
 
 
+@pytest.mark.parametrize("score", ["crps", "energy_score"])
+def test_the_digits_of_the_readme_are_rows(score: str):
+    found = [json.loads(file.read_text()) for file in (rows.RESULTS / "digits").glob("*.json")]
+    for operator in quality.OPERATORS:
+        mine = [row for row in found if row["operator"] == operator]
+        ours = [row[score] for row in mine if row.get("name", "").startswith("distilled")]
+        others = [row[score] for row in mine if row.get("nfe") == 100]
+        assert len(ours) == 2
+        assert len(others) >= 2
+        assert max(ours) < min(others)
+
+
 def test_rows_are_ordered_and_coverages_marked(results: Path, tmp_path: Path):
     worse = {**ROW, "name": None, "method": "dps", "crps": 0.2}
     kinds = {"new": rows.COVERAGE_RULE, "old": rows.BY_QUANTILES, "older": None}
