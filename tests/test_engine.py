@@ -270,10 +270,10 @@ def test_a_strided_measurement_is_the_same_measurement(engine):
     op = blur()
     y = op.measure(photo(), seed=3)
     strided = y.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
-    assert torch.equal(
-        engine.sample(strided, op, num_samples=1, steps=1).samples,
-        engine.sample(y, op, num_samples=1, steps=1).samples,
-    )
+    one = engine.sample(strided, op, num_samples=1, steps=1).samples
+    other = engine.sample(y, op, num_samples=1, steps=1).samples
+    # An FFT may round by where its input begins in memory.
+    assert close(one, other, SAME_RUNTIME)
 
 
 def test_moments_without_samples(engine):

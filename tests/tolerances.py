@@ -35,10 +35,11 @@ TOLERANCES: dict[tuple[str, torch.dtype], float] = {
     ("batch", F64): 2e-15,  # 6.2e-16
     ("noncontiguous", F32): 4e-7,  # 1.1e-7
     ("noncontiguous", F64): 1e-15,  # 2.1e-16
-    # Two runs of CG may stop an iteration apart, both within tol = 1e-6.
-    ("batch_cg", F32): 5e-7,  # 1.3e-7
+    # Two runs of CG may stop an iteration apart, both within tol = 1e-6: on processors where one
+    # image and a batch round differently, tomography does.
+    ("batch_cg", F32): 6e-6,  # 2.1e-6
     ("batch_cg", F64): 1.5e-7,  # 5.0e-8
-    ("noncontiguous_cg", F32): 4e-7,  # 1.1e-7
+    ("noncontiguous_cg", F32): 6e-6,  # 1.1e-7, and as above
     ("noncontiguous_cg", F64): 6e-10,  # 2.0e-10
     ("dense", F64): 5e-14,  # 1.5e-14
     ("dense_cg", F64): 3.3e-5,  # 1.1e-5
