@@ -20,8 +20,9 @@ $(STAMP): pyproject.toml setup.py $(NATIVE)
 demo: $(STAMP)
 	$(BIN)/latino-engine demo --output demo-output
 
+# Files of tests side by side, one process for each core, at most four.
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 # deepinv needs torchvision, and torchvision this very torch. LATINO_CUDA=0: both environments
 # share the compiled modules in latino_engine/, and this one needs no CUDA.

@@ -49,6 +49,12 @@ def train_prior(
     widths: Annotated[str, typer.Option(help="Channels per resolution.")] = "32,64,128",
     batch: Annotated[int, typer.Option(help="Squares per step.")] = 64,
     learning_rate: Annotated[float, typer.Option(help="At its highest.")] = 1e-3,
+    warmup: Annotated[int, typer.Option(help="Steps until it is reached.")] = 100,
+    ema: Annotated[float, typer.Option(help="Decay of the moving average.")] = 0.998,
+    blocks_per_level: Annotated[int, typer.Option(help="Residual blocks per resolution.")] = 2,
+    sigma_max: Annotated[
+        float, typer.Option(help="Largest noise level the prior claims, [-1, 1] units.")
+    ] = 80.0,
     log_sigma_mean: Annotated[float, typer.Option(help="Mean of ln sigma, [-1, 1] units.")] = -1.2,
     log_sigma_std: Annotated[float, typer.Option(help="Std of ln sigma.")] = 1.4,
     sampler_sigma_max: Annotated[
@@ -77,6 +83,10 @@ def train_prior(
         steps=steps,
         batch=batch,
         learning_rate=learning_rate,
+        warmup=warmup,
+        ema=ema,
+        blocks_per_level=blocks_per_level,
+        sigma_max=sigma_max,
         log_sigma_mean=log_sigma_mean,
         log_sigma_std=log_sigma_std,
         sampler_sigma_max=sampler_sigma_max,
@@ -99,7 +109,7 @@ def _parse_widths(text: str) -> tuple[int, ...]:
     from latino_engine.errors import invalid
 
     parts = text.split(",")
-    if not all(part.strip().isdigit() and int(part) > 0 for part in parts):
+    if not all(part.strip().isdecimal() and int(part) > 0 for part in parts):
         raise invalid("widths", "channel counts such as 32,64,128", repr(text), "write it so")
     return tuple(int(part) for part in parts)
 
@@ -154,8 +164,16 @@ def distill(
     perceptual_network: Annotated[str, typer.Option(help="auto, lpips, pyramid.")] = "auto",
     gradient_penalty: Annotated[float, typer.Option(help="paper: of the discriminator.")] = 1.0,
     learning_rate: Annotated[float, typer.Option(help="At its highest.")] = 5e-4,
+    warmup: Annotated[int, typer.Option(help="Steps until it is reached.")] = 20,
+    discriminator_rate: Annotated[
+        float, typer.Option(help="paper: learning rate of the discriminator.")
+    ] = 2e-4,
     step_size_rate: Annotated[float, typer.Option(help="Of log r, log d, log lambda.")] = 1e-2,
     ema: Annotated[float, typer.Option(help="Decay of the moving average.")] = 0.99,
+    c: Annotated[float, typer.Option(help="Noise of an inner iteration: c sigma_delta.")] = 1.0,
+    zeta: Annotated[
+        float, typer.Option(help="Share of fresh noise between outer steps, 0 to 1.")
+    ] = 0.9,
     checkpointing: Annotated[
         bool, typer.Option("--checkpointing", help="Less memory, a third more time.")
     ] = False,
@@ -202,8 +220,12 @@ def distill(
         perceptual_network=perceptual_network,
         gradient_penalty=gradient_penalty,
         learning_rate=learning_rate,
+        warmup=warmup,
+        discriminator_rate=discriminator_rate,
         step_size_rate=step_size_rate,
         ema=ema,
+        c=c,
+        zeta=zeta,
         checkpointing=checkpointing,
         autocast=autocast,
         checkpoint_minutes=checkpoint_minutes,

@@ -90,6 +90,10 @@ def evaluate(
         raise invalid("num_samples", "at least 2", options.num_samples, "scores compare samples")
     if options.limit < 1:
         raise invalid("limit", "at least 1", options.limit, "say how many images")
+    if options.size < 1:
+        raise invalid("size", "at least 1", options.size, "say which square is scored")
+    if options.pad < 0:
+        raise invalid("pad", "0 or more", options.pad, "choose how many black pixels to add")
     source = open_images(options.source, options.size, options.pad)
     truth = central_squares(source, range(min(len(source), options.limit)), options.size)
     with atomic_folder(out, ours=EVALUATION_FILES) as folder:
@@ -179,12 +183,15 @@ def markdown(report: dict[str, Any]) -> str:
         "PSNR mean": f"{report['psnr_mean']:.2f}",
         "PSNR sample": f"{report['psnr_sample']:.2f}",
         "SSIM mean": f"{report['ssim_mean']:.3f}",
+        "SSIM sample": f"{report['ssim_sample']:.3f}",
         "CRPS": f"{report['crps']:.4f}",
         "energy score": f"{report['energy_score']:.3f}",
-        "coverage 80 %": _percent(report["coverage"]["0.8"]),
-        "same, active": _percent(report["coverage_active"]["0.8"]),
+        "coverage 50, 80, 95 %": _percents(report["coverage"]),
+        "same, in doubt": _percents(report["coverage_active"]),
         "chi2": f"{report['residual_chi2']:.2f}",
         "sliced W1": f"{report['sliced_wasserstein']:.4f}",
+        "LPIPS": _number(report.get("lpips")),
+        "FID": _number(report.get("fid")),
         "ms": f"{report['ms_per_sample']:.1f}",
     }
     lines = [columns.keys(), ["---"] * len(columns), (str(v) for v in columns.values())]
@@ -231,5 +238,10 @@ def _or_null(value: float) -> float | None:
     return None if value != value else value
 
 
-def _percent(share: float | None) -> str:
-    return "-" if share is None else f"{100 * share:.0f} %"
+def _percents(shares: dict[str, float | None]) -> str:
+    known = (shares[f"{level:g}"] for level in LEVELS)
+    return ", ".join("-" if share is None else f"{100 * share:.0f}" for share in known)
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"

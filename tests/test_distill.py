@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
 import json
+import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -16,14 +19,17 @@ from blobs import blob_images, distillation
 from tiny import tiny_prior
 
 import latino_engine as le
-from latino_engine import cli
-from latino_engine.distill import checkpoint
+from latino_engine import cli, cli_training
+from latino_engine.distill import checkpoint, paper_objective, perceptual
 from latino_engine.distill import distillation as module
 from latino_engine.distill.distillation import distill
+from latino_engine.distill.options import Distillation
+from latino_engine.distill.prior_training import PriorTraining, train_prior
 from latino_engine.errors import (
     ImageUnreadable,
     InvalidArgument,
     OutputNotWritable,
+    PriorInvalid,
     TrainingStopped,
 )
 
@@ -143,9 +149,12 @@ def test_a_full_disk_leaves_what_was_there(source, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"training_steps": None}, "minutes: expected one of minutes and training_steps, got nei"),
-        ({"minutes": 1.0}, "minutes: expected one of minutes and training_steps, got both"),
-        ({"training_steps": 0}, "minutes or training_steps: expected a number above 0"),
+        (
+            {"training_steps": None},
+            "minutes, training_steps: expected exactly one of the two, got n",
+        ),
+        ({"minutes": 1.0}, "minutes, training_steps: expected exactly one of the two, got both"),
+        ({"training_steps": 0}, "minutes, training_steps: expected a length above 0"),
         ({"objective": "gan"}, "objective: expected one of energy, paper, mse"),
         ({"init": "zeros"}, "init: expected 'regularised'"),
         ({"targets": "none"}, "targets: expected one of attention, all-conv, full"),
@@ -158,6 +167,10 @@ def test_a_full_disk_leaves_what_was_there(source, tmp_path, monkeypatch):
         ({"pad": -1}, "pad: expected 0 or more"),
         ({"ema": 2.0}, "ema: expected a number from 0 to 1"),
         ({"patches": (0,)}, "patches: expected sides of at least 1"),
+        ({"checkpoint_minutes": -5.0}, "checkpoint_minutes: expected a number above 0, got -5.0"),
+        ({"learning_rate": math.inf}, "learning_rate: expected a number above 0, got inf"),
+        ({"init": "network"}, "init_network: expected .* which only Python can pass"),
+        ({"operators": ("sr:factor=2..4",)}, "divisible"),
     ],
 )
 def test_options_that_cannot_be_used(changes, sentence, source, tmp_path):
@@ -184,6 +197,84 @@ def test_a_first_step_that_fails_leaves_nothing(source, tmp_path):
         distill(tiny_prior(1), options, tmp_path / "run")
     assert not (tmp_path / "run").exists()
     distill(tiny_prior(1), replace(options, init="regularised"), tmp_path / "run")
+
+
+@pytest.mark.parametrize("train", ["distill", "train-prior"])
+def test_what_cannot_be_written_is_said_before_the_first_step(train, source, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    out = tmp_path / "file" / "run"
+    with pytest.raises(OutputNotWritable) as caught:
+        if train == "distill":
+            distill(tiny_prior(1), distillation(source), out)
+        else:
+            small = {"widths": (8,), "groups": 4, "blocks_per_level": 1, "steps": 1, "size": 16}
+            train_prior(PriorTraining(source=str(source), name="p", **small), out)
+    assert str(caught.value) == (
+        f"out: cannot write {out / 'training.probe'}: a part of this path is a file, not a folder; "
+        "choose another folder"
+    )
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("device", "sentence"),
+    [
+        ("tpu", "device: expected 'cpu' or 'cuda', got 'tpu'; choose one of these"),
+        ("cuda:99", "device: expected a device that is there, got 'cuda:99' with "),
+    ],
+)
+def test_a_device_that_is_not_there(device, sentence, source, tmp_path):
+    with pytest.raises(InvalidArgument) as caught:
+        distill(tiny_prior(1), distillation(source), tmp_path / "run", device=device)
+    assert str(caught.value).startswith(sentence)
+
+
+def test_weights_that_are_not_finite_stop_the_run_and_it_goes_on(source, tmp_path, monkeypatch):
+    step = torch.optim.AdamW.step
+
+    def exploding(self, *arguments, **more):
+        step(self, *arguments, **more)
+        if len(self.state) and int(next(iter(self.state.values()))["step"]) == 3:
+            with torch.no_grad():
+                self.param_groups[0]["params"][0].fill_(torch.nan)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", exploding)
+    options = distillation(source, training_steps=6)
+    with pytest.raises(TrainingStopped, match="weights: expected finite numbers after step 2"):
+        distill(tiny_prior(1), options, tmp_path / "run")
+    kept = le.load_adapter(tmp_path / "run")
+    assert all(torch.isfinite(weight).all() for weight in kept.weights.values())
+    monkeypatch.setattr(torch.optim.AdamW, "step", step)
+    assert distill(tiny_prior(1), options, tmp_path / "run").training["steps_done"] == 6
+
+
+def test_a_damaged_checkpoint_names_its_remedy(source, tmp_path):
+    distill(tiny_prior(1), distillation(source, training_steps=1), tmp_path / "run")
+    (tmp_path / "run" / module.CHECKPOINT).write_bytes(b"half")
+    with pytest.raises(PriorInvalid, match="delete its folder to start anew"):
+        distill(tiny_prior(1), distillation(source), tmp_path / "run")
+    shutil.rmtree(tmp_path / "run")
+    distill(tiny_prior(1), distillation(source, training_steps=1), tmp_path / "run")
+
+
+def test_a_run_is_resumed_from_another_folder_under_another_name(source, tmp_path, monkeypatch):
+    monkeypatch.chdir(source.parent)
+    options = distillation(source.name, training_steps=1)
+    distill(tiny_prior(1), options, tmp_path / "run")
+    monkeypatch.chdir(tmp_path.parent)
+    more = replace(options, source=str(source), name="renamed", training_steps=2)
+    resumed = distill(tiny_prior(1), more, tmp_path / "run")
+    assert (resumed.name, resumed.training["steps_done"]) == ("renamed", 2)
+
+
+def test_the_perceptual_distance_is_recorded_and_kept(source, tmp_path, monkeypatch):
+    options = distillation(source, objective="paper", training_steps=1)
+    adapter = distill(tiny_prior(1), options, tmp_path / "run")
+    assert adapter.training["perceptual_network"] == "pyramid"
+    found = lambda name: ("lpips", perceptual.pyramid_distance)  # noqa: E731
+    monkeypatch.setattr(paper_objective, "perceptual_distance", found)
+    with pytest.raises(InvalidArgument, match="perceptual_network: expected 'pyramid', as the run"):
+        distill(tiny_prior(1), replace(options, training_steps=2), tmp_path / "run")
 
 
 def test_interrupted_inside_a_step_the_run_stops_behind_it(source, tmp_path, monkeypatch):
@@ -222,25 +313,40 @@ def test_command_line(source, tmp_path, capsys):
     assert json.loads(capsys.readouterr().out)["sampler"] == {"name": "adapter", "nfe": 1}
 
 
+#: Options without a flag: what the flags have another name for, and what only Python can pass.
+NO_FLAG = {"source", "operators", "patches", "init_rate", "attention_heads", "embedding", "groups"}
+
+
+@pytest.mark.parametrize(
+    ("command", "options"),
+    [(cli_training.distill, Distillation), (cli_training.train_prior, PriorTraining)],
+)
+def test_every_option_has_a_flag_with_its_default(command, options):
+    flags = inspect.signature(command).parameters
+    for field in fields(options):
+        if field.name in NO_FLAG:
+            continue
+        default = flags[field.name].default
+        if field.name not in ("name", "size", "widths"):
+            assert default == field.default, field.name
+
+
 @pytest.mark.slow
 def test_two_processes_share_a_batch(source, tmp_path):
     le.save_prior(tiny_prior(1), tmp_path / "prior")
-    program = tmp_path / "train.py"
-    program.write_text(
-        "import sys\n"
-        "from blobs import distillation\n"
-        "from latino_engine.distill.distillation import distill\n"
-        f"options = distillation({str(source)!r}, training_steps=4, objective=sys.argv[2])\n"
-        f"distill({str(tmp_path / 'prior')!r}, options, sys.argv[1], device='cpu')\n"
-    )
-    environment = {**os.environ, "PYTHONPATH": os.path.dirname(__file__), "OMP_NUM_THREADS": "1"}
+    run = ["-m", "latino_engine", "distill", str(tmp_path / "prior"), str(source)]
+    run += ["--operator", "sr:factor=2", "--operator", "inpaint:random=0.3..0.7"]
+    run += ["--noise-std", "0.05..0.1", "--size", "16", "--batch", "4", "--steps", "2"]
+    run += ["--unfold", "1", "--training-steps", "4", "--targets", "all-conv", "--rank", "2"]
+    run += ["--warmup", "1", "--device", "cpu"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     launch = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
     launch += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
     launch += ["--main_process_port", "29641"]
     for objective in ("energy", "paper"):
         for name, start in (("one", []), ("two", launch)):
             out = str(tmp_path / f"{objective}-{name}")
-            command = [sys.executable, *start, str(program), out, objective]
+            command = [sys.executable, *start, *run, "-o", out, "--objective", objective]
             done = subprocess.run(command, env=environment, capture_output=True, text=True)
             assert done.returncode == 0, done.stderr[-2000:]
         one, two = (losses(tmp_path / f"{objective}-{name}") for name in ("one", "two"))

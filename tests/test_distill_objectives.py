@@ -16,7 +16,7 @@ from latino_engine.distill.objectives import EnergyObjective, energy_loss
 from latino_engine.distill.operator_draws import draw_operator, parse_draws
 from latino_engine.distill.paper_objective import Discriminator, PaperObjective, outer_times
 from latino_engine.distill.unfolded import TrainingBatch, TrainingStream, Unfolded
-from latino_engine.errors import BackendNotAvailable, InvalidArgument
+from latino_engine.errors import BackendNotAvailable, InvalidArgument, TrainingStopped
 from latino_engine.measurement import make_problem
 from latino_engine.stream import NoiseStream
 
@@ -217,12 +217,37 @@ def test_pyramid_distance():
 def test_lpips_is_never_fetched(monkeypatch, tmp_path):
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     monkeypatch.setattr(perceptual.util, "find_spec", lambda name: object())
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "alexnet-owt-of-another-release.pth").touch()
     assert perceptual.perceptual_distance("auto")[0] == "pyramid"
     with pytest.raises(BackendNotAvailable, match=r"weights alexnet.*got none.*'pyramid'"):
         perceptual.perceptual_distance("lpips")
     monkeypatch.setattr(perceptual.util, "find_spec", lambda name: None)
     with pytest.raises(BackendNotAvailable, match="expected the package lpips"):
         perceptual.perceptual_distance("lpips")
+
+
+@pytest.mark.parametrize("text", ["sr:factor=2..4", "sr:factor=0..2", "inpaint:random=0.5..1.5"])
+def test_no_value_of_a_range_stops_a_run_later(text):
+    with pytest.raises(InvalidArgument):
+        parse_draws([text], "0.1").kinds(16, 1)
+
+
+def test_a_range_of_whole_numbers_is_tried_with_each():
+    assert parse_draws(["sr:factor=1..2", "jpeg:quality=5..95"], "0.1").kinds(16, 1) == (
+        "SuperResolution",
+        "JPEG",
+    )
+
+
+def test_a_discriminator_that_is_not_finite_is_refused_and_stays_as_it_was():
+    objective, batch = paper(adversarial=0.1), batch_of()
+    objective.loss(unfolded(), batch)
+    before = [p.detach().clone() for p in objective.discriminator.parameters()]
+    objective._drawn = objective._drawn * torch.nan
+    with pytest.raises(TrainingStopped, match="discriminator: expected a finite loss"):
+        objective.update(batch)
+    assert all(map(torch.equal, before, objective.discriminator.parameters()))
 
 
 def test_operators_are_drawn_from_ranges():

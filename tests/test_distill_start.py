@@ -97,8 +97,14 @@ def test_training_goes_on_from_there_and_a_resumed_run_is_not_started_again(
     distill(tiny_prior(1), options, tmp_path / "cut")
     longer = replace(options, training_steps=4)
     resumed = distill(tiny_prior(1), longer, tmp_path / "cut")
-    assert resumed.training["start"] == "all-conv" and resumed.training["steps_done"] == 4
-    before = weights(le.load_adapter(trained / "all-conv"))
+    begun = le.load_adapter(trained / "all-conv")
+    assert resumed.training["steps_done"] == 4
+    assert resumed.training["start"] == {
+        "name": "blobs",
+        "sha256": begun.content_hash(),
+        "training": begun.training,
+    }
+    before = weights(begun)
     assert 0.0 < float((weights(resumed) - before).norm()) < 0.3 * float(before.norm())
 
 
@@ -159,7 +165,7 @@ def test_command_line(source, trained, tmp_path, capsys):
     assert capsys.readouterr().err.startswith("error: adapter: expected a shipped name or a folder")
     assert cli.run([*map(str, command), str(trained / "all-conv")]) == 0
     training = le.load_adapter(tmp_path / "run").training
-    assert training["start"] == "all-conv" and training["smallest_scale"] == 0.5
+    assert training["start"]["name"] == "blobs" and training["smallest_scale"] == 0.5
     assert cli.run([*map(str, command), str(trained / "all-conv"), "--smallest-scale", "2"]) == 2
     assert (
         "smallest_scale: expected a number above 0, at most 1, got 2.0" in capsys.readouterr().err

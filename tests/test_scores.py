@@ -177,6 +177,11 @@ def test_evaluate_from_file_to_report(engine, tmp_path, capsys):
     assert "energy score" in capsys.readouterr().out
     table = (tmp_path / "out" / "evaluation.md").read_text().splitlines()
     assert len(table) == 3 and len({line.count("|") for line in table}) == 1
+    names, _, values = ([cell.strip() for cell in line.split("|")[1:-1]] for line in table)
+    row = dict(zip(names, values, strict=True))
+    half, _, nearly = row["coverage 50, 80, 95 %"].split(", ")
+    assert half == f"{100 * report['coverage']['0.5']:.0f}" and nearly == "-"
+    assert row["SSIM sample"] == f"{report['ssim_sample']:.3f}" and row["LPIPS"] == "-"
 
 
 def test_every_image_has_its_own_noise_and_its_own_draws(engine, tmp_path):
@@ -195,6 +200,8 @@ def test_every_image_has_its_own_noise_and_its_own_draws(engine, tmp_path):
     "more, sentence",
     [
         (["--num-samples", "1"], "error: num_samples: expected at least 2, got 1; scores compare"),
+        (["--size", "0"], "error: size: expected at least 1, got 0; say which square is scored"),
+        (["--pad", "-1"], "error: pad: expected 0 or more, got -1; choose how many black pixels"),
         (["--limit", "0"], "error: limit: expected at least 1, got 0; say how many images"),
         (["--size", "32"], "got 16 x 16; choose a smaller --size, or add pixels by --pad"),
         (["--operator", "sr:factor=3"], "error: x: expected"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import math
 import signal
 import struct
 import subprocess
@@ -136,8 +137,8 @@ def test_a_nan_stops_the_run_and_keeps_the_last_good_average(source, tmp_path, m
     with pytest.raises(TrainingStopped) as caught:
         train_prior(options(source), tmp_path / "run")
     assert str(caught.value) == (
-        "loss: expected a finite number, got nan at step 3; the last good average is kept: "
-        "lower the learning rate, or look at the images"
+        "loss: expected a finite number with finite gradients, got nan at step 3; the last good "
+        "average is kept: lower the learning rate, or look at the images"
     )
     prior = le.load_prior(tmp_path / "run")
     assert all(torch.isfinite(p).all() for p in prior.denoiser.parameters())
@@ -261,8 +262,7 @@ def test_mixed_and_small_photographs(tmp_path):
     grey, colour = np.zeros((20, 20), np.uint8), np.zeros((20, 20, 3), np.uint8)
     Image.fromarray(grey).save(tmp_path / "a.png")
     Image.fromarray(colour).save(tmp_path / "b.png")
-    images = open_images(tmp_path, crop=16)
-    assert refused(ImageUnreadable, lambda: images.image(1)) == (
+    assert refused(ImageUnreadable, lambda: open_images(tmp_path, crop=16)) == (
         f"{tmp_path / 'b.png'}: expected 1 channels, as the first image has, got 3; "
         "convert the images to one kind"
     )
@@ -281,6 +281,15 @@ def test_mixed_and_small_photographs(tmp_path):
         ({"batch": 0}, "batch: expected a number above 0, got 0"),
         ({"size": 18}, "size: expected a multiple of 4, got 18; choose another crop"),
         ({"widths": (6, 16)}, "widths: expected multiples of groups = 4, got (6, 16)"),
+        (
+            {"steps": None, "minutes": math.inf},
+            "minutes, steps: expected a length above 0, got inf",
+        ),
+        ({"sampler_sigma_max": -1.0}, "sampler_sigma_max: expected a number above 0, got -1.0"),
+        ({"sampler_sigma_max": math.nan}, "sampler_sigma_max: expected a number above 0, got nan"),
+        ({"log_sigma_mean": math.nan}, "log_sigma_mean: expected a finite number, got nan"),
+        ({"learning_rate": math.inf}, "learning_rate: expected a number above 0, got inf"),
+        ({"ema": 1.5}, "ema: expected a number from 0 to 1, got 1.5"),
     ],
 )
 def test_options_that_cannot_be_used(source, tmp_path, change, sentence):
@@ -314,6 +323,48 @@ def test_the_command(source, tmp_path, capsys):
     assert facts["prior"]["name"] == "run" and facts["prior"]["channels"] == 1
     assert cli.run([*map(str, arguments), "--steps", "2", "--widths", "8;16"]) == 2
     assert capsys.readouterr().err.startswith("error: widths: expected channel counts")
+    assert cli.run([*map(str, arguments), "--steps", "2", "--widths", "²"]) == 2
+    assert capsys.readouterr().err.startswith("error: widths: expected channel counts")
+
+
+def test_ctrl_c_inside_a_step_waits_for_its_end(source, tmp_path, monkeypatch):
+    whole = train_prior(options(source), tmp_path / "whole")
+    step = torch.optim.AdamW.step
+
+    def interrupted(self, *arguments, **more):
+        if int(self.state[self.param_groups[0]["params"][0]].get("step", 0)) == 2:
+            signal.raise_signal(signal.SIGINT)
+        return step(self, *arguments, **more)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        train_prior(options(source), tmp_path / "cut")
+    monkeypatch.setattr(torch.optim.AdamW, "step", step)
+    assert prior_training.read_facts(tmp_path / "cut" / prior_training.CHECKPOINT)["step"] == 3
+    assert train_prior(options(source), tmp_path / "cut").content_hash() == whole.content_hash()
+
+
+def test_a_first_step_that_fails_leaves_nothing(source, tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        prior_training, "draw_batch", lambda *_: torch.full((2, 1, 16, 16), torch.nan)
+    )
+    with pytest.raises(TrainingStopped):
+        train_prior(options(source), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_headers_of_every_kind(tmp_path):
+    pixels = np.zeros((20, 24, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    Image.fromarray(pixels).save(tmp_path / "b.jpg")
+    Image.fromarray(pixels).convert("P").save(tmp_path / "c.png")
+    Image.fromarray(pixels).save(tmp_path / "d.tif")
+    np.save(tmp_path / "e.npy", np.zeros((20, 24, 3), np.float32))
+    assert open_images(tmp_path, crop=16).channels == 3
+    Image.fromarray(pixels).convert("RGBA").save(tmp_path / "f.png")
+    assert "f.png: expected an opaque image" in refused(
+        ImageUnreadable, lambda: open_images(tmp_path, crop=16)
+    )
 
 
 def test_ctrl_c_writes_a_checkpoint(source, tmp_path, capsys, monkeypatch):

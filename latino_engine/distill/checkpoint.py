@@ -50,14 +50,12 @@ def read_facts(path: Path) -> dict[str, Any]:
     except (SafetensorError, OSError, KeyError, ValueError) as error:
         raise PriorInvalid(
             f"{path}: expected the checkpoint of a training run, got a file that cannot be read as "
-            "one "
-            f"({error}); delete it to start anew"
+            f"one ({error}); delete its folder to start anew"
         ) from error
     if facts.get("format") != _FORMAT:
         raise PriorInvalid(
             f"{path}: expected a checkpoint of format {_FORMAT}, got {facts.get('format')!r}; use "
-            "the "
-            "release that wrote it, or delete it to start anew"
+            "the release that wrote it, or delete its folder to start anew"
         )
     found: dict[str, Any] = facts
     return found

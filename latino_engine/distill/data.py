@@ -15,9 +15,11 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
+import tifffile
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
 from latino_engine.errors import ImageUnreadable, invalid, unreadable
@@ -27,6 +29,8 @@ Bytes = NDArray[np.uint8]
 
 _CACHE_BYTES = 4 << 30  # decoded images kept in memory
 _IDX_BYTES = 0x08  # the type code of unsigned bytes
+#: Pillow's modes that `read_image` takes -> channels.
+_CHANNELS = {"1": 1, "L": 1, "I": 1, "I;16": 1, "I;16B": 1, "I;16L": 1, "P": 3, "RGB": 3}
 _IDX_IMAGES = 3  # axes: image, row, column
 
 
@@ -60,7 +64,10 @@ class ArrayImages:
 
 
 class FolderImages:
-    """Images of files, decoded when they are first needed and kept while memory allows."""
+    """Images of files, decoded when they are first needed and kept while memory allows.
+
+    The headers of all files are read at once, so that none of another kind can stop a run later.
+    """
 
     def __init__(self, paths: Sequence[Path], crop: int) -> None:
         self._paths = list(paths)
@@ -68,7 +75,10 @@ class FolderImages:
         self._lock = threading.Lock()
         self._kept: OrderedDict[int, Bytes] = OrderedDict()
         self._bytes = 0
-        self.channels = int(self.image(0).shape[0])
+        shapes = [_shape(path) for path in self._paths]
+        self.channels = shapes[0][0]
+        for path, shape in zip(self._paths, shapes, strict=True):
+            self._check(path, shape)
 
     def __len__(self) -> int:
         return len(self._paths)
@@ -85,7 +95,7 @@ class FolderImages:
                 return self._kept[index]
         path = self._paths[index]
         pixels = (read_image(path)[0] * 255.0).round().to(torch.uint8).numpy()
-        self._check(path, pixels)
+        self._check(path, pixels.shape)  # of a file that may have changed meanwhile
         with self._lock:
             if index not in self._kept:
                 self._kept[index] = pixels
@@ -94,19 +104,17 @@ class FolderImages:
                 self._bytes -= self._kept.popitem(last=False)[1].nbytes
         return pixels
 
-    def _check(self, path: Path, pixels: Bytes) -> None:
-        channels, height, width = pixels.shape
+    def _check(self, path: Path, shape: tuple[int, ...]) -> None:
+        channels, height, width = shape
         if min(height, width) < self._crop:
             raise ImageUnreadable(
                 f"{path}: expected sides of at least {self._crop}, the crop, got {height} x "
-                f"{width}; "
-                "choose a smaller --size or take the image out"
+                f"{width}; choose a smaller --size or take the image out"
             )
-        wanted = getattr(self, "channels", channels)
-        if channels != wanted:
+        if channels != self.channels:
             raise ImageUnreadable(
-                f"{path}: expected {wanted} channels, as the first image has, got {channels}; "
-                "convert the images to one kind"
+                f"{path}: expected {self.channels} channels, as the first image has, got "
+                f"{channels}; convert the images to one kind"
             )
 
 
@@ -188,6 +196,25 @@ def check_scale(smallest_scale: float) -> None:
     if not 0.0 < smallest_scale <= 1.0:
         remedy = "1 leaves the images as they are"
         raise invalid("smallest_scale", "a number above 0, at most 1", smallest_scale, remedy)
+
+
+def _shape(path: Path) -> tuple[int, ...]:
+    """(C, H, W) by the header of a PNG, JPEG or TIFF file, else by decoding it."""
+    try:
+        if path.suffix.lower() in (".tif", ".tiff"):
+            with tifffile.TiffFile(path) as tiff:
+                page = tiff.pages[0].aspage()
+                found = (page.samplesperpixel, page.imagelength, page.imagewidth)
+            known = found[0] in (1, 3) and len(tiff.pages) == 1
+        else:
+            with Image.open(path, formats=("PNG", "JPEG")) as image:
+                found = (_CHANNELS.get(image.mode, 0), image.height, image.width)
+            known = found[0] > 0 and "transparency" not in image.info
+    except Exception:  # decoders raise nearly anything on damaged bytes
+        known = False
+    if known and min(found) > 0:
+        return found
+    return tuple(read_image(path).shape[1:])  # or its sentence
 
 
 def _smaller(square: Bytes, side: int) -> Bytes:

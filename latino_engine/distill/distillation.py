@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import copy
-import json
 import math
-import signal
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -27,17 +23,28 @@ from latino_engine.distill.operator_draws import parse_draws
 from latino_engine.distill.options import Distillation, check_options
 from latino_engine.distill.paper_objective import PaperObjective
 from latino_engine.distill.processes import Processes
+from latino_engine.distill.runs import (
+    CHECKPOINT,
+    Interruptible,
+    Report,
+    RunState,
+    check_loss,
+    check_unchanged,
+    claim_folder,
+    follow,
+    whole_paths,
+)
 from latino_engine.distill.starting import start_from
 from latino_engine.distill.unfolded import TrainingBatch, Unfolded
-from latino_engine.errors import InvalidArgument, OutputNotWritable, TrainingStopped, invalid
+from latino_engine.errors import invalid
 from latino_engine.measurement import make_problem
 from latino_engine.priors.folder import pixel_prior
 from latino_engine.priors.prior import Prior
 from latino_engine.schedule import few_step_sigmas
 
-CHECKPOINT = "training.safetensors"
 #: What may change when a run is resumed.
 _FREE = (
+    "name",
     "minutes",
     "training_steps",
     "checkpoint_minutes",
@@ -46,16 +53,6 @@ _FREE = (
     "learning_rate",
     "step_size_rate",
 )
-
-#: (steps done, fraction done in 0..1, loss, images per second)
-Report = Callable[[int, float, float, float], None]
-
-
-@dataclass
-class _State:
-    step: int = 0
-    seconds: float = 0.0  # of training, over all sittings
-    losses: list[float] = field(default_factory=list)
 
 
 def distill(
@@ -74,8 +71,8 @@ def distill(
 
     Args:
         prior: a `Prior`, a shipped name or a prior's folder.
-        options: of the run; a run that is resumed must have the same, but for its length, its
-            learning rates, and how it computes and stores.
+        options: of the run; a run that is resumed must have the same, but for its name, its
+            length, its learning rates, and how it computes and stores.
         out: the run's folder. It always holds the adapter as far as it got (`adapter.json`,
             `adapter.safetensors`, the moving average), the checkpoint and `loss.csv`.
         init_network: with init="network": (y, op) -> public image, trained along and written to
@@ -88,7 +85,9 @@ def distill(
 
     Raises:
         ValueError, TypeError: an option that cannot be used, in one sentence.
-        TrainingStopped: the loss became NaN or infinite; the last good average is kept.
+        TrainingStopped: loss, gradients or weights became NaN or infinite; the last good average
+            is kept.
+        OutputNotWritable: a folder that is something else, or cannot be written.
         KeyboardInterrupt: after the checkpoint was written.
 
     Source: [UD2M] arXiv:2507.02686, sections 3 and 4.
@@ -98,7 +97,7 @@ def distill(
     run = _Run(prior, options, Path(out), init_network, device)
     run.resume()
     try:
-        with run.uninterrupted_steps():
+        with run.interruptible.steps():
             run.train(report or (lambda *_: None))
     finally:
         if run.processes.is_main and (run.state.step > 0 or sys.exc_info()[0] is None):
@@ -117,12 +116,14 @@ class _Run:
         device: str | None,
     ) -> None:
         self.prior, self.options, self.folder = prior, options, folder
+        self.processes = Processes(device, options.batch)
+        self.resumed = claim_folder(folder, self.processes.is_main)
         self.draws = parse_draws(options.operators, options.noise_std)
         kinds = self.draws.kinds(options.size, prior.channels)
         self.source: ImageSource = open_images(options.source, options.size, options.pad)
         self._check_images()
-        self.processes = Processes(device, options.batch)
-        self.state = _State()
+        self.state = RunState()
+        self.interruptible = Interruptible()
         self.model = Unfolded(
             prior,
             few_step_sigmas(options.steps, prior.spec.sigma_table),
@@ -138,8 +139,11 @@ class _Run:
             autocast=options.autocast,
             init_network=init_network,
         )
-        if options.start is not None and not (folder / CHECKPOINT).exists():
-            start_from(self.model, prior, load_adapter(options.start))
+        self.origin: dict[str, Any] | None = None
+        if options.start is not None and not self.resumed:
+            begun = load_adapter(options.start)
+            start_from(self.model, prior, begun)
+            self.origin = _origin(begun)
         self.model.to(self.processes.device)
         self.processes.share_weights(self.model)
         self.average = copy.deepcopy(self.model).requires_grad_(False)
@@ -149,7 +153,6 @@ class _Run:
         self.objective = self._objective()
         self.trained = [p for p in self.model.parameters() if p.requires_grad]
         self.written = time.monotonic()
-        self._stop = False
 
     def _check_images(self) -> None:
         channels, multiple = self.prior.channels, self.prior.spec.size_multiple
@@ -179,25 +182,24 @@ class _Run:
 
     def resume(self) -> None:
         """Go on where the checkpoint of the folder stands, if there is one."""
-        path = self.folder / CHECKPOINT
-        if not path.exists():
-            if self.folder.is_file() or (self.folder.is_dir() and any(self.folder.iterdir())):
-                raise OutputNotWritable(
-                    f"out: expected a new folder, an empty one or that of a run ({CHECKPOINT}), "
-                    f"got {str(self.folder)!r}, which is something else; choose another folder"
-                )
+        if not self.resumed:
             return
-        facts = read_facts(path)
-        mine = json.loads(json.dumps({**asdict(self.options), "prior": self.prior.content_hash()}))
-        theirs = facts["options"]
-        changed = [k for k, v in mine.items() if k not in _FREE and theirs.get(k) != v]
-        if changed:
-            raise InvalidArgument(
-                f"out: expected the options of the run in {self.folder.name!r}, got another "
-                f"{', '.join(changed)}; use the same options, or another folder"
-            )
-        read_tensors(path, self._modules(), self._optimizers())
-        self.state = _State(int(facts["step"]), float(facts["seconds"]), list(facts["losses"]))
+        facts = read_facts(self.folder / CHECKPOINT)
+        check_unchanged(self.folder, self._own_options(), facts["options"], _FREE)
+        was, now = facts.get("perceptual", self._perceptual()), self._perceptual()
+        if was != now:
+            remedy = f"install what {was!r} needs, or use another folder"
+            raise invalid("perceptual_network", f"{was!r}, as the run began with", now, remedy)
+        read_tensors(self.folder / CHECKPOINT, self._modules(), self._optimizers())
+        self.state, self.origin = RunState.of(facts), facts.get("origin")
+
+    def _own_options(self) -> dict[str, Any]:
+        return {**whole_paths(asdict(self.options)), "prior": self.prior.content_hash()}
+
+    def _perceptual(self) -> str | None:
+        """The distance that the objective uses."""
+        objective = self.objective
+        return objective.distance_name if isinstance(objective, PaperObjective) else None
 
     def fraction(self) -> float:
         """How much of the run is done, 0..1."""
@@ -205,23 +207,6 @@ class _Run:
             return min(1.0, self.state.step / self.options.training_steps)
         assert self.options.minutes is not None
         return min(1.0, self.state.seconds / (60.0 * self.options.minutes))
-
-    @contextmanager
-    def uninterrupted_steps(self) -> Iterator[None]:
-        """Let Ctrl-C wait for the end of a step, so that weights and counters stay together."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-
-        def stop(*_: object) -> None:
-            self._stop = True
-            signal.signal(signal.SIGINT, before)  # the second one interrupts at once
-
-        before = signal.signal(signal.SIGINT, stop)
-        try:
-            yield
-        finally:
-            signal.signal(signal.SIGINT, before)
 
     def train(self, report: Report) -> None:
         """Steps until the run's length is reached; the next batch is prepared meanwhile."""
@@ -237,8 +222,7 @@ class _Run:
                 self.state.seconds += spent
                 self.state.losses.append(loss)
                 report(self.state.step, self.fraction(), loss, self.options.batch / spent)
-                if self._stop:
-                    raise KeyboardInterrupt
+                self.interruptible.check()
                 due = time.monotonic() - self.written > 60.0 * self.options.checkpoint_minutes
                 if due and self.processes.is_main:
                     self.write()
@@ -269,26 +253,14 @@ class _Run:
         self.processes.average_gradients(self.trained)
         value = self.processes.mean(loss.detach())
         norm = torch.nn.utils.clip_grad_norm_(self.trained, 1.0)
-        if not (math.isfinite(value) and bool(torch.isfinite(norm))):
-            raise TrainingStopped(
-                f"loss: expected a finite number with finite gradients, got {value} at step "
-                f"{step}; the last good average is kept: lower the learning rate, or look at the "
-                "images"
-            )
+        check_loss(value, float(norm), step)
+        self.objective.update(batch)  # may refuse too: before anything has changed
         warm = min(1.0, (step + 1) / o.warmup)
         share = warm * 0.5 * (1.0 + math.cos(math.pi * self.fraction()))
         for group in self.optimizer.param_groups:
             group["lr"] = share * group["peak"]
         self.optimizer.step()
-        self.objective.update(batch)
-        decay = min(o.ema, 1.0 - 1.0 / (step + 2))
-        with torch.no_grad():
-            pairs = zip(self.average.parameters(), self.model.parameters(), strict=True)
-            for mean, new in pairs:
-                if new.requires_grad:
-                    mean.lerp_(new, 1.0 - decay)
-            for kept, now in zip(self.average.buffers(), self.model.buffers(), strict=True):
-                kept.copy_(now)
+        follow(self.average, self.model, min(o.ema, 1.0 - 1.0 / (step + 2)), step)
         return value
 
     def adapter(self) -> Adapter:
@@ -307,7 +279,8 @@ class _Run:
             training={
                 **asdict(o),
                 "source": Path(o.source).name,
-                "start": None if o.start is None else Path(o.start).name,
+                "start": self.origin,
+                "perceptual_network": self._perceptual() or o.perceptual_network,
                 "steps_done": self.state.step,
             },
         )
@@ -315,20 +288,26 @@ class _Run:
     def write(self) -> None:
         """Checkpoint, adapter and loss curve: each file whole or as it was."""
         facts = {
-            "step": self.state.step,
-            "seconds": self.state.seconds,
-            "losses": self.state.losses,
-            "options": {**asdict(self.options), "prior": self.prior.content_hash()},
+            **self.state.facts(),
+            "options": self._own_options(),
+            "origin": self.origin,
+            "perceptual": self._perceptual(),
         }
-        self.folder.mkdir(parents=True, exist_ok=True)
         write_checkpoint(self.folder / CHECKPOINT, self._modules(), self._optimizers(), facts)
         write_adapter(self.adapter(), self.folder, half=self.options.half)
         if self.average.init_network is not None:
             write_module(self.folder / "init.safetensors", self.average.init_network)
-        with atomic_file(self.folder / "loss.csv") as file:
-            lines = [f"{n},{loss:.6g}" for n, loss in enumerate(self.state.losses, start=1)]
-            file.write("\n".join(["step,loss", *lines, ""]).encode())
+        self.state.write_losses(self.folder)
         self.written = time.monotonic()
+
+
+def _origin(adapter: Adapter) -> dict[str, Any]:
+    """Where a run began: the adapter's name and hash, and how that one was trained."""
+    return {
+        "name": adapter.name,
+        "sha256": adapter.content_hash(),
+        "training": adapter.training,
+    }
 
 
 def write_module(path: Path, module: nn.Module) -> None:

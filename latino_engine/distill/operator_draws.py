@@ -13,6 +13,7 @@ Everything else is as in `latino_engine.operators.spec`.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -77,8 +78,9 @@ class OperatorDraws:
     def kinds(self, size: int, channels: int) -> tuple[str, ...]:
         """The operator classes that can be drawn, each once.
 
-        Every choice of every description is built and applied once to an image of this size, so
-        that none can stop a run later.
+        Every choice of every description, both ends of its ranges and each whole number of those
+        that mean whole numbers is built and applied once to an image of this size, so that none can
+        stop a run later.
         """
         random = np.random.default_rng(0)
         found: dict[str, None] = {}
@@ -159,8 +161,21 @@ def _choices(text: str) -> list[str]:
     for item in rest.split(","):
         key, equals, value = item.partition("=")
         values = [value] if key.strip() in _FILE_KEYS else value.split("|")
+        values = [one for text in values for one in _whole_or_ends(name, key, equals, text)]
         choices.append([f"{key}{equals}{one}" for one in values])
     return [f"{name}{colon}{','.join(items)}" for items in itertools.product(*choices)]
+
+
+def _whole_or_ends(name: str, key: str, equals: str, value: str) -> list[str]:
+    """What a range is tried with: its whole numbers, at most 64 of them, or its ends."""
+    ends = None if key.strip() in _FILE_KEYS else _range(name, key, equals, value)
+    if ends is None:
+        return [value]
+    if key.strip() not in _WHOLE_KEYS:
+        return [f"{end:.6g}" for end in ends]
+    numbers = range(int(ends[0]), int(ends[1]) + 1)
+    spread = numbers if len(numbers) <= 64 else (*numbers[:32], *numbers[-32:])
+    return [str(number) for number in spread]
 
 
 def _draw_value(name: str, item: str, random: np.random.Generator) -> str:
@@ -170,19 +185,27 @@ def _draw_value(name: str, item: str, random: np.random.Generator) -> str:
     if "|" in value:
         choices = value.split("|")
         return f"{key}={choices[int(random.integers(len(choices)))]}"
+    ends = _range(name, key, equals, value)
+    if ends is None:
+        return item
+    if key.strip() in _WHOLE_KEYS:
+        return f"{key}={int(random.integers(int(ends[0]), int(ends[1]) + 1))}"
+    return f"{key}={random.uniform(*ends):.6g}"
+
+
+def _range(name: str, key: str, equals: str, value: str) -> tuple[float, float] | None:
+    """The ends of "low..high", None for anything without dots."""
     low, dots, high = value.partition("..")
     if not dots:
-        return item
+        return None
     try:
         first, last = float(low), float(high)
     except ValueError:
         first, last = 1.0, 0.0
-    if not equals or not first <= last:
+    if not equals or not first <= last or math.isinf(first) or math.isinf(last):
         expected = "a range low..high of two numbers"
         raise invalid(f"operator {name}, {key}", expected, repr(value), f"write {key}=0.8..3")
-    if key.strip() in _WHOLE_KEYS:
-        return f"{key}={int(random.integers(int(first), int(last) + 1))}"
-    return f"{key}={random.uniform(first, last):.6g}"
+    return first, last
 
 
 def _boxes(batch: int, size: int, random: np.random.Generator) -> Tensor:

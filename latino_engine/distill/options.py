@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from latino_engine.distill.data import check_scale
+from latino_engine.distill.runs import check_length, check_positive
 from latino_engine.errors import invalid
 from latino_engine.op_checks import check_seed
 from latino_engine.schedule import DEFAULT_ZETA
@@ -101,10 +102,7 @@ class Distillation:
 
 def check_options(options: Distillation, init_network: nn.Module | None) -> None:
     """Raise the sentence for an option that cannot be used."""
-    if (options.minutes is None) == (options.training_steps is None):
-        got = "both" if options.minutes is not None else "neither"
-        expected = "one of minutes and training_steps"
-        raise invalid("minutes", expected, got, "say how long to train")
+    check_length(options.minutes, options.training_steps, "training_steps")
     if options.objective not in OBJECTIVES:
         expected = f"one of {', '.join(OBJECTIVES)}"
         raise invalid("objective", expected, repr(options.objective), "choose one of these")
@@ -112,21 +110,16 @@ def check_options(options: Distillation, init_network: nn.Module | None) -> None
         expected = "'regularised', 'measurement' or 'network'"
         raise invalid("init", expected, repr(options.init), "choose one of these")
     if (options.init == "network") != (init_network is not None):
-        expected = "init='network' and init_network together"
+        expected = "init='network' and init_network together, which only Python can pass"
         got = "one of them" if init_network is None else f"init={options.init!r}"
-        raise invalid("init_network", expected, got, "give both, or neither")
+        raise invalid("init_network", expected, got, "call distill(..., init_network=...)")
     counts = {"batch": 1, "num_samples": 2, "steps": 1, "unfold": 1, "warmup": 1, "size": 1}
     for name, least in counts.items():
         if getattr(options, name) < least:
             got = getattr(options, name)
             raise invalid(name, f"at least {least}", got, "choose a larger number")
-    length = options.minutes if options.minutes is not None else options.training_steps
-    assert length is not None
+    check_positive(options, ("learning_rate", "checkpoint_minutes"))
     _check_numbers(options)
-    positive = {"minutes or training_steps": length, "learning_rate": options.learning_rate}
-    for name, value in positive.items():
-        if not 0 < value < math.inf:
-            raise invalid(name, "a number above 0", value, "choose a larger number")
 
 
 def _check_numbers(options: Distillation) -> None:

@@ -17,6 +17,7 @@ Source: arXiv:2507.02686, section 4; the penalty: Mescheder et al. (2018), arXiv
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, cast
 
@@ -26,8 +27,9 @@ from torch import Tensor, nn
 
 from latino_engine import ops
 from latino_engine.distill.perceptual import perceptual_distance
+from latino_engine.distill.runs import all_finite
 from latino_engine.distill.unfolded import TrainingBatch, Unfolded
-from latino_engine.errors import invalid
+from latino_engine.errors import TrainingStopped, invalid
 
 if TYPE_CHECKING:
     from latino_engine.distill.options import Distillation
@@ -115,7 +117,11 @@ class PaperObjective:
             return model.starts(batch.problem, batch.stream(*_pairs(batch, 0)))
 
     def update(self, batch: TrainingBatch) -> None:
-        """One step of the discriminator on the images that `loss` drew."""
+        """One step of the discriminator on the images that `loss` drew.
+
+        Raises:
+            TrainingStopped: its loss or gradients are not finite; it is as it was.
+        """
         o, drawn, start = self.options, self._drawn, batch.problem.x_init
         if drawn is None or o.adversarial == 0.0:
             return
@@ -128,7 +134,16 @@ class PaperObjective:
             loss = loss + 0.5 * o.gradient_penalty * penalty
         self._optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
-        self._average(list(self.discriminator.parameters()))
+        weights = list(self.discriminator.parameters())
+        self._average(weights)
+        value = float(loss.detach())
+        finite = all_finite(w.grad for w in weights if w.grad is not None)
+        if not (math.isfinite(value) and finite):
+            raise TrainingStopped(
+                "discriminator: expected a finite loss with finite gradients, got "
+                f"{value} at step {batch.step}; the last good average is kept: lower the "
+                "discriminator_rate"
+            )
         self._optimizer.step()
 
     def modules(self) -> dict[str, nn.Module]:

@@ -25,7 +25,8 @@ Distance: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 NETWORKS = ("auto", "lpips", "pyramid")
 _LEVELS = 4
 _LPIPS_SIDE = 32  # its network needs images of at least this side
-_BACKBONE = "alexnet-owt-*.pth"  # as torchvision names the file
+#: The very file that torchvision looks for, and would fetch where it is not there.
+BACKBONE = "alexnet-owt-7be5be79.pth"
 
 
 def perceptual_distance(name: str) -> tuple[str, Distance]:
@@ -54,10 +55,9 @@ def lpips_missing() -> str | None:
                 f"perceptual_network: expected the package {package} for 'lpips', got none "
                 "installed; install it, or use 'pyramid'"
             )
-    folder = Path(torch.hub.get_dir()) / "checkpoints"
-    if not any(folder.glob(_BACKBONE)):
+    if not (Path(torch.hub.get_dir()) / "checkpoints" / BACKBONE).is_file():
         return (
-            f"perceptual_network: expected the weights {_BACKBONE} in torch's folder of "
+            f"perceptual_network: expected the weights {BACKBONE} in torch's folder of "
             "checkpoints for 'lpips', got none; put them there, or use 'pyramid'"
         )
     return None

@@ -6,10 +6,10 @@ import copy
 import itertools
 import json
 import math
+import sys
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,21 @@ from torch import Tensor
 from latino_engine.atomic import atomic_file
 from latino_engine.distill.checkpoint import read_facts, read_tensors, write_checkpoint
 from latino_engine.distill.data import ImageSource, check_scale, draw_batch, open_images
-from latino_engine.errors import InvalidArgument, OutputNotWritable, TrainingStopped, invalid
+from latino_engine.distill.runs import (
+    CHECKPOINT,
+    Interruptible,
+    Report,
+    RunState,
+    check_length,
+    check_loss,
+    check_positive,
+    check_unchanged,
+    claim_folder,
+    follow,
+    training_device,
+    whole_paths,
+)
+from latino_engine.errors import invalid
 from latino_engine.image_io import write_image
 from latino_engine.op_checks import check_seed
 from latino_engine.priors.folder import load_prior, write_prior
@@ -27,12 +41,10 @@ from latino_engine.priors.preconditioning import EDMDenoiser
 from latino_engine.priors.prior import Prior, PriorSpec
 from latino_engine.priors.unet import UNet
 
-CHECKPOINT = "training.safetensors"
 _GRID_SIDE = 4  # samples per side of a sample grid
 _HEUN_STEPS = 18
-
-#: (steps done, fraction done in 0..1, loss, images per second)
-Report = Callable[[int, float, float, float], None]
+#: What may change when a run is resumed; the name and the claimed noise levels are only labels.
+_FREE = ("name", "minutes", "steps", "checkpoint_minutes", "licence", "half")
 
 
 @dataclass(frozen=True)
@@ -88,13 +100,6 @@ class PriorTraining:
     licence: str = ""
 
 
-@dataclass
-class _State:
-    step: int = 0
-    seconds: float = 0.0  # of training, over all sittings
-    losses: list[float] = field(default_factory=list)
-
-
 def train_prior(
     options: PriorTraining,
     out: str | Path,
@@ -107,7 +112,8 @@ def train_prior(
     The loss is E[w(sigma) ||D(x + sigma eps, sigma) - x||^2], w = (sigma^2 + s^2) / (sigma s)^2.
 
     Args:
-        options: of the run; a run that is resumed must have the same, but for its length.
+        options: of the run; a run that is resumed must have the same, but for its name,
+            length, licence and how it is stored.
         out: the run's folder. It always holds the prior as far as it got (`prior.json`,
             `model.safetensors`, the moving average), the checkpoint, `training.json`, `loss.csv`
             and sample grids.
@@ -119,34 +125,35 @@ def train_prior(
 
     Raises:
         ImageUnreadable: images that cannot be used.
-        TrainingStopped: the loss became NaN or infinite; the last good average is kept.
+        TrainingStopped: loss, gradients or weights became NaN or infinite; the last good average
+            is kept.
+        OutputNotWritable: a folder that is something else, or cannot be written.
         KeyboardInterrupt: after the checkpoint was written.
 
     Source: Karras et al. (2022), sections 3 and 5.
     """
     _check(options)
     folder = Path(out)
-    run = _Run(options, open_images(options.source, options.size, options.pad), folder, device)
+    run = _Run(options, folder, device)
     run.resume()
     try:
-        run.train(report or (lambda *_: None))
+        with run.interruptible.steps():
+            run.train(report or (lambda *_: None))
     finally:
-        run.write()
+        if run.state.step > 0 or sys.exc_info()[0] is None:
+            run.write()
     return load_prior(folder)
 
 
 def _check(options: PriorTraining) -> None:
-    if (options.minutes is None) == (options.steps is None):
-        raise InvalidArgument(
-            "minutes, steps: expected exactly one of the two, got "
-            f"{'neither' if options.minutes is None else 'both'}; say how long to train"
-        )
-    length = options.minutes if options.steps is None else options.steps
-    if length is None or not length > 0:
-        raise invalid("minutes, steps", "a length above 0", length, "say how long to train")
-    for name in ("batch", "size", "warmup", "checkpoint_minutes", "learning_rate", "log_sigma_std"):
-        if not getattr(options, name) > 0:
-            raise invalid(name, "a number above 0", getattr(options, name), "choose another")
+    check_length(options.minutes, options.steps, "steps")
+    positive = ("batch", "size", "warmup", "checkpoint_minutes", "learning_rate", "log_sigma_std")
+    check_positive(options, (*positive, "blocks_per_level", "sigma_max", "sampler_sigma_max"))
+    if not math.isfinite(options.log_sigma_mean):
+        got, remedy = options.log_sigma_mean, "choose another"
+        raise invalid("log_sigma_mean", "a finite number", got, remedy)
+    if not 0.0 <= options.ema <= 1.0:
+        raise invalid("ema", "a number from 0 to 1", options.ema, "choose another value")
     multiple = _size_multiple(options)
     if options.size % multiple:
         raise invalid("size", f"a multiple of {multiple}", options.size, "choose another crop")
@@ -164,15 +171,16 @@ def _size_multiple(options: PriorTraining) -> int:
 
 
 class _Run:
-    def __init__(
-        self, options: PriorTraining, source: ImageSource, folder: Path, device: str | None
-    ) -> None:
-        self.options, self.source, self.folder = options, source, folder
-        self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        self.state = _State()
+    def __init__(self, options: PriorTraining, folder: Path, device: str | None) -> None:
+        self.options, self.folder = options, folder
+        self.device = training_device(device)
+        self.resumed = claim_folder(folder)
+        self.source: ImageSource = open_images(options.source, options.size, options.pad)
+        self.state = RunState()
+        self.interruptible = Interruptible()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(options.seed)
-            network = UNet(channels=source.channels, **self._architecture())
+            network = UNet(channels=self.source.channels, **self._architecture())
         self.model = EDMDenoiser(network, sigma_data=0.5).to(self.device)
         self.average = copy.deepcopy(self.model).requires_grad_(False)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=options.learning_rate)
@@ -187,28 +195,13 @@ class _Run:
 
     def resume(self) -> None:
         """Go on where the checkpoint of the folder stands, if there is one."""
-        path = self.folder / CHECKPOINT
-        if not path.exists():
-            self._check_folder()
+        if not self.resumed:
             return
+        path = self.folder / CHECKPOINT
         facts = read_facts(path)
-        mine = json.loads(json.dumps(asdict(self.options)))
-        free = {"minutes", "steps", "checkpoint_minutes", "licence", "half"}
-        changed = [k for k, v in mine.items() if k not in free and facts["options"].get(k) != v]
-        if changed:
-            raise InvalidArgument(
-                f"out: expected the options of the run in {self.folder.name!r}, got another "
-                f"{', '.join(changed)}; use the same options, or another folder"
-            )
+        check_unchanged(self.folder, whole_paths(asdict(self.options)), facts["options"], _FREE)
         read_tensors(path, self._modules(), {"optimizer": self.optimizer})
-        self.state = _State(int(facts["step"]), float(facts["seconds"]), list(facts["losses"]))
-
-    def _check_folder(self) -> None:
-        if self.folder.is_file() or (self.folder.is_dir() and any(self.folder.iterdir())):
-            raise OutputNotWritable(
-                f"out: expected a new folder, an empty one or that of a run ({CHECKPOINT}), got "
-                f"{str(self.folder)!r}, which is something else; choose another folder"
-            )
+        self.state = RunState.of(facts)
 
     def fraction(self) -> float:
         """How much of the run is done, 0..1."""
@@ -231,6 +224,7 @@ class _Run:
                 self.state.seconds += spent
                 self.state.losses.append(loss)
                 report(self.state.step, self.fraction(), loss, len(x) / spent)
+                self.interruptible.check()
                 if time.monotonic() - self.written > 60.0 * self.options.checkpoint_minutes:
                     self.write()
 
@@ -248,31 +242,18 @@ class _Run:
         level = sigma[:, None, None, None]
         weight = (level**2 + 0.25) / (0.5 * level) ** 2
         loss = (weight * (self.model(x + level * eps, sigma) - x) ** 2).mean()
-        if not bool(torch.isfinite(loss)):
-            raise TrainingStopped(
-                f"loss: expected a finite number, got {float(loss.detach())} at step {step}; the "
-                "last good "
-                "average is kept: lower the learning rate, or look at the images"
-            )
+        self.optimizer.zero_grad(set_to_none=True)
+        torch.autograd.backward(loss)
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        value = float(loss.detach())
+        check_loss(value, float(norm), step)
         warm = min(1.0, (step + 1) / o.warmup)
         rate = o.learning_rate * warm * 0.5 * (1.0 + math.cos(math.pi * self.fraction()))
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-        if not bool(torch.isfinite(norm)):
-            raise TrainingStopped(
-                f"gradient: expected finite numbers, got {float(norm)} at step {step}; the last "
-                "good "
-                "average is kept: lower the learning rate, or look at the images"
-            )
         self.optimizer.step()
-        decay = min(o.ema, 1.0 - 1.0 / (step + 2))
-        with torch.no_grad():
-            for mean, new in zip(self.average.parameters(), self.model.parameters(), strict=True):
-                mean.lerp_(new, 1.0 - decay)
-        return float(loss.detach())
+        follow(self.average, self.model, min(o.ema, 1.0 - 1.0 / (step + 2)), step)
+        return value
 
     def prior(self) -> Prior:
         """The prior with the averaged weights, on the CPU."""
@@ -293,22 +274,14 @@ class _Run:
 
     def write(self) -> None:
         """Checkpoint, prior, loss curve and a sample grid: each file whole or as it was."""
-        facts = {
-            "step": self.state.step,
-            "seconds": self.state.seconds,
-            "losses": self.state.losses,
-            "options": asdict(self.options),
-        }
-        self.folder.mkdir(parents=True, exist_ok=True)
+        facts = {**self.state.facts(), "options": whole_paths(asdict(self.options))}
         optimizers: dict[str, torch.optim.Optimizer] = {"optimizer": self.optimizer}
         write_checkpoint(self.folder / CHECKPOINT, self._modules(), optimizers, facts)
         prior = self.prior()
         write_prior(prior, self.folder, half=self.options.half)
         with atomic_file(self.folder / "training.json") as file:
             file.write((json.dumps(asdict(self.options), indent=1) + "\n").encode())
-        with atomic_file(self.folder / "loss.csv") as file:
-            lines = [f"{n},{loss:.6g}" for n, loss in enumerate(self.state.losses, start=1)]
-            file.write("\n".join(["step,loss", *lines, ""]).encode())
+        self.state.write_losses(self.folder)
         if prior.channels in (1, 3):
             grid = sample_grid(prior, self.options.size, self.options.seed)
             write_image(self.folder / f"samples-{self.state.step:07d}.png", grid)

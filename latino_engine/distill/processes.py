@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from latino_engine.distill.runs import training_device
 from latino_engine.errors import BackendNotAvailable, invalid
 
 
@@ -20,15 +21,16 @@ class Processes:
         batch: measurements per step, over all processes.
 
     Raises:
-        InvalidArgument: a batch that the processes cannot share evenly.
+        InvalidArgument: a device that is not there, or a batch that the processes cannot share
+            evenly.
         BackendNotAvailable: several processes without the package accelerate.
     """
 
     def __init__(self, device: str | None, batch: int) -> None:
+        chosen = training_device(device)
         self._accelerator = _accelerator(device) if _several() else None
         if self._accelerator is None:
-            chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
-            self.device, self.count, self.rank = torch.device(chosen), 1, 0
+            self.device, self.count, self.rank = chosen, 1, 0
         else:
             self.device = self._accelerator.device
             self.count = int(self._accelerator.num_processes)

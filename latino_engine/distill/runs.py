@@ -1,0 +1,225 @@
+"""What every training run shares: its folder, its options, Ctrl-C between steps, finite weights."""
+
+from __future__ import annotations
+
+import json
+import math
+import signal
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from latino_engine.atomic import atomic_file
+from latino_engine.errors import InvalidArgument, OutputNotWritable, TrainingStopped, invalid
+
+CHECKPOINT = "training.safetensors"
+_PROBE = "training.probe"
+_PATHS = ("source", "start")  # options that name files: the same file is the same option
+
+#: (steps done, fraction done in 0..1, loss, images per second)
+Report = Callable[[int, float, float, float], None]
+
+
+@dataclass
+class RunState:
+    """How far a run is."""
+
+    step: int = 0
+    seconds: float = 0.0  # of training, over all sittings
+    losses: list[float] = field(default_factory=list)
+
+    def facts(self) -> dict[str, Any]:
+        """As JSON types, for a checkpoint."""
+        return {"step": self.step, "seconds": self.seconds, "losses": self.losses}
+
+    @classmethod
+    def of(cls, facts: dict[str, Any]) -> RunState:
+        """The state that a checkpoint tells."""
+        return cls(int(facts["step"]), float(facts["seconds"]), list(facts["losses"]))
+
+    def write_losses(self, folder: Path) -> None:
+        """The curve as loss.csv, whole or as it was."""
+        with atomic_file(folder / "loss.csv") as file:
+            lines = [f"{n},{loss:.6g}" for n, loss in enumerate(self.losses, start=1)]
+            file.write("\n".join(["step,loss", *lines, ""]).encode())
+
+
+def claim_folder(folder: Path, is_main: bool = True) -> bool:
+    """True where a run stands in the folder; otherwise it is new or empty, and stays so.
+
+    Args:
+        folder: of the run.
+        is_main: this process is the one that writes; the others only look.
+
+    Raises:
+        OutputNotWritable: a folder that is something else, or in which nothing can be written.
+    """
+    stands = (folder / CHECKPOINT).exists()
+    if not is_main:
+        return stands
+    if not stands and (folder.is_file() or (folder.is_dir() and any(folder.iterdir()))):
+        raise OutputNotWritable(
+            f"out: expected a new folder, an empty one or that of a run ({CHECKPOINT}), got "
+            f"{str(folder)!r}, which is something else; choose another folder"
+        )
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    with atomic_file(folder / _PROBE):
+        pass
+    (folder / _PROBE).unlink()
+    for path in missing:
+        with suppress(OSError):  # in use by someone else meanwhile
+            path.rmdir()
+    return stands
+
+
+def check_unchanged(
+    folder: Path, mine: dict[str, Any], theirs: dict[str, Any], free: Sequence[str]
+) -> None:
+    """Raises unless a run is resumed with its own options.
+
+    Args:
+        folder: of the run.
+        mine, theirs: the options given and those of the checkpoint.
+        free: names of the options that may change.
+    """
+    given = json.loads(json.dumps(mine))
+    changed = [
+        name
+        for name, value in given.items()
+        if name not in free and not _same(name, value, theirs.get(name))
+    ]
+    if changed:
+        raise InvalidArgument(
+            f"out: expected the options of the run in {folder.name!r}, got another "
+            f"{', '.join(changed)}; use the same options, or another folder"
+        )
+
+
+def whole_paths(options: dict[str, Any]) -> dict[str, Any]:
+    """The options with the files they name spelled from the root, for a later sitting elsewhere."""
+    return {name: _spelled(name, value) for name, value in options.items()}
+
+
+def _same(name: str, mine: Any, theirs: Any) -> bool:
+    return bool(_spelled(name, mine) == _spelled(name, theirs))
+
+
+def _spelled(name: str, value: Any) -> Any:
+    if name not in _PATHS or not isinstance(value, str) or not Path(value).exists():
+        return value  # a shipped name is no file
+    return str(Path(value).resolve())
+
+
+class Interruptible:
+    """Lets Ctrl-C wait for the end of a step, so that weights and counters stay together."""
+
+    def __init__(self) -> None:
+        self._stop = False
+
+    @contextmanager
+    def steps(self) -> Iterator[None]:
+        """While the block runs, the first Ctrl-C is kept for `check`; the second interrupts."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+
+        def stop(*_: object) -> None:
+            self._stop = True
+            signal.signal(signal.SIGINT, before)
+
+        before = signal.signal(signal.SIGINT, stop)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, before)
+
+    def check(self) -> None:
+        """Raises KeyboardInterrupt where Ctrl-C came since the last step."""
+        if self._stop:
+            raise KeyboardInterrupt
+
+
+def check_loss(loss: float, norm: float, step: int) -> None:
+    """Raises unless loss and gradient norm are finite."""
+    if not (math.isfinite(loss) and math.isfinite(norm)):
+        raise TrainingStopped(
+            f"loss: expected a finite number with finite gradients, got {loss} at step {step}; the "
+            "last good average is kept: lower the learning rate, or look at the images"
+        )
+
+
+@torch.no_grad()
+def follow(average: nn.Module, model: nn.Module, decay: float, step: int) -> None:
+    """average <- decay average + (1 - decay) model, for the trained parameters; buffers are copied.
+
+    Raises:
+        TrainingStopped: weights that are not finite; the average is as it was, and the model is set
+            back to it, so that the run can go on from there.
+    """
+    pairs = [
+        (mean, new)
+        for mean, new in zip(average.parameters(), model.parameters(), strict=True)
+        if new.requires_grad
+    ]
+    if not all_finite(new for _, new in pairs):
+        for mean, new in pairs:
+            new.copy_(mean)
+        raise TrainingStopped(
+            f"weights: expected finite numbers after step {step}, got others; the last good "
+            "average is kept: lower the learning rate"
+        )
+    for mean, new in pairs:
+        mean.lerp_(new, 1.0 - decay)
+    for kept, now in zip(average.buffers(), model.buffers(), strict=True):
+        kept.copy_(now)
+
+
+def all_finite(tensors: Iterable[torch.Tensor]) -> bool:
+    """True where no value is NaN or infinite; one transfer from the device for all tensors."""
+    return bool(torch.stack([torch.isfinite(tensor).all() for tensor in tensors]).all())
+
+
+def check_length(minutes: float | None, steps: int | None, steps_name: str) -> None:
+    """Raises unless exactly one length is given, above 0 and finite."""
+    if (minutes is None) == (steps is None):
+        got = "neither" if minutes is None else "both"
+        raise invalid(
+            f"minutes, {steps_name}", "exactly one of the two", got, "say how long to train"
+        )
+    length = minutes if steps is None else steps
+    if length is None or not 0 < length < math.inf:
+        raise invalid(f"minutes, {steps_name}", "a length above 0", length, "say how long to train")
+
+
+def check_positive(options: object, names: Sequence[str]) -> None:
+    """Raises unless each of these attributes is a finite number above 0."""
+    for name in names:
+        value = getattr(options, name)
+        if not 0 < value < math.inf:
+            raise invalid(name, "a number above 0", value, "choose another")
+
+
+def training_device(name: str | None) -> torch.device:
+    """The device of this name, or a GPU where there is one.
+
+    Raises:
+        InvalidArgument: another name, or a GPU that is not there.
+    """
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = torch.device("meta")
+    if device.type not in ("cpu", "cuda"):
+        raise invalid("device", "'cpu' or 'cuda'", repr(name), "choose one of these")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        got = f"{name!r} with {torch.cuda.device_count()} CUDA devices on this machine"
+        raise invalid("device", "a device that is there", got, "use 'cpu'")
+    return device
