@@ -75,6 +75,7 @@ def photos(
         problem = Problem(str(folder), operator, 0.02, 256, 0, 7)
         for sampler in (
             Sampler("distilled 2 x 2", PHOTOS, PHOTOS, num_samples=8),
+            Sampler("distilled 2 x 2, 4 samples", PHOTOS, PHOTOS, num_samples=4),
             Sampler("LATINO 8", PHOTOS, None, "latino", 8, num_samples=8),
         ):
             _say(operator, sampler.name)
