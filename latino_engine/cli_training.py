@@ -99,10 +99,19 @@ def train_prior(
         with training_bar("training") as report:
             prior = prior_training.train_prior(options, out, device=device, report=report)
     except KeyboardInterrupt:
-        print(f"stopped; written to {out}: the same command goes on from there", file=sys.stderr)
-        raise typer.Exit(INTERRUPTED_AND_SAVED) from None
+        raise _stopped(out) from None
     facts = {"prior": prior.spec.to_json(), "sha256": prior.content_hash(), "folder": str(out)}
     print(json.dumps(facts, indent=1) if as_json else f"{prior!r} written to {out}")
+
+
+def _stopped(out: Path) -> BaseException:
+    """What ends the program after Ctrl-C: a run is kept once it has made a step."""
+    from latino_engine.distill.runs import CHECKPOINT
+
+    if not (out / CHECKPOINT).exists():
+        return KeyboardInterrupt()
+    print(f"stopped; written to {out}: the same command goes on from there", file=sys.stderr)
+    return typer.Exit(INTERRUPTED_AND_SAVED)
 
 
 def _parse_widths(text: str) -> tuple[int, ...]:
@@ -236,8 +245,7 @@ def distill(
         with training_bar("distilling") as report:
             adapter = run_distillation(prior, options, out, device=device, report=report)
     except KeyboardInterrupt:
-        print(f"stopped; written to {out}: the same command goes on from there", file=sys.stderr)
-        raise typer.Exit(INTERRUPTED_AND_SAVED) from None
+        raise _stopped(out) from None
     if int(os.environ.get("RANK", "0")) > 0:
         return  # one of several processes: the main one tells
     if as_json:

@@ -284,15 +284,24 @@ def _pillow_pixels(path: Path, image: Image.Image) -> Array:
     return np.asarray(image)
 
 
+def tiff_page(path: Path, tiff: tifffile.TiffFile) -> tifffile.TiffPage:
+    """The one page of an open file, checked by its header; the pixels are not read.
+
+    Raises:
+        ImageUnreadable: no page or several, or one that `read_image` does not take.
+    """
+    pages = [page.aspage() for page in tiff.pages]
+    pages = [page for page in pages if not page.is_reduced]  # thumbnails do not count
+    if len(pages) != 1:
+        remedy = "save the page that you want in a file of its own"
+        raise unreadable(path, "one page", f"{len(pages)} pages", remedy)
+    _check_tiff(path, pages[0])
+    return pages[0]
+
+
 def _read_tiff(path: Path, data: bytes) -> Array:
     with tifffile.TiffFile(io.BytesIO(data)) as tiff:
-        pages = [page.aspage() for page in tiff.pages]
-        pages = [page for page in pages if not page.is_reduced]  # thumbnails do not count
-        if len(pages) != 1:
-            remedy = "save the page that you want in a file of its own"
-            raise unreadable(path, "one page", f"{len(pages)} pages", remedy)
-        page = pages[0]
-        _check_tiff(path, page)
+        page = tiff_page(path, tiff)
         try:
             pixels = page.asarray()
         except ValueError as error:

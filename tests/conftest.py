@@ -6,11 +6,22 @@ import os
 from collections.abc import Iterator
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # processes side by side share the cores: before torch
-    _share = (os.cpu_count() or 1) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
+    _affinity = getattr(os, "sched_getaffinity", None)  # Linux alone; a container may own fewer
+    _cores = len(_affinity(0)) if _affinity else os.cpu_count() or 1
+    _share = _cores // int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, _share)))
 
 import pytest
 import torch
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Processes side by side must collect the same names, and an address differs in each."""
+    for item in items:
+        if " at 0x" in item.nodeid:
+            raise pytest.UsageError(
+                f"{item.nodeid}: a test's name holds an address; give its parametrize other ids"
+            )
 
 
 @pytest.fixture(autouse=True, scope="session")

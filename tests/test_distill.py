@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import math
 import os
@@ -10,7 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from dataclasses import fields, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -19,11 +18,10 @@ from blobs import blob_images, distillation
 from tiny import tiny_prior
 
 import latino_engine as le
-from latino_engine import cli, cli_training
-from latino_engine.distill import checkpoint, paper_objective, perceptual
+from latino_engine import cli
+from latino_engine.distill import checkpoint
 from latino_engine.distill import distillation as module
 from latino_engine.distill.distillation import distill
-from latino_engine.distill.options import Distillation
 from latino_engine.distill.prior_training import PriorTraining, train_prior
 from latino_engine.errors import (
     ImageUnreadable,
@@ -267,16 +265,6 @@ def test_a_run_is_resumed_from_another_folder_under_another_name(source, tmp_pat
     assert (resumed.name, resumed.training["steps_done"]) == ("renamed", 2)
 
 
-def test_the_perceptual_distance_is_recorded_and_kept(source, tmp_path, monkeypatch):
-    options = distillation(source, objective="paper", training_steps=1)
-    adapter = distill(tiny_prior(1), options, tmp_path / "run")
-    assert adapter.training["perceptual_network"] == "pyramid"
-    found = lambda name: ("lpips", perceptual.pyramid_distance)  # noqa: E731
-    monkeypatch.setattr(paper_objective, "perceptual_distance", found)
-    with pytest.raises(InvalidArgument, match="perceptual_network: expected 'pyramid', as the run"):
-        distill(tiny_prior(1), replace(options, training_steps=2), tmp_path / "run")
-
-
 def test_interrupted_inside_a_step_the_run_stops_behind_it(source, tmp_path, monkeypatch):
     options = distillation(source, training_steps=6)
     whole = distill(tiny_prior(1), options, tmp_path / "whole")
@@ -311,24 +299,6 @@ def test_command_line(source, tmp_path, capsys):
     compiled = ["compile", str(tmp_path / "prior"), "-o", engine, "--adapter", str(out)]
     assert cli.run([*compiled, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["sampler"] == {"name": "adapter", "nfe": 1}
-
-
-#: Options without a flag: what the flags have another name for, and what only Python can pass.
-NO_FLAG = {"source", "operators", "patches", "init_rate", "attention_heads", "embedding", "groups"}
-
-
-@pytest.mark.parametrize(
-    ("command", "options"),
-    [(cli_training.distill, Distillation), (cli_training.train_prior, PriorTraining)],
-)
-def test_every_option_has_a_flag_with_its_default(command, options):
-    flags = inspect.signature(command).parameters
-    for field in fields(options):
-        if field.name in NO_FLAG:
-            continue
-        default = flags[field.name].default
-        if field.name not in ("name", "size", "widths"):
-            assert default == field.default, field.name
 
 
 @pytest.mark.slow

@@ -385,7 +385,9 @@ USE: tuple[Row, ...] = (
 
 
 @pytest.mark.parametrize(
-    ("call", "kind", "sentence"), CONSTRUCTION + USE, ids=lambda p: str(p)[:60]
+    ("call", "kind", "sentence"),
+    CONSTRUCTION + USE,
+    ids=lambda p: p[:60] if isinstance(p, str) else p.__name__,
 )
 def test_the_sentence(call: Callable[[], Any], kind: type[Exception], sentence: str) -> None:
     with pytest.raises(kind) as caught:

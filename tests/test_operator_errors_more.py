@@ -385,7 +385,9 @@ ROWS: tuple[tuple[Callable[[], Any], type[Exception], str], ...] = (
 )
 
 
-@pytest.mark.parametrize(("call", "kind", "sentence"), ROWS, ids=lambda p: str(p)[:60])
+@pytest.mark.parametrize(
+    ("call", "kind", "sentence"), ROWS, ids=lambda p: p[:60] if isinstance(p, str) else p.__name__
+)
 def test_the_sentence(call: Callable[[], Any], kind: type[Exception], sentence: str) -> None:
     with pytest.raises(kind) as caught:
         call()

@@ -267,7 +267,9 @@ MISTAKES = (
 )
 
 
-@pytest.mark.parametrize(("call", "sentence"), MISTAKES, ids=lambda p: str(p)[:30])
+@pytest.mark.parametrize(
+    ("call", "sentence"), MISTAKES, ids=lambda p: p[:30] if isinstance(p, str) else p.__name__
+)
 def test_mistakes(call, sentence) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises((ValueError, TypeError)) as caught:
         call()

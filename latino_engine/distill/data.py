@@ -23,7 +23,7 @@ from PIL import Image
 from torch import Tensor
 
 from latino_engine.errors import ImageUnreadable, invalid, unreadable
-from latino_engine.image_io import EXTENSIONS, read_image
+from latino_engine.image_io import EXTENSIONS, MAX_PIXELS, read_image, tiff_page
 
 Bytes = NDArray[np.uint8]
 
@@ -31,6 +31,7 @@ _CACHE_BYTES = 4 << 30  # decoded images kept in memory
 _IDX_BYTES = 0x08  # the type code of unsigned bytes
 #: Pillow's modes that `read_image` takes -> channels.
 _CHANNELS = {"1": 1, "L": 1, "I": 1, "I;16": 1, "I;16B": 1, "I;16L": 1, "P": 3, "RGB": 3}
+_TIFF_TYPES = ("uint8", "uint16", "float16", "float32", "float64")  # of tifffile, in any byte order
 _IDX_IMAGES = 3  # axes: image, row, column
 
 
@@ -203,16 +204,17 @@ def _shape(path: Path) -> tuple[int, ...]:
     try:
         if path.suffix.lower() in (".tif", ".tiff"):
             with tifffile.TiffFile(path) as tiff:
-                page = tiff.pages[0].aspage()
+                page = tiff_page(path, tiff)
                 found = (page.samplesperpixel, page.imagelength, page.imagewidth)
-            known = found[0] in (1, 3) and len(tiff.pages) == 1
+                known = str(page.dtype) in _TIFF_TYPES
         else:
             with Image.open(path, formats=("PNG", "JPEG")) as image:
                 found = (_CHANNELS.get(image.mode, 0), image.height, image.width)
-            known = found[0] > 0 and "transparency" not in image.info
+                plain = "transparency" not in image.info and getattr(image, "n_frames", 1) == 1
+            known = plain and found[1] * found[2] <= MAX_PIXELS
     except Exception:  # decoders raise nearly anything on damaged bytes
         known = False
-    if known and min(found) > 0:
+    if known and min(found) > 0:  # channels are 0 where read_image does not take the mode
         return found
     return tuple(read_image(path).shape[1:])  # or its sentence
 

@@ -31,12 +31,13 @@ from latino_engine.distill.runs import (
     check_loss,
     check_unchanged,
     claim_folder,
+    fall_back,
     follow,
-    whole_paths,
+    option_facts,
 )
 from latino_engine.distill.starting import start_from
 from latino_engine.distill.unfolded import TrainingBatch, Unfolded
-from latino_engine.errors import invalid
+from latino_engine.errors import TrainingStopped, invalid
 from latino_engine.measurement import make_problem
 from latino_engine.priors.folder import pixel_prior
 from latino_engine.priors.prior import Prior
@@ -52,6 +53,8 @@ _FREE = (
     "autocast",
     "learning_rate",
     "step_size_rate",
+    "discriminator_rate",
+    "perceptual_network",  # the distance itself is compared
 )
 
 
@@ -144,6 +147,8 @@ class _Run:
             begun = load_adapter(options.start)
             start_from(self.model, prior, begun)
             self.origin = _origin(begun)
+        elif options.start is not None:  # for a checkpoint that does not tell
+            self.origin = {"name": Path(options.start).name}
         self.model.to(self.processes.device)
         self.processes.share_weights(self.model)
         self.average = copy.deepcopy(self.model).requires_grad_(False)
@@ -185,16 +190,16 @@ class _Run:
         if not self.resumed:
             return
         facts = read_facts(self.folder / CHECKPOINT)
-        check_unchanged(self.folder, self._own_options(), facts["options"], _FREE)
+        check_unchanged(self.folder, self._own_options(), facts, _FREE)
         was, now = facts.get("perceptual", self._perceptual()), self._perceptual()
         if was != now:
-            remedy = f"install what {was!r} needs, or use another folder"
+            remedy = f"give --perceptual-network {was}, or use another folder"
             raise invalid("perceptual_network", f"{was!r}, as the run began with", now, remedy)
         read_tensors(self.folder / CHECKPOINT, self._modules(), self._optimizers())
-        self.state, self.origin = RunState.of(facts), facts.get("origin")
+        self.state, self.origin = RunState.of(facts), facts.get("origin") or self.origin
 
     def _own_options(self) -> dict[str, Any]:
-        return {**whole_paths(asdict(self.options)), "prior": self.prior.content_hash()}
+        return {**asdict(self.options), "prior": self.prior.content_hash()}
 
     def _perceptual(self) -> str | None:
         """The distance that the objective uses."""
@@ -216,7 +221,12 @@ class _Run:
                 start = time.perf_counter()
                 x = coming.result()
                 coming = pool.submit(self._images, self.state.step + 1)
-                loss = self._step(self._batch(x))
+                batch = self._batch(x)
+                try:
+                    loss = self._step(batch)
+                except TrainingStopped:
+                    fall_back(self.average, self.model, self._optimizers().values())
+                    raise
                 spent = self.processes.agree(time.perf_counter() - start)
                 self.state.step += 1
                 self.state.seconds += spent
@@ -289,7 +299,7 @@ class _Run:
         """Checkpoint, adapter and loss curve: each file whole or as it was."""
         facts = {
             **self.state.facts(),
-            "options": self._own_options(),
+            **option_facts(self._own_options()),
             "origin": self.origin,
             "perceptual": self._perceptual(),
         }

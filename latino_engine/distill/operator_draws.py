@@ -40,6 +40,8 @@ _WHOLE_KEYS = (
     "masks",
     "oversampling",
 )
+_FEW = 64  # whole numbers of a range that are tried one by one
+_LARGEST = 2**53  # whole numbers above it are not exact as floats
 _FILE_KEYS = ("kernel", "kernels", "mask")  # names of files, which may hold any character
 
 
@@ -78,9 +80,9 @@ class OperatorDraws:
     def kinds(self, size: int, channels: int) -> tuple[str, ...]:
         """The operator classes that can be drawn, each once.
 
-        Every choice of every description, both ends of its ranges and each whole number of those
-        that mean whole numbers is built and applied once to an image of this size, so that none can
-        stop a run later.
+        Every choice of every description is built and applied once to an image of this size, with
+        both ends of its ranges and, for a `factor`, which must divide the image, with every number
+        of the range.
         """
         random = np.random.default_rng(0)
         found: dict[str, None] = {}
@@ -167,15 +169,15 @@ def _choices(text: str) -> list[str]:
 
 
 def _whole_or_ends(name: str, key: str, equals: str, value: str) -> list[str]:
-    """What a range is tried with: its whole numbers, at most 64 of them, or its ends."""
+    """What a range is tried with: its ends, and of a short range of factors every number."""
     ends = None if key.strip() in _FILE_KEYS else _range(name, key, equals, value)
     if ends is None:
         return [value]
     if key.strip() not in _WHOLE_KEYS:
         return [f"{end:.6g}" for end in ends]
     numbers = range(int(ends[0]), int(ends[1]) + 1)
-    spread = numbers if len(numbers) <= 64 else (*numbers[:32], *numbers[-32:])
-    return [str(number) for number in spread]
+    each = key.strip() == "factor" and len(numbers) <= _FEW
+    return [str(number) for number in (numbers if each else dict.fromkeys(map(int, ends)))]
 
 
 def _draw_value(name: str, item: str, random: np.random.Generator) -> str:
@@ -184,10 +186,10 @@ def _draw_value(name: str, item: str, random: np.random.Generator) -> str:
         return item
     if "|" in value:
         choices = value.split("|")
-        return f"{key}={choices[int(random.integers(len(choices)))]}"
+        value = choices[int(random.integers(len(choices)))]
     ends = _range(name, key, equals, value)
     if ends is None:
-        return item
+        return f"{key}{equals}{value}"
     if key.strip() in _WHOLE_KEYS:
         return f"{key}={int(random.integers(int(ends[0]), int(ends[1]) + 1))}"
     return f"{key}={random.uniform(*ends):.6g}"
@@ -205,6 +207,11 @@ def _range(name: str, key: str, equals: str, value: str) -> tuple[float, float] 
     if not equals or not first <= last or math.isinf(first) or math.isinf(last):
         expected = "a range low..high of two numbers"
         raise invalid(f"operator {name}, {key}", expected, repr(value), f"write {key}=0.8..3")
+    if key.strip() in _WHOLE_KEYS:
+        whole = first.is_integer() and last.is_integer()
+        if not (whole and first >= -_LARGEST and last <= _LARGEST):
+            expected = "a range low..high of two whole numbers, at most 2^53"
+            raise invalid(f"operator {name}, {key}", expected, repr(value), f"write {key}=2..4")
     return first, last
 
 

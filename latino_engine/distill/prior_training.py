@@ -29,11 +29,12 @@ from latino_engine.distill.runs import (
     check_positive,
     check_unchanged,
     claim_folder,
+    fall_back,
     follow,
+    option_facts,
     training_device,
-    whole_paths,
 )
-from latino_engine.errors import invalid
+from latino_engine.errors import TrainingStopped, invalid
 from latino_engine.image_io import write_image
 from latino_engine.op_checks import check_seed
 from latino_engine.priors.folder import load_prior, write_prior
@@ -43,8 +44,8 @@ from latino_engine.priors.unet import UNet
 
 _GRID_SIDE = 4  # samples per side of a sample grid
 _HEUN_STEPS = 18
-#: What may change when a run is resumed; the name and the claimed noise levels are only labels.
-_FREE = ("name", "minutes", "steps", "checkpoint_minutes", "licence", "half")
+#: What may change when a run is resumed.
+_FREE = ("name", "minutes", "steps", "checkpoint_minutes", "licence", "half", "learning_rate")
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,7 @@ def train_prior(
 
     Args:
         options: of the run; a run that is resumed must have the same, but for its name,
-            length, licence and how it is stored.
+            length, learning rate, licence and how it is stored.
         out: the run's folder. It always holds the prior as far as it got (`prior.json`,
             `model.safetensors`, the moving average), the checkpoint, `training.json`, `loss.csv`
             and sample grids.
@@ -199,7 +200,7 @@ class _Run:
             return
         path = self.folder / CHECKPOINT
         facts = read_facts(path)
-        check_unchanged(self.folder, whole_paths(asdict(self.options)), facts["options"], _FREE)
+        check_unchanged(self.folder, asdict(self.options), facts, _FREE)
         read_tensors(path, self._modules(), {"optimizer": self.optimizer})
         self.state = RunState.of(facts)
 
@@ -218,7 +219,11 @@ class _Run:
                 start = time.perf_counter()
                 x = coming.result().to(self.device)
                 coming = pool.submit(self._batch, self.state.step + 1)
-                loss = self._step(x)
+                try:
+                    loss = self._step(x)
+                except TrainingStopped:
+                    fall_back(self.average, self.model, [self.optimizer])
+                    raise
                 spent = time.perf_counter() - start
                 self.state.step += 1
                 self.state.seconds += spent
@@ -274,7 +279,7 @@ class _Run:
 
     def write(self) -> None:
         """Checkpoint, prior, loss curve and a sample grid: each file whole or as it was."""
-        facts = {**self.state.facts(), "options": whole_paths(asdict(self.options))}
+        facts = {**self.state.facts(), **option_facts(asdict(self.options))}
         optimizers: dict[str, torch.optim.Optimizer] = {"optimizer": self.optimizer}
         write_checkpoint(self.folder / CHECKPOINT, self._modules(), optimizers, facts)
         prior = self.prior()

@@ -20,6 +20,7 @@ from latino_engine.errors import InvalidArgument, OutputNotWritable, TrainingSto
 
 CHECKPOINT = "training.safetensors"
 _PROBE = "training.probe"
+_NOWHERE = object()  # equals no option
 _PATHS = ("source", "start")  # options that name files: the same file is the same option
 
 #: (steps done, fraction done in 0..1, loss, images per second)
@@ -68,31 +69,38 @@ def claim_folder(folder: Path, is_main: bool = True) -> bool:
             f"out: expected a new folder, an empty one or that of a run ({CHECKPOINT}), got "
             f"{str(folder)!r}, which is something else; choose another folder"
         )
-    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    is_new = not folder.exists()
     with atomic_file(folder / _PROBE):
         pass
     (folder / _PROBE).unlink()
-    for path in missing:
+    if is_new:
         with suppress(OSError):  # in use by someone else meanwhile
-            path.rmdir()
+            folder.rmdir()
     return stands
 
 
 def check_unchanged(
-    folder: Path, mine: dict[str, Any], theirs: dict[str, Any], free: Sequence[str]
+    folder: Path, mine: dict[str, Any], facts: dict[str, Any], free: Sequence[str]
 ) -> None:
     """Raises unless a run is resumed with its own options.
 
+    A file is the same if it is spelled as it was, or stands where it stood: a run is resumed from
+    another working folder as well as after its project has moved.
+
     Args:
         folder: of the run.
-        mine, theirs: the options given and those of the checkpoint.
+        mine: the options given.
+        facts: of the checkpoint.
         free: names of the options that may change.
     """
     given = json.loads(json.dumps(mine))
+    theirs, stood = facts["options"], facts.get("paths", {})
     changed = [
         name
         for name, value in given.items()
-        if name not in free and not _same(name, value, theirs.get(name))
+        if name not in free
+        and value != theirs.get(name)
+        and _place(name, value) not in (stood.get(name, _NOWHERE), _place(name, theirs.get(name)))
     ]
     if changed:
         raise InvalidArgument(
@@ -101,16 +109,14 @@ def check_unchanged(
         )
 
 
-def whole_paths(options: dict[str, Any]) -> dict[str, Any]:
-    """The options with the files they name spelled from the root, for a later sitting elsewhere."""
-    return {name: _spelled(name, value) for name, value in options.items()}
+def option_facts(options: dict[str, Any]) -> dict[str, Any]:
+    """For a checkpoint: the options as given, and where the files stand that they name."""
+    paths = {name: _place(name, options.get(name)) for name in _PATHS}
+    return {"options": options, "paths": paths}
 
 
-def _same(name: str, mine: Any, theirs: Any) -> bool:
-    return bool(_spelled(name, mine) == _spelled(name, theirs))
-
-
-def _spelled(name: str, value: Any) -> Any:
+def _place(name: str, value: Any) -> Any:
+    """A file's path from the root; any other value as it is."""
     if name not in _PATHS or not isinstance(value, str) or not Path(value).exists():
         return value  # a shipped name is no file
     return str(Path(value).resolve())
@@ -159,17 +165,10 @@ def follow(average: nn.Module, model: nn.Module, decay: float, step: int) -> Non
     """average <- decay average + (1 - decay) model, for the trained parameters; buffers are copied.
 
     Raises:
-        TrainingStopped: weights that are not finite; the average is as it was, and the model is set
-            back to it, so that the run can go on from there.
+        TrainingStopped: weights that are not finite; the average is as it was.
     """
-    pairs = [
-        (mean, new)
-        for mean, new in zip(average.parameters(), model.parameters(), strict=True)
-        if new.requires_grad
-    ]
+    pairs = _trained(average, model)
     if not all_finite(new for _, new in pairs):
-        for mean, new in pairs:
-            new.copy_(mean)
         raise TrainingStopped(
             f"weights: expected finite numbers after step {step}, got others; the last good "
             "average is kept: lower the learning rate"
@@ -178,6 +177,22 @@ def follow(average: nn.Module, model: nn.Module, decay: float, step: int) -> Non
         mean.lerp_(new, 1.0 - decay)
     for kept, now in zip(average.buffers(), model.buffers(), strict=True):
         kept.copy_(now)
+
+
+@torch.no_grad()
+def fall_back(
+    average: nn.Module, model: nn.Module, optimizers: Iterable[torch.optim.Optimizer]
+) -> None:
+    """model <- average, and optimizers that remember nothing: where a stopped run goes on."""
+    for mean, new in _trained(average, model):
+        new.copy_(mean)
+    for optimizer in optimizers:
+        optimizer.state.clear()
+
+
+def _trained(average: nn.Module, model: nn.Module) -> list[tuple[nn.Parameter, nn.Parameter]]:
+    both = zip(average.parameters(), model.parameters(), strict=True)
+    return [(mean, new) for mean, new in both if new.requires_grad]
 
 
 def all_finite(tensors: Iterable[torch.Tensor]) -> bool:

@@ -1,0 +1,289 @@
+"""What the trainings share: where a stopped run goes on, what a run is compared by, what is tried
+before its first step."""
+
+from __future__ import annotations
+
+import inspect
+import shutil
+from dataclasses import fields, replace
+
+import numpy as np
+import pytest
+import tifffile
+import torch
+from blobs import blob_images, distillation
+from PIL import Image
+from tiny import tiny_prior
+
+import latino_engine as le
+from latino_engine import cli, cli_training
+from latino_engine.distill import data, paper_objective, perceptual, prior_training
+from latino_engine.distill import distillation as module
+from latino_engine.distill.checkpoint import read_facts
+from latino_engine.distill.data import open_images
+from latino_engine.distill.distillation import distill
+from latino_engine.distill.operator_draws import draw_operator, parse_draws
+from latino_engine.distill.options import Distillation
+from latino_engine.distill.prior_training import PriorTraining, train_prior
+from latino_engine.distill.runs import CHECKPOINT, claim_folder
+from latino_engine.errors import ImageUnreadable, InvalidArgument, TrainingStopped
+
+
+@pytest.fixture
+def source(tmp_path):
+    np.save(tmp_path / "blobs.npy", blob_images())
+    return tmp_path / "blobs.npy"
+
+
+def small_prior(source, **changes):
+    settings = {"widths": (8,), "blocks_per_level": 1, "attention_heads": 1, "embedding": 8}
+    options = PriorTraining(str(source), "small", 16, steps=4, batch=2, **settings)
+    return replace(options, **changes)
+
+
+def test_after_nan_the_run_goes_on_from_the_average(source, tmp_path, monkeypatch):
+    """The weights that made the NaN are replaced by the average, and the optimizer forgets."""
+    options = distillation(source, training_steps=6)
+    loss = module.EnergyObjective.loss
+
+    def broken(self, model, batch):
+        if batch.step == 3:
+            with torch.no_grad():  # weights that give NaN although they are finite
+                next(p for p in model.parameters() if p.requires_grad).fill_(1e38)
+        return loss(self, model, batch)
+
+    monkeypatch.setattr(module.EnergyObjective, "loss", broken)
+    with pytest.raises(TrainingStopped, match="at step 3; the last good average is kept"):
+        distill(tiny_prior(1), options, tmp_path / "run")
+    monkeypatch.setattr(module.EnergyObjective, "loss", loss)
+    lower = replace(options, learning_rate=1e-5, step_size_rate=1e-4, discriminator_rate=1e-5)
+    assert distill(tiny_prior(1), lower, tmp_path / "run").training["steps_done"] == 6
+
+
+def test_a_prior_goes_on_after_nan_at_a_lower_rate(source, tmp_path, monkeypatch):
+    options = small_prior(source)
+    check = prior_training.check_loss
+
+    def broken(value, norm, step):
+        check(float("nan") if step == 2 else value, norm, step)
+
+    monkeypatch.setattr(prior_training, "check_loss", broken)
+    with pytest.raises(TrainingStopped, match="got nan at step 2"):
+        train_prior(options, tmp_path / "run")
+    monkeypatch.setattr(prior_training, "check_loss", check)
+    train_prior(replace(options, learning_rate=1e-5), tmp_path / "run")
+    assert read_facts(tmp_path / "run" / CHECKPOINT)["step"] == 4
+
+
+def test_a_project_that_moved_and_another_spelling_go_on(source, tmp_path, monkeypatch):
+    here = tmp_path / "here"
+    here.mkdir()
+    shutil.copy(source, here / "images.npy")
+    monkeypatch.chdir(here)
+    distill(tiny_prior(1), distillation("images.npy", training_steps=1), "run")
+    absolute = distillation(here / "images.npy", training_steps=2)
+    assert distill(tiny_prior(1), absolute, here / "run").training["steps_done"] == 2
+    monkeypatch.chdir(tmp_path)
+    here.rename(tmp_path / "there")
+    monkeypatch.chdir(tmp_path / "there")
+    more = distillation("./images.npy", training_steps=3)  # neither as spelled nor where it stood
+    with pytest.raises(InvalidArgument, match="got another source; use the same options"):
+        distill(tiny_prior(1), more, "run")
+    shutil.rmtree("run")
+    distill(tiny_prior(1), distillation("images.npy", training_steps=1), "run")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "there").rename(tmp_path / "elsewhere")
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    more = distillation("images.npy", training_steps=2)
+    assert distill(tiny_prior(1), more, "run").training["steps_done"] == 2
+
+
+def test_a_run_whose_checkpoint_does_not_tell_its_start(source, tmp_path, monkeypatch):
+    begun = distillation(source, training_steps=1)
+    distill(tiny_prior(1), begun, tmp_path / "begun")
+    options = replace(begun, start=str(tmp_path / "begun"))
+    distill(tiny_prior(1), options, tmp_path / "run")
+    read = module.read_facts
+    monkeypatch.setattr(module, "read_facts", lambda path: {**read(path), "origin": None})
+    distill(tiny_prior(1), replace(options, training_steps=2), tmp_path / "run")
+    assert le.load_adapter(tmp_path / "run").training["start"] == {"name": "begun"}
+
+
+def test_the_distance_of_a_run_can_be_asked_for(source, tmp_path, monkeypatch):
+    """A run begun by "auto" without LPIPS goes on by "pyramid" where LPIPS is installed."""
+    options = distillation(source, objective="paper", training_steps=1)
+    adapter = distill(tiny_prior(1), options, tmp_path / "run")
+    assert adapter.training["perceptual_network"] == "pyramid"
+    both = lambda name: (  # noqa: E731
+        "pyramid" if name == "pyramid" else "lpips",
+        perceptual.pyramid_distance,
+    )
+    monkeypatch.setattr(paper_objective, "perceptual_distance", both)
+    more = replace(options, training_steps=2)
+    with pytest.raises(InvalidArgument) as caught:
+        distill(tiny_prior(1), more, tmp_path / "run")
+    assert str(caught.value) == (
+        "perceptual_network: expected 'pyramid', as the run began with, got lpips; give "
+        "--perceptual-network pyramid, or use another folder"
+    )
+    asked = distill(tiny_prior(1), replace(more, perceptual_network="pyramid"), tmp_path / "run")
+    assert asked.training["steps_done"] == 2
+
+
+def test_a_new_folder_is_not_left_and_others_stay(tmp_path):
+    (tmp_path / "mine").mkdir()
+    assert claim_folder(tmp_path / "mine") is False
+    assert (tmp_path / "mine").is_dir()
+    assert claim_folder(tmp_path / "a" / "b") is False
+    assert not (tmp_path / "a" / "b").exists()
+
+
+@pytest.mark.parametrize("train", ["distill", "train-prior"])
+def test_stopped_before_the_first_step_nothing_is_promised(
+    train, source, tmp_path, monkeypatch, capsys
+):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("latino_engine.distill.distillation.draw_batch", interrupted)
+    monkeypatch.setattr("latino_engine.distill.prior_training.draw_batch", interrupted)
+    out, images = str(tmp_path / "run"), [str(source), "--size", "16"]
+    if train == "distill":
+        le.save_prior(tiny_prior(1), tmp_path / "prior")
+        images = [str(tmp_path / "prior"), *images, "--training-steps", "2"]
+        command = [train, *images, "-o", out, "--operator", "sr:factor=2"]
+    else:
+        command = [train, *images, "-o", out, "--steps", "2"]
+    assert cli.run(command) == 130
+    assert capsys.readouterr().err == "error: interrupted; nothing was written\n"
+
+
+def test_headers_alone_are_read(tmp_path, monkeypatch):
+    pixels = np.zeros((20, 24, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    Image.fromarray(pixels).save(tmp_path / "b.jpg")
+    Image.fromarray(pixels).save(tmp_path / "c.tif")
+    tifffile.imwrite(tmp_path / "d.tiff", pixels.astype(np.float32), photometric="rgb")
+    tifffile.imwrite(tmp_path / "e.tiff", pixels.astype(">u2"), byteorder=">", photometric="rgb")
+    monkeypatch.delattr(data, "read_image")
+    assert open_images(tmp_path, crop=16).channels == 3
+
+
+@pytest.mark.parametrize("kind", ["animation", "pages", "alpha.tif", "large", "integers"])
+def test_what_a_header_shows_is_refused_before_the_first_step(kind, tmp_path, monkeypatch):
+    pixels = Image.fromarray(np.zeros((20, 24, 3), np.uint8))
+    other = Image.fromarray(np.full((20, 24, 3), 9, np.uint8))
+    if kind == "animation":
+        pixels.save(tmp_path / "a.png", save_all=True, append_images=[other])
+        sentence = "a.png: expected one image, got an animation"
+    elif kind == "pages":
+        pixels.save(tmp_path / "a.tif", save_all=True, append_images=[other])
+        sentence = "a.tif: expected one page, got 2 pages"
+    elif kind == "alpha.tif":
+        pixels.convert("RGBA").save(tmp_path / "a.tif")
+        sentence = "a.tif: expected an opaque image, got one with alpha"
+    elif kind == "integers":
+        tifffile.imwrite(tmp_path / "a.tif", np.zeros((20, 24), np.int32))
+        sentence = "a.tif: expected uint8, uint16 or floats in [0, 1], got int32"
+    else:
+        monkeypatch.setattr("latino_engine.image_io.MAX_PIXELS", 400)
+        monkeypatch.setattr(data, "MAX_PIXELS", 400)
+        pixels.save(tmp_path / "a.png")
+        sentence = "a.png: expected at most 400 pixels, got 20 x 24"
+    with pytest.raises(ImageUnreadable) as caught:
+        open_images(tmp_path, crop=16)
+    assert sentence in str(caught.value)
+
+
+def test_a_choice_may_be_a_range():
+    random = np.random.default_rng(0)
+    found = {
+        float(draw_operator("poisson:peak=20..40|100", 0.0, 1, 16, random).peak) for _ in range(64)
+    }
+    assert 100.0 in found
+    others = found - {100.0}
+    assert len(others) > 10 and all(20.0 <= peak <= 40.0 for peak in others)
+    assert parse_draws(["blur:std=1..2|3"], "0.1").kinds(32, 1) == ("Blur",)
+
+
+@pytest.mark.parametrize("values", ["2..1e300", "2.5..4", "2..3.5"])
+def test_a_range_of_whole_numbers(values):
+    with pytest.raises(InvalidArgument) as caught:
+        parse_draws([f"sr:factor={values}"], "0.1").kinds(16, 1)
+    assert str(caught.value) == (
+        "operator sr, factor: expected a range low..high of two whole numbers, at most 2^53, got "
+        f"'{values}'; write factor=2..4"
+    )
+
+
+def test_what_a_range_is_tried_with(monkeypatch):
+    """Ends, but every factor: one in the middle may not divide the image."""
+    tried = []
+    parse = "latino_engine.distill.operator_draws.parse_operator"
+    monkeypatch.setattr(parse, lambda text, *_: tried.append(text) or le.Denoising(0.1))
+    parse_draws(["tomography:angles=20..180", "sr:factor=2..4"], "0.1").kinds(16, 1)
+    assert tried == [
+        "tomography:angles=20",
+        "tomography:angles=180",
+        "sr:factor=2",
+        "sr:factor=3",
+        "sr:factor=4",
+    ]
+    monkeypatch.undo()
+    with pytest.raises(InvalidArgument, match="x: expected sides divisible by 3, got 16 x 16"):
+        parse_draws(["sr:factor=2..4"], "0.1").kinds(16, 1)
+
+
+#: Options without a flag of their name -> the flag, or None for what only Python can pass.
+OTHER_FLAGS = {
+    "operators": "operator",
+    "patches": "patch",
+    "init_rate": None,
+    "attention_heads": None,
+    "embedding": None,
+    "groups": None,
+}
+#: Values that a number above the default would not do for.
+OTHER_VALUES = {"widths": "16,32", "operators": "sr:factor=2", "patches": "2", "noise_std": "0.2"}
+
+
+def other_value(field):
+    if field.name in OTHER_VALUES:
+        return OTHER_VALUES[field.name]
+    if isinstance(field.default, int | float):
+        return type(field.default)(field.default + 1)
+    return "other" if "str" in str(field.type) else 3
+
+
+@pytest.mark.parametrize(
+    ("command", "options", "runner"),
+    [
+        ("distill", Distillation, "latino_engine.distill.distillation.distill"),
+        ("train-prior", PriorTraining, "latino_engine.distill.prior_training.train_prior"),
+    ],
+)
+def test_every_option_has_a_flag_that_arrives(command, options, runner, monkeypatch):
+    """Each flag has the option's default, and another value reaches the training."""
+    seen = []
+
+    def keep(*arguments, **_):
+        seen.append(next(a for a in arguments if isinstance(a, options)))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(runner, keep)
+    flags = inspect.signature(getattr(cli_training, command.replace("-", "_"))).parameters
+    base = [command, *(["digits-32"] if command == "distill" else []), "images", "-o", "nowhere"]
+    needed = [] if command == "train-prior" else ["--operator", "blur:std=2"]
+    cli.run([*base, *needed])
+    for field in fields(options):
+        flag = OTHER_FLAGS.get(field.name, field.name)
+        if field.name == "source" or flag is None:
+            continue
+        if field.name not in ("name", "size", "widths", "operators", "patches"):
+            assert flags[flag].default == field.default, field.name
+        value = other_value(field)
+        given = [f"--{flag.replace('_', '-')}"]
+        if not isinstance(field.default, bool):
+            given.append(str(value))
+        cli.run([*base, *(needed if flag != "operator" else []), *given])
+        assert getattr(seen[-1], field.name) != getattr(seen[0], field.name), field.name
