@@ -65,6 +65,7 @@ def evaluate(
     out: str | Path,
     progress: Callable[[int, int], None] | None = None,
     feature_network: nn.Module | None = None,
+    restoration: Callable[[Tensor, Operator], Tensor] | None = None,
 ) -> dict[str, Any]:
     """Measure every image, sample its posterior, and write the scores.
 
@@ -74,6 +75,8 @@ def evaluate(
         out: folder for evaluation.json, evaluation.md and calibration.png; all or nothing.
         progress: function (images done, images in all).
         feature_network: takes the place of Inception in FID, as in `learned_scores`.
+        restoration: function (y, op) -> image (B, C, H, W), public units, where the chain starts:
+            what an adapter trained with a restoration network needs.
 
     Returns:
         The contents of evaluation.json: PSNR and SSIM of the mean and of single samples, CRPS and
@@ -97,7 +100,7 @@ def evaluate(
     source = open_images(options.source, options.size, options.pad)
     truth = central_squares(source, range(min(len(source), options.limit)), options.size)
     with atomic_folder(out, ours=EVALUATION_FILES) as folder:
-        drawn, facts = _draw(engine, options, truth, progress)
+        drawn, facts = _draw(engine, options, truth, progress, restoration)
         report = {
             "engine": engine.spec.name,
             "operator": options.operator,
@@ -121,6 +124,7 @@ def _draw(
     options: Evaluation,
     truth: Tensor,
     progress: Callable[[int, int], None] | None,
+    restoration: Callable[[Tensor, Operator], Tensor] | None,
 ) -> tuple[Tensor, dict[str, Any]]:
     """Samples (S, B, C, H, W) of every image, and what was counted on the way."""
     size, channels = (options.size, options.size), truth.shape[1]
@@ -130,7 +134,7 @@ def _draw(
         x = truth[first : first + _BATCH]
         ids = list(range(first, first + len(x)))
         y = measure_each(op, x, ids, options.seed)
-        choice = (options.sampler, options.steps, options.unfold)
+        choice = (options.sampler, options.steps, options.unfold, restoration)
         post = engine.sample(y, op, options.num_samples, options.seed, *choice, image_ids=ids)
         samples.append(post.samples)
         chi2.append(post.residual_chi2)

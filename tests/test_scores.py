@@ -8,11 +8,14 @@ import math
 import numpy as np
 import pytest
 import torch
+from blobs import blob_images, distillation
 from PIL import Image
 from tiny import tiny_prior
 
 import latino_engine as le
 from latino_engine import cli, scores
+from latino_engine.distill.distillation import distill
+from latino_engine.evaluation import Evaluation, evaluate
 
 
 def normals(*shape, seed=0):
@@ -186,8 +189,6 @@ def test_evaluate_from_file_to_report(engine, tmp_path, capsys):
 
 def test_every_image_has_its_own_noise_and_its_own_draws(engine, tmp_path):
     """The first images score the same whatever comes after them, and equal images differ."""
-    from latino_engine.evaluation import Evaluation, evaluate
-
     images = np.repeat(np.random.default_rng(0).integers(0, 255, (1, 16, 16), np.uint8), 3, axis=0)
     np.save(tmp_path / "same.npy", images)
     fixed = {"operator": "denoise", "size": 16, "num_samples": 2, "steps": 1}
@@ -215,3 +216,36 @@ def test_mistakes(engine, tmp_path, capsys, more, sentence):
     err = capsys.readouterr().err
     assert sentence in err and err.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_a_restoration_network_starts_the_chain(tmp_path):
+    """An adapter trained with one is scored with the one that is given, not with another start."""
+    np.save(tmp_path / "images.npy", blob_images())
+    blur, calls = "blur:std=1,size=5", []
+
+    class Start(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.gain = torch.nn.Parameter(torch.tensor(0.9))
+
+        def forward(self, y, op):
+            calls.append(tuple(y.shape))
+            return self.gain * op.initial_estimate(y)
+
+    options = distillation(
+        tmp_path / "images.npy", operators=(blur,), init="network", training_steps=1
+    )
+    prior, start = tiny_prior(1), Start()
+    adapter = distill(prior, options, tmp_path / "run", init_network=start)
+    compiled = le.compile(prior, tmp_path / "e.engine", "torch", adapter=adapter, image_size=16)
+    few = Evaluation(options.source, blur, size=16, limit=3, num_samples=2)
+    calls.clear()
+    found = evaluate(compiled, few, tmp_path / "scores", restoration=start.requires_grad_(False))
+    assert calls == [(3, 1, 16, 16)]
+    same = evaluate(
+        compiled, few, tmp_path / "again", restoration=lambda y, op: 0.9 * op.initial_estimate(y)
+    )
+    assert found["crps"] == pytest.approx(same["crps"], rel=0.05)
+    with pytest.raises(ValueError, match="init: expected"):
+        evaluate(compiled, few, tmp_path / "without")
+    assert not (tmp_path / "without").exists()

@@ -6,14 +6,18 @@ import json
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 import latino_engine as le
 from latino_engine.adapters import Adapter
 from latino_engine.atomic import atomic_file
 from latino_engine.evaluation import Evaluation, evaluate
+from latino_engine.operators.protocol import Operator
 
 RESULTS = Path(__file__).parent.parent / "results" / "quality"
 #: How `coverage_active` counts and which pixels; rows of another rule are computed again.
@@ -52,6 +56,7 @@ class Sampler:
         adapter: shipped name, folder, an `Adapter`, or None.
         sampler, steps, unfold: as in `Engine.sample`.
         num_samples: draws per image.
+        restoration: where the chain starts, as in `evaluate`; for an adapter that was trained so.
     """
 
     name: str
@@ -61,6 +66,7 @@ class Sampler:
     steps: int | None = None
     unfold: int | None = None
     num_samples: int = 16
+    restoration: Callable[[Tensor, Operator], Tensor] | None = None
 
 
 def score_row(
@@ -97,7 +103,7 @@ def score_row(
         engine = le.compile(
             prior, f"{folder}/e.engine", adapter=adapter, image_size=problem.size, max_batch=64
         )
-        report = evaluate(engine, options, f"{folder}/out")
+        report = evaluate(engine, options, f"{folder}/out", restoration=sampler.restoration)
     return write_row(path, {"name": sampler.name, **identity, **report})
 
 
