@@ -101,13 +101,14 @@ def budget(architecture: dict[str, Any], batch: int, side: int) -> Budget:
     """Count one call of the network on images (batch, 3, side, side), without computing it."""
     found = Budget()
     with torch.device("meta"):
-        network = UNet(channels=3, **architecture)
+        network = UNet(channels=3, **architecture).to("meta")  # all of it, whoever made a buffer
         for module in network.modules():
             if isinstance(
                 module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear | nn.GroupNorm | Attention
             ):
                 module.register_forward_hook(lambda m, inputs, out: found.add(m, inputs[0], out))
-        network(torch.empty(batch, 3, side, side), torch.empty(batch))
+        x = torch.empty(batch, 3, side, side, device="meta")
+        network(x, torch.empty(batch, device="meta"))
     found.parameters = sum(p.numel() for p in network.parameters())
     return found
 
