@@ -110,6 +110,8 @@ def _stopped(out: Path) -> BaseException:
 
     if not (out / CHECKPOINT).exists():
         return KeyboardInterrupt()
+    if int(os.environ.get("RANK", "0")) > 0:
+        return typer.Exit(INTERRUPTED_AND_SAVED)  # the main process tells
     print(f"stopped; written to {out}: the same command goes on from there", file=sys.stderr)
     return typer.Exit(INTERRUPTED_AND_SAVED)
 
@@ -166,6 +168,9 @@ def distill(
     patch: Annotated[
         list[int] | None, typer.Option(help="energy: side of its patches, repeatable; 1, 4, 8.")
     ] = None,
+    exponent: Annotated[
+        float, typer.Option(help="energy: of its distances; below 1, small errors count more.")
+    ] = 1.0,
     adversarial: Annotated[float, typer.Option(help="paper: weight of the term.")] = 0.1,
     noise_mse: Annotated[float, typer.Option(help="paper: weight of the term.")] = 1.0,
     noise_mse_cutoff: Annotated[float, typer.Option(help="paper: largest 1/sigma^2.")] = 10.0,
@@ -222,6 +227,7 @@ def distill(
         batch=batch,
         num_samples=num_samples,
         patches=tuple(patch or Distillation.patches),
+        exponent=exponent,
         adversarial=adversarial,
         noise_mse=noise_mse,
         noise_mse_cutoff=noise_mse_cutoff,

@@ -69,6 +69,11 @@ def read_image(path: PathLike) -> Tensor:
     return torch.from_numpy(_to_unit_range(file, _read_array(file))[None])
 
 
+def is_pixel_type(dtype: np.dtype[Any]) -> bool:
+    """True for bool, uint8, uint16 and floats, in either byte order: what `read_image` takes."""
+    return dtype.kind in "bf" or (dtype.kind == "u" and dtype.itemsize <= 2)
+
+
 def read_mask(path: PathLike) -> Tensor:
     """A mask file as float32 (H, W) of 0 (missing) and 1 (observed).
 
@@ -221,13 +226,13 @@ def _read_plane(path: Path) -> Array:
 
 
 def _to_unit_range(path: Path, pixels: Array) -> NDArray[np.float32]:
-    if pixels.dtype == np.bool_:
-        return pixels.astype(np.float32)
-    if pixels.dtype.kind == "u" and pixels.dtype.itemsize <= 2:  # in either byte order
-        return (pixels / np.float64(np.iinfo(pixels.dtype).max)).astype(np.float32)
-    if pixels.dtype.kind != "f":
+    if not is_pixel_type(pixels.dtype):
         remedy = "save it as one of these"
         raise unreadable(path, "uint8, uint16 or floats in [0, 1]", pixels.dtype, remedy)
+    if pixels.dtype == np.bool_:
+        return pixels.astype(np.float32)
+    if pixels.dtype.kind == "u":
+        return (pixels / np.float64(np.iinfo(pixels.dtype).max)).astype(np.float32)
     values = pixels.astype(np.float64)
     outside = np.minimum(np.abs(values - np.clip(values, 0.0, 1.0)), 1e9)  # its square is finite
     if np.sqrt(np.mean(outside**2)) > MAX_RMS_OUTSIDE:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from latino_engine.distill.options import Distillation
+from latino_engine.distill.prior_training import PriorTraining
 
 
 def blob_images(count: int = 64, size: int = 16) -> np.ndarray:
@@ -34,3 +35,19 @@ def distillation(source: Path, **more: object) -> Distillation:
         "warmup": 1,
     }
     return Distillation(source=str(source), name="blobs", **{**fixed, **more})
+
+
+def prior_training(source: Path, **more: object) -> PriorTraining:
+    """A run of a few steps on them."""
+    fixed = {
+        "size": 16,
+        "batch": 8,
+        "steps": 6,
+        "groups": 4,
+        "warmup": 2,
+        "widths": (8, 16),
+        "blocks_per_level": 1,
+        "attention_heads": 2,
+        "embedding": 16,
+    }
+    return PriorTraining(source=str(source), name="blobs", **{**fixed, **more})

@@ -47,14 +47,22 @@ def test_energy_loss_by_hand():
     assert float(energy_loss(shifted, x, ())) == pytest.approx((0.5 * (0 + 8) - 4) / 2, abs=1e-3)
 
 
-def test_energy_loss_is_lowest_at_the_posterior():
+def test_the_exponent_by_hand():
+    samples = torch.tensor([0.0, 4.0]).reshape(2, 1, 1, 1, 1)
+    x = torch.ones(1, 1, 1, 1)
+    pixel = 0.5 * (1 + 3**0.5) - 0.5 * 4**0.5
+    assert float(energy_loss(samples, x, (), 0.5)) == pytest.approx(pixel, abs=1e-3)
+
+
+@pytest.mark.parametrize("exponent", [0.5, 1.0, 1.5])
+def test_energy_loss_is_lowest_at_the_posterior(exponent):
     generator = torch.Generator().manual_seed(0)
     x = 0.5 * torch.randn(20000, 1, 2, 2, generator=generator)
 
     def loss(mean, std):
         own = torch.Generator().manual_seed(1)
         samples = mean + std * torch.randn(2, *x.shape, generator=own)
-        return float(energy_loss(samples, x, (1, 2)))
+        return float(energy_loss(samples, x, (1, 2), exponent))
 
     right = loss(0.0, 0.5)
     assert all(right < loss(*wrong) - 1e-3 for wrong in [(0, 0.3), (0, 0.8), (0.2, 0.5)])

@@ -16,13 +16,14 @@ import numpy as np
 import pytest
 import torch
 from blobs import blob_images
+from blobs import prior_training as options
 from PIL import Image
 
 import latino_engine as le
 from latino_engine import cli
 from latino_engine.distill import prior_training
 from latino_engine.distill.data import draw_batch, open_images
-from latino_engine.distill.prior_training import PriorTraining, sample_grid, train_prior
+from latino_engine.distill.prior_training import sample_grid, train_prior
 from latino_engine.errors import (
     ImageUnreadable,
     InvalidArgument,
@@ -38,11 +39,6 @@ FILES = {"prior.json", "model.safetensors", "training.safetensors", "training.js
 def source(tmp_path):
     np.save(tmp_path / "blobs.npy", blob_images())
     return tmp_path / "blobs.npy"
-
-
-def options(source, **more):
-    fixed = {"size": 16, "batch": 8, "steps": 6, "groups": 4, "warmup": 2, **SMALL}
-    return PriorTraining(source=str(source), name="blobs", **{**fixed, **more})
 
 
 def test_it_learns_to_denoise(source, tmp_path):

@@ -1,5 +1,4 @@
-"""What the trainings share: where a stopped run goes on, what a run is compared by, what is tried
-before its first step."""
+"""What the trainings share: what a run is compared by, what is tried before its first step."""
 
 from __future__ import annotations
 
@@ -10,23 +9,21 @@ from dataclasses import fields, replace
 import numpy as np
 import pytest
 import tifffile
-import torch
 from blobs import blob_images, distillation
 from PIL import Image
 from tiny import tiny_prior
 
 import latino_engine as le
 from latino_engine import cli, cli_training
-from latino_engine.distill import data, paper_objective, perceptual, prior_training
+from latino_engine.distill import data, paper_objective, perceptual
 from latino_engine.distill import distillation as module
-from latino_engine.distill.checkpoint import read_facts
 from latino_engine.distill.data import open_images
 from latino_engine.distill.distillation import distill
 from latino_engine.distill.operator_draws import draw_operator, parse_draws
 from latino_engine.distill.options import Distillation
-from latino_engine.distill.prior_training import PriorTraining, train_prior
+from latino_engine.distill.prior_training import PriorTraining
 from latino_engine.distill.runs import CHECKPOINT, claim_folder
-from latino_engine.errors import ImageUnreadable, InvalidArgument, TrainingStopped
+from latino_engine.errors import ImageUnreadable, InvalidArgument
 
 
 @pytest.fixture
@@ -35,47 +32,7 @@ def source(tmp_path):
     return tmp_path / "blobs.npy"
 
 
-def small_prior(source, **changes):
-    settings = {"widths": (8,), "blocks_per_level": 1, "attention_heads": 1, "embedding": 8}
-    options = PriorTraining(str(source), "small", 16, steps=4, batch=2, **settings)
-    return replace(options, **changes)
-
-
-def test_after_nan_the_run_goes_on_from_the_average(source, tmp_path, monkeypatch):
-    """The weights that made the NaN are replaced by the average, and the optimizer forgets."""
-    options = distillation(source, training_steps=6)
-    loss = module.EnergyObjective.loss
-
-    def broken(self, model, batch):
-        if batch.step == 3:
-            with torch.no_grad():  # weights that give NaN although they are finite
-                next(p for p in model.parameters() if p.requires_grad).fill_(1e38)
-        return loss(self, model, batch)
-
-    monkeypatch.setattr(module.EnergyObjective, "loss", broken)
-    with pytest.raises(TrainingStopped, match="at step 3; the last good average is kept"):
-        distill(tiny_prior(1), options, tmp_path / "run")
-    monkeypatch.setattr(module.EnergyObjective, "loss", loss)
-    lower = replace(options, learning_rate=1e-5, step_size_rate=1e-4, discriminator_rate=1e-5)
-    assert distill(tiny_prior(1), lower, tmp_path / "run").training["steps_done"] == 6
-
-
-def test_a_prior_goes_on_after_nan_at_a_lower_rate(source, tmp_path, monkeypatch):
-    options = small_prior(source)
-    check = prior_training.check_loss
-
-    def broken(value, norm, step):
-        check(float("nan") if step == 2 else value, norm, step)
-
-    monkeypatch.setattr(prior_training, "check_loss", broken)
-    with pytest.raises(TrainingStopped, match="got nan at step 2"):
-        train_prior(options, tmp_path / "run")
-    monkeypatch.setattr(prior_training, "check_loss", check)
-    train_prior(replace(options, learning_rate=1e-5), tmp_path / "run")
-    assert read_facts(tmp_path / "run" / CHECKPOINT)["step"] == 4
-
-
-def test_a_project_that_moved_and_another_spelling_go_on(source, tmp_path, monkeypatch):
+def test_the_same_images_are_the_same_run_wherever_they_stand(source, tmp_path, monkeypatch):
     here = tmp_path / "here"
     here.mkdir()
     shutil.copy(source, here / "images.npy")
@@ -85,17 +42,48 @@ def test_a_project_that_moved_and_another_spelling_go_on(source, tmp_path, monke
     assert distill(tiny_prior(1), absolute, here / "run").training["steps_done"] == 2
     monkeypatch.chdir(tmp_path)
     here.rename(tmp_path / "there")
+    more = distillation("there/images.npy", training_steps=3)
+    assert distill(tiny_prior(1), more, "there/run").training["steps_done"] == 3
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_other_images_of_the_same_name_are_refused(kind, tmp_path, monkeypatch):
+    for place, count in (("here", 64), ("there", 8)):
+        (tmp_path / place / "images").mkdir(parents=True)
+        monkeypatch.chdir(tmp_path / place)
+        if kind == "file":
+            np.save("images/blobs.npy", blob_images(count))
+        else:
+            for number, image in enumerate(blob_images(count)):
+                Image.fromarray(image[0]).save(f"images/{number}.png")
+    name = "images/blobs.npy" if kind == "file" else "images"
+    monkeypatch.chdir(tmp_path / "here")
+    distill(tiny_prior(1), distillation(name, training_steps=1), tmp_path / "run")
+    before = (tmp_path / "run" / CHECKPOINT).read_bytes()
     monkeypatch.chdir(tmp_path / "there")
-    more = distillation("./images.npy", training_steps=3)  # neither as spelled nor where it stood
-    with pytest.raises(InvalidArgument, match="got another source; use the same options"):
-        distill(tiny_prior(1), more, "run")
-    shutil.rmtree("run")
-    distill(tiny_prior(1), distillation("images.npy", training_steps=1), "run")
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "there").rename(tmp_path / "elsewhere")
-    monkeypatch.chdir(tmp_path / "elsewhere")
-    more = distillation("images.npy", training_steps=2)
-    assert distill(tiny_prior(1), more, "run").training["steps_done"] == 2
+    with pytest.raises(InvalidArgument) as caught:
+        distill(tiny_prior(1), distillation(name, training_steps=2), tmp_path / "run")
+    assert str(caught.value) == (
+        "out: expected the options of the run in 'run', got another source; use the same options, "
+        "or another folder"
+    )
+    assert (tmp_path / "run" / CHECKPOINT).read_bytes() == before
+
+
+def test_the_start_may_be_trained_on_or_be_gone(source, tmp_path):
+    """It is read once, when a run begins."""
+    begun = distillation(source, training_steps=1)
+    distill(tiny_prior(1), begun, tmp_path / "begun")
+    shutil.copytree(tmp_path / "begun", tmp_path / "copy")
+    options = replace(begun, start=str(tmp_path / "begun"))
+    distill(tiny_prior(1), options, tmp_path / "run")
+    copied = replace(options, start=str(tmp_path / "copy"), training_steps=2)
+    assert distill(tiny_prior(1), copied, tmp_path / "run").training["steps_done"] == 2
+    shutil.rmtree(tmp_path / "copy")
+    gone = replace(copied, training_steps=3)
+    assert distill(tiny_prior(1), gone, tmp_path / "run").training["steps_done"] == 3
+    with pytest.raises(InvalidArgument, match="got another start; use the same options"):
+        distill(tiny_prior(1), replace(gone, start="digits-32-2x2"), tmp_path / "run")
 
 
 def test_a_run_whose_checkpoint_does_not_tell_its_start(source, tmp_path, monkeypatch):
@@ -135,7 +123,7 @@ def test_a_new_folder_is_not_left_and_others_stay(tmp_path):
     assert claim_folder(tmp_path / "mine") is False
     assert (tmp_path / "mine").is_dir()
     assert claim_folder(tmp_path / "a" / "b") is False
-    assert not (tmp_path / "a" / "b").exists()
+    assert not (tmp_path / "a").exists()
 
 
 @pytest.mark.parametrize("train", ["distill", "train-prior"])
@@ -165,8 +153,22 @@ def test_headers_alone_are_read(tmp_path, monkeypatch):
     Image.fromarray(pixels).save(tmp_path / "c.tif")
     tifffile.imwrite(tmp_path / "d.tiff", pixels.astype(np.float32), photometric="rgb")
     tifffile.imwrite(tmp_path / "e.tiff", pixels.astype(">u2"), byteorder=">", photometric="rgb")
+    Image.fromarray(pixels).save(tmp_path / "f.tiff", compression="tiff_lzw")
+    deep = {"photometric": "rgb", "compression": "zlib"}
+    tifffile.imwrite(tmp_path / "g.tiff", pixels.astype(np.uint16), **deep)
     monkeypatch.delattr(data, "read_image")
     assert open_images(tmp_path, crop=16).channels == 3
+
+
+def test_a_tiff_that_cannot_be_decoded_is_refused_before_the_first_step(tmp_path):
+    """The header of a 32 bit LZW file is in order; its pixels need another decoder."""
+    floats = Image.fromarray(np.zeros((20, 24), np.float32))
+    floats.save(tmp_path / "a.tif", compression="tiff_lzw")
+    with pytest.raises(ImageUnreadable) as caught:
+        open_images(tmp_path, crop=16)
+    assert "a.tif: expected a compression that can be decoded here, got 32 bits in LZW" in str(
+        caught.value
+    )
 
 
 @pytest.mark.parametrize("kind", ["animation", "pages", "alpha.tif", "large", "integers"])
@@ -217,17 +219,21 @@ def test_a_range_of_whole_numbers(values):
 
 
 def test_what_a_range_is_tried_with(monkeypatch):
-    """Ends, but every factor: one in the middle may not divide the image."""
+    """Ends, but every factor and size: one in the middle may not divide the image."""
     tried = []
     parse = "latino_engine.distill.operator_draws.parse_operator"
     monkeypatch.setattr(parse, lambda text, *_: tried.append(text) or le.Denoising(0.1))
-    parse_draws(["tomography:angles=20..180", "sr:factor=2..4"], "0.1").kinds(16, 1)
+    chain = "blur:std=1,size=3..5,border=valid then sr:factor=2"
+    texts = ["tomography:angles=20..180", "sr:factor=2..4", "sr:factor=1..900", chain]
+    parse_draws(texts, "0.1").kinds(16, 1)
     assert tried == [
         "tomography:angles=20",
         "tomography:angles=180",
         "sr:factor=2",
         "sr:factor=3",
         "sr:factor=4",
+        *(f"sr:factor={number}" for number in (*range(1, 65), 900)),
+        *(chain.replace("3..5", str(number)) for number in (3, 4, 5)),
     ]
     monkeypatch.undo()
     with pytest.raises(InvalidArgument, match="x: expected sides divisible by 3, got 16 x 16"):

@@ -22,8 +22,6 @@ from latino_engine.operators.protocol import Operator
 RESULTS = Path(__file__).parent.parent / "results" / "quality"
 #: How `coverage_active` counts and which pixels; rows of another rule are computed again.
 COVERAGE_RULE = "rank of the truth; std of samples and truth together"
-#: The rule before, the interval between sample quantiles.
-BY_QUANTILES = "std of samples and truth together"
 PEERS_PYTHON = Path(__file__).parents[2] / ".venv-peers" / "bin" / "python"
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.quality import limits
-from benchmarks.quality.rows import BY_QUANTILES, COVERAGE_RULE, RESULTS, read_row
+from benchmarks.quality.rows import COVERAGE_RULE, RESULTS, read_row
 from latino_engine.atomic import atomic_file
 
 _HEAD = """# Results
@@ -17,10 +17,9 @@ score are proper scores (lower is better) and their estimators are unbiased in t
 samples S, so rows of 4 and of 16 samples compare; the PSNR of the mean grows with S. Coverage is
 that of the central interval, by the rank of the truth among the samples, over the pixels where
 samples and truth together have a std of at least 0.02: exact posterior samples cover what they
-should, however often values repeat; 80 % needs nine samples or more. A coverage with * is that of
-the interval between sample quantiles, which holds more than its level where the truth is exactly 0,
-as most of a digit is; rows scored by an older choice of pixels show none. NFE: network evaluations
-per sample. PSNR in dB of the mean and of one sample.
+should, however often values repeat; 80 % needs nine samples or more, and rows scored by an older
+choice of pixels show none. NFE: network evaluations per sample. PSNR in dB of the mean and of one
+sample.
 """
 _SECTIONS = (
     (
@@ -103,11 +102,6 @@ def _line(row: dict[str, Any]) -> str:
 
 
 def _coverage(row: dict[str, Any], level: str) -> str:
-    rule = row.get("coverage_rule")
-    known = rule in (COVERAGE_RULE, BY_QUANTILES)
+    known = row.get("coverage_rule") == COVERAGE_RULE
     share: float | None = row["coverage_active"][level] if known else None
-    return _percent(share) + ("*" if rule == BY_QUANTILES and share is not None else "")
-
-
-def _percent(share: float | None) -> str:
     return "-" if share is None else f"{100 * share:.1f}"

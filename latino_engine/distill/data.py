@@ -20,10 +20,11 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image
+from tifffile import COMPRESSION
 from torch import Tensor
 
 from latino_engine.errors import ImageUnreadable, invalid, unreadable
-from latino_engine.image_io import EXTENSIONS, MAX_PIXELS, read_image, tiff_page
+from latino_engine.image_io import EXTENSIONS, MAX_PIXELS, is_pixel_type, read_image, tiff_page
 
 Bytes = NDArray[np.uint8]
 
@@ -31,7 +32,8 @@ _CACHE_BYTES = 4 << 30  # decoded images kept in memory
 _IDX_BYTES = 0x08  # the type code of unsigned bytes
 #: Pillow's modes that `read_image` takes -> channels.
 _CHANNELS = {"1": 1, "L": 1, "I": 1, "I;16": 1, "I;16B": 1, "I;16L": 1, "P": 3, "RGB": 3}
-_TIFF_TYPES = ("uint8", "uint16", "float16", "float32", "float64")  # of tifffile, in any byte order
+#: TIFF compressions of which every pixel type can be decoded.
+_ANY_TYPE = (COMPRESSION.NONE, COMPRESSION.DEFLATE, COMPRESSION.ADOBE_DEFLATE)
 _IDX_IMAGES = 3  # axes: image, row, column
 
 
@@ -206,7 +208,8 @@ def _shape(path: Path) -> tuple[int, ...]:
             with tifffile.TiffFile(path) as tiff:
                 page = tiff_page(path, tiff)
                 found = (page.samplesperpixel, page.imagelength, page.imagewidth)
-                known = str(page.dtype) in _TIFF_TYPES
+                plain = page.compression in _ANY_TYPE or page.bitspersample == 8
+                known = plain and page.dtype is not None and is_pixel_type(page.dtype)
         else:
             with Image.open(path, formats=("PNG", "JPEG")) as image:
                 found = (_CHANNELS.get(image.mode, 0), image.height, image.width)

@@ -28,16 +28,18 @@ from latino_engine.distill.runs import (
     Interruptible,
     Report,
     RunState,
+    caught_up,
+    check_finite,
     check_loss,
     check_unchanged,
     claim_folder,
-    fall_back,
+    falling_back,
     follow,
     option_facts,
 )
 from latino_engine.distill.starting import start_from
 from latino_engine.distill.unfolded import TrainingBatch, Unfolded
-from latino_engine.errors import TrainingStopped, invalid
+from latino_engine.errors import invalid
 from latino_engine.measurement import make_problem
 from latino_engine.priors.folder import pixel_prior
 from latino_engine.priors.prior import Prior
@@ -173,7 +175,7 @@ class _Run:
     def _objective(self) -> Objective:
         o = self.options
         if o.objective == "energy":
-            return EnergyObjective(o.num_samples, o.patches)
+            return EnergyObjective(o.num_samples, o.patches, o.exponent)
         if o.objective == "mse":
             return MeanObjective()
         device, average = self.processes.device, self.processes.average_gradients
@@ -222,11 +224,9 @@ class _Run:
                 x = coming.result()
                 coming = pool.submit(self._images, self.state.step + 1)
                 batch = self._batch(x)
-                try:
+                everything = self._optimizers().values()
+                with falling_back(self.average, self.model, everything, self.objective.restart):
                     loss = self._step(batch)
-                except TrainingStopped:
-                    fall_back(self.average, self.model, self._optimizers().values())
-                    raise
                 spent = self.processes.agree(time.perf_counter() - start)
                 self.state.step += 1
                 self.state.seconds += spent
@@ -265,17 +265,18 @@ class _Run:
         norm = torch.nn.utils.clip_grad_norm_(self.trained, 1.0)
         check_loss(value, float(norm), step)
         self.objective.update(batch)  # may refuse too: before anything has changed
+        follow(self.average, self.model, o.ema, step)
         warm = min(1.0, (step + 1) / o.warmup)
         share = warm * 0.5 * (1.0 + math.cos(math.pi * self.fraction()))
         for group in self.optimizer.param_groups:
             group["lr"] = share * group["peak"]
         self.optimizer.step()
-        follow(self.average, self.model, min(o.ema, 1.0 - 1.0 / (step + 2)), step)
+        check_finite(self.model, step + 1)
         return value
 
-    def adapter(self) -> Adapter:
+    def adapter(self, average: Unfolded) -> Adapter:
         """The adapter with the averaged weights."""
-        o, average = self.options, self.average
+        o = self.options
         for mean, new in zip(average.parameters(), self.model.parameters(), strict=True):
             mean.requires_grad_(new.requires_grad)  # marks what belongs to the adapter
         return Adapter(
@@ -304,9 +305,10 @@ class _Run:
             "perceptual": self._perceptual(),
         }
         write_checkpoint(self.folder / CHECKPOINT, self._modules(), self._optimizers(), facts)
-        write_adapter(self.adapter(), self.folder, half=self.options.half)
-        if self.average.init_network is not None:
-            write_module(self.folder / "init.safetensors", self.average.init_network)
+        average = caught_up(self.average, self.model, self.options.ema, self.state.step)
+        write_adapter(self.adapter(average), self.folder, half=self.options.half)
+        if average.init_network is not None:
+            write_module(self.folder / "init.safetensors", average.init_network)
         self.state.write_losses(self.folder)
         self.written = time.monotonic()
 

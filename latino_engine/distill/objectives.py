@@ -12,7 +12,7 @@ from torch import Tensor
 
 from latino_engine.distill.unfolded import TrainingBatch, Unfolded
 
-_SMALL = 1e-6  # inside the square root, so that its slope stays finite at 0
+_SMALL = 1e-6  # inside the power, so that its slope stays finite at 0; the score stays proper
 
 
 class Objective(Protocol):
@@ -23,6 +23,9 @@ class Objective(Protocol):
 
     def update(self, batch: TrainingBatch) -> None:
         """Train what the loss needs (a discriminator), after the model's step."""
+
+    def restart(self) -> None:
+        """Begin anew with what it trains: the training was stopped by numbers not finite."""
 
     def modules(self) -> dict[str, torch.nn.Module]:
         """What a checkpoint must hold besides the model."""
@@ -35,6 +38,9 @@ class _Alone:
     """What an objective has that trains no second network."""
 
     def update(self, batch: TrainingBatch) -> None:
+        """Nothing."""
+
+    def restart(self) -> None:
         """Nothing."""
 
     def modules(self) -> dict[str, torch.nn.Module]:
@@ -53,10 +59,12 @@ class EnergyObjective(_Alone):
     Attributes:
         num_samples: S >= 2 per measurement.
         patches: sides of the patches, in pixels; each scale and the whole image count alike.
+        exponent: beta of `energy_loss`.
     """
 
     num_samples: int = 2
     patches: tuple[int, ...] = (1, 4, 8)
+    exponent: float = 1.0
 
     def loss(self, model: Unfolded, batch: TrainingBatch) -> Tensor:
         """`energy_loss` of S samples for each measurement of the batch."""
@@ -64,7 +72,8 @@ class EnergyObjective(_Alone):
         index = torch.arange(count).repeat(self.num_samples)
         sample_ids = torch.arange(self.num_samples).repeat_interleave(count)
         drawn = model(batch.problem, index, sample_ids, batch.stream(index, sample_ids))
-        return energy_loss(drawn.reshape(self.num_samples, *batch.x.shape), batch.x, self.patches)
+        samples = drawn.reshape(self.num_samples, *batch.x.shape)
+        return energy_loss(samples, batch.x, self.patches, self.exponent)
 
 
 @dataclass(frozen=True)
@@ -82,38 +91,43 @@ class MeanObjective(_Alone):
         return F.mse_loss(drawn, batch.x)
 
 
-def energy_loss(samples: Tensor, x: Tensor, patches: Sequence[int]) -> Tensor:
-    """Energy scores of images and patches, each divided by the root of its number of entries.
+def energy_loss(
+    samples: Tensor, x: Tensor, patches: Sequence[int], exponent: float = 1.0
+) -> Tensor:
+    """Energy scores of images and patches, their distances per root of the number of entries.
 
-    For one image: mean_s ||x_s - x|| - 1/2 mean_{s != t} ||x_s - x_t||, a proper score: its
-    expectation is lowest when the samples follow p(x | y). Patches overlap by half.
+    For one image: mean_s ||x_s - x||^beta - 1/2 mean_{s != t} ||x_s - x_t||^beta, for
+    0 < beta < 2 a proper score: its expectation is lowest when the samples follow p(x | y).
+    A smaller beta counts small errors more, beside large ones: where x is nearly certain, the
+    samples are drawn closer to it. Patches overlap by half.
 
     Args:
         samples: (S, B, C, H, W), S >= 2.
         x: (B, C, H, W), the truth.
         patches: sides in pixels; those larger than the image are left out.
+        exponent: beta.
 
     Source: Gneiting & Raftery (2007), section 4.3; De Bortoli et al. (2025), arXiv:2502.02483.
     """
-    total = _energy(samples.flatten(2), x.flatten(1))
+    total = _energy(samples.flatten(2), x.flatten(1), exponent)
     used = [side for side in patches if side <= min(x.shape[-2:])]
     for side in used:
-        total = total + _energy(_patches(samples, side), _patches(x[None], side)[0])
+        total = total + _energy(_patches(samples, side), _patches(x[None], side)[0], exponent)
     return total / (1 + len(used))
 
 
-def _energy(samples: Tensor, x: Tensor) -> Tensor:
-    """samples (S, ..., D), x (..., D) -> a number, in root-mean-square units."""
+def _energy(samples: Tensor, x: Tensor, exponent: float) -> Tensor:
+    """samples (S, ..., D), x (..., D) -> a number, in root-mean-square units to the exponent."""
     count, size = samples.shape[0], samples.shape[-1]
-    to_truth = _distance(samples, x[None]).mean()
+    to_truth = _distance(samples, x[None], exponent).mean()
     first, second = torch.triu_indices(count, count, offset=1).unbind()
-    apart = _distance(samples[first], samples[second]).mean()
-    score: Tensor = (to_truth - 0.5 * apart) / size**0.5
+    apart = _distance(samples[first], samples[second], exponent).mean()
+    score: Tensor = (to_truth - 0.5 * apart) / size ** (0.5 * exponent)
     return score
 
 
-def _distance(a: Tensor, b: Tensor) -> Tensor:
-    return torch.sqrt((a - b).square().sum(dim=-1) + _SMALL)
+def _distance(a: Tensor, b: Tensor, exponent: float) -> Tensor:
+    return ((a - b).square().sum(dim=-1) + _SMALL) ** (0.5 * exponent)
 
 
 def _patches(images: Tensor, side: int) -> Tensor:

@@ -40,6 +40,7 @@ _WHOLE_KEYS = (
     "masks",
     "oversampling",
 )
+_SIDE_KEYS = ("factor", "size")  # whether they fit depends on the side, not on their own size
 _FEW = 64  # whole numbers of a range that are tried one by one
 _LARGEST = 2**53  # whole numbers above it are not exact as floats
 _FILE_KEYS = ("kernel", "kernels", "mask")  # names of files, which may hold any character
@@ -81,8 +82,11 @@ class OperatorDraws:
         """The operator classes that can be drawn, each once.
 
         Every choice of every description is built and applied once to an image of this size, with
-        both ends of its ranges and, for a `factor`, which must divide the image, with every number
-        of the range.
+        both ends of its ranges and, for a `factor` (which must divide the side) or `size` (which
+        may change it), with the first 64 numbers and the last.
+
+        Raises:
+            InvalidArgument: one that cannot be built or applied.
         """
         random = np.random.default_rng(0)
         found: dict[str, None] = {}
@@ -150,7 +154,7 @@ def _draw_values(text: str, random: np.random.Generator) -> str:
 
 
 def _every_choice(text: str) -> list[str]:
-    """The descriptions without "a|b", one for each combination."""
+    """The descriptions to try, without ranges and choices: one for each combination."""
     parts = pieces(text)
     choices = [_choices(p) if place % 2 == 0 else [p] for place, p in enumerate(parts)]
     return ["".join(combination) for combination in itertools.product(*choices)]
@@ -161,44 +165,44 @@ def _choices(text: str) -> list[str]:
     name, colon, rest = text.partition(":")
     choices = []
     for item in rest.split(","):
-        key, equals, value = item.partition("=")
-        values = [value] if key.strip() in _FILE_KEYS else value.split("|")
-        values = [one for text in values for one in _whole_or_ends(name, key, equals, text)]
-        choices.append([f"{key}{equals}{one}" for one in values])
+        key, equals, values = _alternatives(item)
+        tried = [one for value in values for one in _tried(name, key, equals, value)]
+        choices.append([f"{key}{equals}{one}" for one in tried])
     return [f"{name}{colon}{','.join(items)}" for items in itertools.product(*choices)]
 
 
-def _whole_or_ends(name: str, key: str, equals: str, value: str) -> list[str]:
-    """What a range is tried with: its ends, and of a short range of factors every number."""
-    ends = None if key.strip() in _FILE_KEYS else _range(name, key, equals, value)
-    if ends is None:
+def _tried(name: str, key: str, equals: str, value: str) -> list[str]:
+    """What a value or range is tried with: its ends, or every number that a side depends on."""
+    numbers = _range(name, key, equals, value)
+    if numbers is None:
         return [value]
-    if key.strip() not in _WHOLE_KEYS:
-        return [f"{end:.6g}" for end in ends]
-    numbers = range(int(ends[0]), int(ends[1]) + 1)
-    each = key.strip() == "factor" and len(numbers) <= _FEW
-    return [str(number) for number in (numbers if each else dict.fromkeys(map(int, ends)))]
+    if not isinstance(numbers, range):
+        return [f"{end:.6g}" for end in numbers]
+    each = numbers[:_FEW] if key.strip() in _SIDE_KEYS else numbers[:1]
+    return [str(number) for number in dict.fromkeys((*each, numbers[-1]))]
 
 
 def _draw_value(name: str, item: str, random: np.random.Generator) -> str:
-    key, equals, value = item.partition("=")
-    if key.strip() in _FILE_KEYS:
-        return item
-    if "|" in value:
-        choices = value.split("|")
-        value = choices[int(random.integers(len(choices)))]
-    ends = _range(name, key, equals, value)
-    if ends is None:
+    key, equals, values = _alternatives(item)
+    value = values[int(random.integers(len(values)))] if len(values) > 1 else values[0]
+    numbers = _range(name, key, equals, value)
+    if numbers is None:
         return f"{key}{equals}{value}"
-    if key.strip() in _WHOLE_KEYS:
-        return f"{key}={int(random.integers(int(ends[0]), int(ends[1]) + 1))}"
-    return f"{key}={random.uniform(*ends):.6g}"
+    if isinstance(numbers, range):
+        return f"{key}={int(random.integers(numbers.start, numbers.stop))}"
+    return f"{key}={random.uniform(*numbers):.6g}"
 
 
-def _range(name: str, key: str, equals: str, value: str) -> tuple[float, float] | None:
-    """The ends of "low..high", None for anything without dots."""
+def _alternatives(item: str) -> tuple[str, str, list[str]]:
+    """key, "=" and the values of "key=a|b"; the name of a file is one value."""
+    key, equals, value = item.partition("=")
+    return key, equals, [value] if key.strip() in _FILE_KEYS else value.split("|")
+
+
+def _range(name: str, key: str, equals: str, value: str) -> range | tuple[float, float] | None:
+    """The numbers of "low..high", whole ones as a range; None for anything without dots."""
     low, dots, high = value.partition("..")
-    if not dots:
+    if not dots or key.strip() in _FILE_KEYS:
         return None
     try:
         first, last = float(low), float(high)
@@ -207,12 +211,13 @@ def _range(name: str, key: str, equals: str, value: str) -> tuple[float, float] 
     if not equals or not first <= last or math.isinf(first) or math.isinf(last):
         expected = "a range low..high of two numbers"
         raise invalid(f"operator {name}, {key}", expected, repr(value), f"write {key}=0.8..3")
-    if key.strip() in _WHOLE_KEYS:
-        whole = first.is_integer() and last.is_integer()
-        if not (whole and first >= -_LARGEST and last <= _LARGEST):
-            expected = "a range low..high of two whole numbers, at most 2^53"
-            raise invalid(f"operator {name}, {key}", expected, repr(value), f"write {key}=2..4")
-    return first, last
+    if key.strip() not in _WHOLE_KEYS:
+        return first, last
+    whole = first.is_integer() and last.is_integer()
+    if not (whole and first >= -_LARGEST and last <= _LARGEST):
+        expected = "a range low..high of two whole numbers, at most 2^53"
+        raise invalid(f"operator {name}, {key}", expected, repr(value), f"write {key}=2..4")
+    return range(int(first), int(last) + 1)
 
 
 def _boxes(batch: int, size: int, random: np.random.Generator) -> Tensor:

@@ -81,13 +81,12 @@ class PaperObjective:
                 raise invalid(name, "a weight of at least 0", got, "0 leaves the term out")
         self.options = options
         self.distance_name, self.distance = perceptual_distance(options.perceptual_network)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(options.seed)
-            self.discriminator = Discriminator(channels).to(device)
+        self.discriminator = _discriminator(channels, options.seed).to(device)
         self._optimizer = torch.optim.Adam(
             self.discriminator.parameters(), lr=options.discriminator_rate, betas=(0.0, 0.99)
         )
         self._average = average
+        self._channels = channels
         self._drawn: Tensor | None = None
 
     def loss(self, model: Unfolded, batch: TrainingBatch) -> Tensor:
@@ -146,6 +145,11 @@ class PaperObjective:
             )
         self._optimizer.step()
 
+    def restart(self) -> None:
+        """The discriminator as the run began with it: a bad one would stop the next step too."""
+        fresh = _discriminator(self._channels, self.options.seed)
+        self.discriminator.load_state_dict(fresh.state_dict())
+
     def modules(self) -> dict[str, nn.Module]:
         """The discriminator."""
         return {"discriminator": self.discriminator}
@@ -153,6 +157,13 @@ class PaperObjective:
     def optimizers(self) -> dict[str, torch.optim.Optimizer]:
         """The discriminator's."""
         return {"discriminator_optimizer": self._optimizer}
+
+
+def _discriminator(channels: int, seed: int) -> Discriminator:
+    """The one of this seed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return Discriminator(channels)
 
 
 def outer_times(batch: TrainingBatch, num_outer: int) -> Tensor:

@@ -24,17 +24,19 @@ from latino_engine.distill.runs import (
     Interruptible,
     Report,
     RunState,
+    caught_up,
+    check_finite,
     check_length,
     check_loss,
     check_positive,
     check_unchanged,
     claim_folder,
-    fall_back,
+    falling_back,
     follow,
     option_facts,
     training_device,
 )
-from latino_engine.errors import TrainingStopped, invalid
+from latino_engine.errors import invalid
 from latino_engine.image_io import write_image
 from latino_engine.op_checks import check_seed
 from latino_engine.priors.folder import load_prior, write_prior
@@ -219,11 +221,8 @@ class _Run:
                 start = time.perf_counter()
                 x = coming.result().to(self.device)
                 coming = pool.submit(self._batch, self.state.step + 1)
-                try:
+                with falling_back(self.average, self.model, [self.optimizer]):
                     loss = self._step(x)
-                except TrainingStopped:
-                    fall_back(self.average, self.model, [self.optimizer])
-                    raise
                 spent = time.perf_counter() - start
                 self.state.step += 1
                 self.state.seconds += spent
@@ -252,12 +251,13 @@ class _Run:
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         value = float(loss.detach())
         check_loss(value, float(norm), step)
+        follow(self.average, self.model, o.ema, step)
         warm = min(1.0, (step + 1) / o.warmup)
         rate = o.learning_rate * warm * 0.5 * (1.0 + math.cos(math.pi * self.fraction()))
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.step()
-        follow(self.average, self.model, min(o.ema, 1.0 - 1.0 / (step + 2)), step)
+        check_finite(self.model, step + 1)
         return value
 
     def prior(self) -> Prior:
@@ -275,7 +275,8 @@ class _Run:
             sampler={"sigma_max": o.sampler_sigma_max, "sigma_min": 0.02, "steps": 8},
             licence=o.licence,
         )
-        return Prior(spec, copy.deepcopy(self.average).cpu().eval())
+        average = caught_up(self.average, self.model, o.ema, self.state.step)
+        return Prior(spec, average.cpu().eval())
 
     def write(self) -> None:
         """Checkpoint, prior, loss curve and a sample grid: each file whole or as it was."""
@@ -289,7 +290,8 @@ class _Run:
         self.state.write_losses(self.folder)
         if prior.channels in (1, 3):
             grid = sample_grid(prior, self.options.size, self.options.seed)
-            write_image(self.folder / f"samples-{self.state.step:07d}.png", grid)
+            if bool(grid.isfinite().all()):  # an early network may overflow at high noise
+                write_image(self.folder / f"samples-{self.state.step:07d}.png", grid)
         self.written = time.monotonic()
 
 

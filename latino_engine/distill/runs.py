@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import hashlib
 import json
 import math
 import signal
@@ -10,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -20,8 +22,8 @@ from latino_engine.errors import InvalidArgument, OutputNotWritable, TrainingSto
 
 CHECKPOINT = "training.safetensors"
 _PROBE = "training.probe"
-_NOWHERE = object()  # equals no option
-_PATHS = ("source", "start")  # options that name files: the same file is the same option
+_PATHS = ("source", "start")  # options that name files: the same content is the same option
+_MARKED_BYTES = 1 << 20
 
 #: (steps done, fraction done in 0..1, loss, images per second)
 Report = Callable[[int, float, float, float], None]
@@ -69,13 +71,13 @@ def claim_folder(folder: Path, is_main: bool = True) -> bool:
             f"out: expected a new folder, an empty one or that of a run ({CHECKPOINT}), got "
             f"{str(folder)!r}, which is something else; choose another folder"
         )
-    is_new = not folder.exists()
+    new = [place for place in (folder, *folder.parents) if not place.exists()]
     with atomic_file(folder / _PROBE):
         pass
     (folder / _PROBE).unlink()
-    if is_new:
-        with suppress(OSError):  # in use by someone else meanwhile
-            folder.rmdir()
+    with suppress(OSError):  # in use by someone else meanwhile
+        for place in new:
+            place.rmdir()
     return stands
 
 
@@ -84,8 +86,8 @@ def check_unchanged(
 ) -> None:
     """Raises unless a run is resumed with its own options.
 
-    A file is the same if it is spelled as it was, or stands where it stood: a run is resumed from
-    another working folder as well as after its project has moved.
+    `source` is the same where the images are, wherever they stand and however they are spelled.
+    `start` is read once, when a run begins: it is the same where it is spelled as it was, too.
 
     Args:
         folder: of the run.
@@ -94,14 +96,15 @@ def check_unchanged(
         free: names of the options that may change.
     """
     given = json.loads(json.dumps(mine))
-    theirs, stood = facts["options"], facts.get("paths", {})
-    changed = [
-        name
-        for name, value in given.items()
-        if name not in free
-        and value != theirs.get(name)
-        and _place(name, value) not in (stood.get(name, _NOWHERE), _place(name, theirs.get(name)))
-    ]
+    theirs, prints = facts["options"], facts.get("fingerprints", {})
+
+    def same(name: str, value: Any) -> bool:
+        spelled_alike, then = value == theirs.get(name), prints.get(name)
+        if name not in _PATHS or then is None or (name == "start" and spelled_alike):
+            return bool(spelled_alike)
+        return bool(fingerprint(value) == then)
+
+    changed = [name for name in given if name not in free and not same(name, given[name])]
     if changed:
         raise InvalidArgument(
             f"out: expected the options of the run in {folder.name!r}, got another "
@@ -110,16 +113,32 @@ def check_unchanged(
 
 
 def option_facts(options: dict[str, Any]) -> dict[str, Any]:
-    """For a checkpoint: the options as given, and where the files stand that they name."""
-    paths = {name: _place(name, options.get(name)) for name in _PATHS}
-    return {"options": options, "paths": paths}
+    """For a checkpoint: the options as given, and what marks the files that they name."""
+    prints = {name: fingerprint(options.get(name)) for name in _PATHS}
+    return {"options": options, "fingerprints": prints}
 
 
-def _place(name: str, value: Any) -> Any:
-    """A file's path from the root; any other value as it is."""
-    if name not in _PATHS or not isinstance(value, str) or not Path(value).exists():
-        return value  # a shipped name is no file
-    return str(Path(value).resolve())
+def fingerprint(path: Any) -> str | None:
+    """SHA-256 of what is seldom alike by chance, None where there is no such file or folder.
+
+    Of a file: its size and its first MiB. Of a folder: names and sizes of the files below it.
+    """
+    if not isinstance(path, str):
+        return None
+    marks = hashlib.sha256()
+    try:
+        if Path(path).is_dir():
+            for file in sorted(Path(path).rglob("*")):
+                if file.is_file():
+                    name = file.relative_to(path).as_posix()
+                    marks.update(f"{name}\0{file.stat().st_size}\0".encode())
+        else:
+            marks.update(f"{Path(path).stat().st_size}\0".encode())
+            with Path(path).open("rb") as opened:
+                marks.update(opened.read(_MARKED_BYTES))
+    except OSError:
+        return None
+    return marks.hexdigest()
 
 
 class Interruptible:
@@ -161,33 +180,79 @@ def check_loss(loss: float, norm: float, step: int) -> None:
 
 
 @torch.no_grad()
-def follow(average: nn.Module, model: nn.Module, decay: float, step: int) -> None:
-    """average <- decay average + (1 - decay) model, for the trained parameters; buffers are copied.
+def follow(average: nn.Module, model: nn.Module, ema: float, step: int) -> None:
+    """average <- d average + (1 - d) model with d = min(ema, 1 - 1 / (step + 1)).
+
+    A step calls it once its loss and gradients have proved finite, before it changes the weights:
+    the average holds only weights that have been judged. Trained parameters alone are averaged;
+    buffers are copied.
+
+    Args:
+        average, model: of one kind.
+        ema: the decay, reached gradually.
+        step: optimizer steps that `model` has made.
 
     Raises:
-        TrainingStopped: weights that are not finite; the average is as it was.
+        TrainingStopped: values that are not finite; the average is as it was.
     """
-    pairs = _trained(average, model)
-    if not all_finite(new for _, new in pairs):
-        raise TrainingStopped(
-            f"weights: expected finite numbers after step {step}, got others; the last good "
-            "average is kept: lower the learning rate"
-        )
-    for mean, new in pairs:
-        mean.lerp_(new, 1.0 - decay)
+    check_finite(model, step)
+    for mean, new in _trained(average, model):
+        mean.lerp_(new, 1.0 - min(ema, 1.0 - 1.0 / (step + 1)))
     for kept, now in zip(average.buffers(), model.buffers(), strict=True):
         kept.copy_(now)
 
 
-@torch.no_grad()
-def fall_back(
-    average: nn.Module, model: nn.Module, optimizers: Iterable[torch.optim.Optimizer]
-) -> None:
-    """model <- average, and optimizers that remember nothing: where a stopped run goes on."""
-    for mean, new in _trained(average, model):
-        new.copy_(mean)
-    for optimizer in optimizers:
-        optimizer.state.clear()
+Module = TypeVar("Module", bound=nn.Module)
+
+
+def caught_up(average: Module, model: nn.Module, ema: float, step: int) -> Module:
+    """A copy of the average that follows the weights of the last step too: what a run gives."""
+    copied = copy.deepcopy(average)
+    follow(copied, model, ema, step)
+    return copied
+
+
+def check_finite(model: nn.Module, step: int) -> None:
+    """Raises unless trained parameters and buffers are finite.
+
+    Raises:
+        TrainingStopped: they are not.
+    """
+    trained = (p for p in model.parameters() if p.requires_grad)
+    buffers = (b for b in model.buffers() if b.is_floating_point())
+    if not all_finite([*trained, *buffers]):
+        raise TrainingStopped(
+            f"weights: expected finite numbers after {step} steps, got others; the last good "
+            "average is kept: lower the learning rate"
+        )
+
+
+@contextmanager
+def falling_back(
+    average: nn.Module,
+    model: nn.Module,
+    optimizers: Iterable[torch.optim.Optimizer],
+    restart: Callable[[], None] = lambda: None,
+) -> Iterator[None]:
+    """Where the block stops the training: model <- average, and optimizers without a memory.
+
+    Args:
+        average, model: of one kind.
+        optimizers: all of the run.
+        restart: called at last, for what else must begin anew.
+    """
+    try:
+        yield
+    except TrainingStopped:
+        with torch.no_grad():
+            for mean, new in _trained(average, model):
+                new.copy_(mean)
+            for kept, now in zip(average.buffers(), model.buffers(), strict=True):
+                now.copy_(kept)
+        for optimizer in optimizers:
+            optimizer.state.clear()
+        restart()
+        raise
 
 
 def _trained(average: nn.Module, model: nn.Module) -> list[tuple[nn.Parameter, nn.Parameter]]:
