@@ -134,8 +134,8 @@ def test_buffers_are_judged_and_restored():
     with pytest.raises(TrainingStopped) as caught:
         follow(average, model, 0.9, 5)
     assert str(caught.value) == (
-        "weights: expected finite numbers after 5 steps, got others; the last good average is kept: "
-        "lower the learning rate"
+        "weights: expected finite numbers after 5 steps, got others; the last good average is "
+        "kept: lower the learning rate"
     )
     assert bool(average[1].running_mean.isfinite().all())
     with pytest.raises(TrainingStopped), falling_back(average, model, []):
