@@ -108,10 +108,10 @@ def _stopped(out: Path) -> BaseException:
     """What ends the program after Ctrl-C: a run is kept once it has made a step."""
     from latino_engine.distill.runs import CHECKPOINT
 
+    if int(os.environ.get("RANK", "0")) > 0:
+        return typer.Exit(INTERRUPTED_AND_SAVED)  # the main process writes and tells
     if not (out / CHECKPOINT).exists():
         return KeyboardInterrupt()
-    if int(os.environ.get("RANK", "0")) > 0:
-        return typer.Exit(INTERRUPTED_AND_SAVED)  # the main process tells
     print(f"stopped; written to {out}: the same command goes on from there", file=sys.stderr)
     return typer.Exit(INTERRUPTED_AND_SAVED)
 

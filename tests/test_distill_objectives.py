@@ -48,10 +48,11 @@ def test_energy_loss_by_hand():
 
 
 def test_the_exponent_by_hand():
-    samples = torch.tensor([0.0, 4.0]).reshape(2, 1, 1, 1, 1)
-    x = torch.ones(1, 1, 1, 1)
-    pixel = 0.5 * (1 + 3**0.5) - 0.5 * 4**0.5
-    assert float(energy_loss(samples, x, (), 0.5)) == pytest.approx(pixel, abs=1e-3)
+    samples = torch.tensor([0.0, 4.0]).reshape(2, 1, 1, 1, 1).expand(2, 1, 1, 2, 2)
+    x = torch.ones(1, 1, 2, 2)
+    # Distances over four pixels to 1: 2 and 6; between the two: 8; their roots by that of sqrt(4).
+    whole = (0.5 * (2**0.5 + 6**0.5) - 0.5 * 8**0.5) / 2**0.5
+    assert float(energy_loss(samples, x, (), 0.5)) == pytest.approx(whole, abs=1e-3)
 
 
 @pytest.mark.parametrize("exponent", [0.5, 1.0, 1.5])

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import inspect
+import os
 import shutil
 from dataclasses import fields, replace
 
 import numpy as np
 import pytest
 import tifffile
+import typer
 from blobs import blob_images, distillation
 from PIL import Image
 from tiny import tiny_prior
@@ -68,6 +70,38 @@ def test_other_images_of_the_same_name_are_refused(kind, tmp_path, monkeypatch):
         "or another folder"
     )
     assert (tmp_path / "run" / CHECKPOINT).read_bytes() == before
+
+
+def test_only_images_mark_a_folder_and_any_name_will_do(tmp_path):
+    """The run may stand in the folder of its images, and a name need not be UTF-8."""
+    images = tmp_path / "images"
+    images.mkdir()
+    for number, image in enumerate(blob_images(4)):
+        Image.fromarray(image[0]).save(images / f"{number}.png")
+    (images / "0.png").rename(os.fsdecode(os.fsencode(images) + b"/caf\xe9.png"))
+    distill(tiny_prior(1), distillation(images, training_steps=1), images / "run")
+    (images / "README").write_text("added later")
+    more = distillation(images, training_steps=2)
+    assert distill(tiny_prior(1), more, images / "run").training["steps_done"] == 2
+
+
+def test_a_checkpoint_older_than_an_option_goes_on(source, tmp_path, monkeypatch):
+    distill(tiny_prior(1), distillation(source, training_steps=1), tmp_path / "run")
+    read = module.read_facts
+
+    def older(path):
+        facts = read(path)
+        return {**facts, "options": {k: v for k, v in facts["options"].items() if k != "exponent"}}
+
+    monkeypatch.setattr(module, "read_facts", older)
+    more = distillation(source, training_steps=2)
+    assert distill(tiny_prior(1), more, tmp_path / "run").training["steps_done"] == 2
+
+
+def test_a_second_process_tells_nothing(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("RANK", "1")
+    stopped = cli_training._stopped(tmp_path)
+    assert isinstance(stopped, typer.Exit) and capsys.readouterr().err == ""
 
 
 def test_the_start_may_be_trained_on_or_be_gone(source, tmp_path):

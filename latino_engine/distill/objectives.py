@@ -22,7 +22,7 @@ class Objective(Protocol):
         """The number to lower, with gradients to the model."""
 
     def update(self, batch: TrainingBatch) -> None:
-        """Train what the loss needs (a discriminator), after the model's step."""
+        """Train what the loss needs (a discriminator), before the model's step."""
 
     def restart(self) -> None:
         """Begin anew with what it trains: the training was stopped by numbers not finite."""
@@ -94,7 +94,7 @@ class MeanObjective(_Alone):
 def energy_loss(
     samples: Tensor, x: Tensor, patches: Sequence[int], exponent: float = 1.0
 ) -> Tensor:
-    """Energy scores of images and patches, their distances per root of the number of entries.
+    """Energy scores of images and patches, each divided by (number of entries)^(beta / 2).
 
     For one image: mean_s ||x_s - x||^beta - 1/2 mean_{s != t} ||x_s - x_t||^beta, for
     0 < beta < 2 a proper score: its expectation is lowest when the samples follow p(x | y).

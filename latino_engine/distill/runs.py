@@ -6,6 +6,7 @@ import copy
 import hashlib
 import json
 import math
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -19,10 +20,12 @@ from torch import nn
 
 from latino_engine.atomic import atomic_file
 from latino_engine.errors import InvalidArgument, OutputNotWritable, TrainingStopped, invalid
+from latino_engine.image_io import EXTENSIONS
 
 CHECKPOINT = "training.safetensors"
 _PROBE = "training.probe"
-_PATHS = ("source", "start")  # options that name files: the same content is the same option
+#: Options that name files or folders -> the kinds of files that mark a folder.
+_PATHS = {"source": EXTENSIONS, "start": (".safetensors",)}
 _MARKED_BYTES = 1 << 20
 
 #: (steps done, fraction done in 0..1, loss, images per second)
@@ -86,8 +89,9 @@ def check_unchanged(
 ) -> None:
     """Raises unless a run is resumed with its own options.
 
-    `source` is the same where the images are, wherever they stand and however they are spelled.
-    `start` is read once, when a run begins: it is the same where it is spelled as it was, too.
+    `source` is the same where its images are the same, wherever they stand and however they are
+    spelled. `start` is read once, when a run begins: it is the same where it is spelled as it was,
+    too. An option that the checkpoint is too old to know is the same.
 
     Args:
         folder: of the run.
@@ -99,10 +103,10 @@ def check_unchanged(
     theirs, prints = facts["options"], facts.get("fingerprints", {})
 
     def same(name: str, value: Any) -> bool:
-        spelled_alike, then = value == theirs.get(name), prints.get(name)
+        spelled_alike, then = value == theirs.get(name, value), prints.get(name)
         if name not in _PATHS or then is None or (name == "start" and spelled_alike):
             return bool(spelled_alike)
-        return bool(fingerprint(value) == then)
+        return bool(fingerprint(value, _PATHS[name]) == then)
 
     changed = [name for name in given if name not in free and not same(name, given[name])]
     if changed:
@@ -114,14 +118,15 @@ def check_unchanged(
 
 def option_facts(options: dict[str, Any]) -> dict[str, Any]:
     """For a checkpoint: the options as given, and what marks the files that they name."""
-    prints = {name: fingerprint(options.get(name)) for name in _PATHS}
+    prints = {name: fingerprint(options.get(name), kinds) for name, kinds in _PATHS.items()}
     return {"options": options, "fingerprints": prints}
 
 
-def fingerprint(path: Any) -> str | None:
+def fingerprint(path: Any, kinds: Sequence[str]) -> str | None:
     """SHA-256 of what is seldom alike by chance, None where there is no such file or folder.
 
-    Of a file: its size and its first MiB. Of a folder: names and sizes of the files below it.
+    Of a file: its size and its first MiB. Of a folder: names and sizes of the files of these
+    kinds below it; others come and go.
     """
     if not isinstance(path, str):
         return None
@@ -129,9 +134,9 @@ def fingerprint(path: Any) -> str | None:
     try:
         if Path(path).is_dir():
             for file in sorted(Path(path).rglob("*")):
-                if file.is_file():
-                    name = file.relative_to(path).as_posix()
-                    marks.update(f"{name}\0{file.stat().st_size}\0".encode())
+                if file.is_file() and file.suffix.lower() in kinds:
+                    marks.update(os.fsencode(file.relative_to(path)))  # a name may be any bytes
+                    marks.update(f"\0{file.stat().st_size}\0".encode())
         else:
             marks.update(f"{Path(path).stat().st_size}\0".encode())
             with Path(path).open("rb") as opened:
