@@ -62,7 +62,7 @@ def test_before_the_first_step_it_is_the_adapter(
         source, targets=after, rank=rank, alpha=alpha, start=str(trained / before)
     )
     run = _Run(tiny_prior(1), options, tmp_path / "run", None, "cpu")
-    found, first = run.adapter(), le.load_adapter(trained / before)
+    found, first = run.adapter(run.average), le.load_adapter(trained / before)
     assert set(found.schedule.steps) == set(first.schedule.steps)
     for kind, tables in first.schedule.steps.items():
         for name, table in tables.items():
@@ -77,7 +77,9 @@ def test_the_samples_before_the_first_step(source, trained, tmp_path):
     run, op = _Run(tiny_prior(1), options, tmp_path / "run", None, "cpu"), le.Denoising(0.1)
     first = le.load_adapter(trained / "all-conv")
     expected = samples(first, op, tmp_path / "b")
-    error = (samples(run.adapter(), op, tmp_path / "a") - expected).norm() / expected.norm()
+    error = (
+        samples(run.adapter(run.average), op, tmp_path / "a") - expected
+    ).norm() / expected.norm()
     assert float(error) < OTHER_RUNTIME
 
 
@@ -85,7 +87,7 @@ def test_an_operator_class_that_is_new_starts_at_the_mean(source, trained, tmp_p
     options = distillation(source, operators=("denoise",), start=str(trained / "full"))
     run = _Run(tiny_prior(1), replace(options, targets="full"), tmp_path / "run", None, "cpu")
     first = le.load_adapter(trained / "full").schedule
-    found = run.adapter().schedule.steps["Denoising"]
+    found = run.adapter(run.average).schedule.steps["Denoising"]
     for name, table in first.step_sizes(le.Denoising(0.1)).items():
         assert np.allclose(found[name], table, rtol=1e-12)
 
