@@ -108,12 +108,17 @@ def _stopped(out: Path) -> BaseException:
     """What ends the program after Ctrl-C: a run is kept once it has made a step."""
     from latino_engine.distill.runs import CHECKPOINT
 
-    if int(os.environ.get("RANK", "0")) > 0:
-        return typer.Exit(INTERRUPTED_AND_SAVED)  # the main process writes and tells
+    if not _tells():
+        return typer.Exit(INTERRUPTED_AND_SAVED)
     if not (out / CHECKPOINT).exists():
         return KeyboardInterrupt()
     print(f"stopped; written to {out}: the same command goes on from there", file=sys.stderr)
     return typer.Exit(INTERRUPTED_AND_SAVED)
+
+
+def _tells() -> bool:
+    """True in the one of several processes that writes and prints."""
+    return int(os.environ.get("RANK", "0")) <= 0
 
 
 def _parse_widths(text: str) -> tuple[int, ...]:
@@ -252,8 +257,8 @@ def distill(
             adapter = run_distillation(prior, options, out, device=device, report=report)
     except KeyboardInterrupt:
         raise _stopped(out) from None
-    if int(os.environ.get("RANK", "0")) > 0:
-        return  # one of several processes: the main one tells
+    if not _tells():
+        return
     if as_json:
         facts = {"schedule": adapter.schedule.to_json(), "sha256": adapter.content_hash()}
         print(json.dumps({**facts, "folder": str(out)}, indent=1))

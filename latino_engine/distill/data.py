@@ -135,7 +135,7 @@ def open_images(source: str | Path, crop: int, pad: int = 0) -> ImageSource:
     """
     path = Path(source)
     if path.is_dir():
-        paths = sorted(p for p in path.rglob("*") if p.suffix.lower() in EXTENSIONS)
+        paths = files_below(path, EXTENSIONS)
         if not paths:
             raise ImageUnreadable(
                 f"{path}: expected a folder with images ({', '.join(EXTENSIONS)}), got none in it; "
@@ -155,6 +155,11 @@ def open_images(source: str | Path, crop: int, pad: int = 0) -> ImageSource:
             f"{array.shape[-1]}; choose a smaller --size, or add pixels by --pad"
         )
     return ArrayImages(array)
+
+
+def files_below(folder: Path, kinds: Sequence[str]) -> list[Path]:
+    """What ends in one of these (lower case, with the dot), at any depth, in order."""
+    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in kinds)
 
 
 def draw_batch(

@@ -127,6 +127,7 @@ class _Run:
         kinds = self.draws.kinds(options.size, prior.channels)
         self.source: ImageSource = open_images(options.source, options.size, options.pad)
         self._check_images()
+        self.own = option_facts({**asdict(options), "prior": prior.content_hash()})
         self.state = RunState()
         self.interruptible = Interruptible()
         self.model = Unfolded(
@@ -192,16 +193,13 @@ class _Run:
         if not self.resumed:
             return
         facts = read_facts(self.folder / CHECKPOINT)
-        check_unchanged(self.folder, self._own_options(), facts, _FREE)
+        check_unchanged(self.folder, self.own, facts, _FREE)
         was, now = facts.get("perceptual", self._perceptual()), self._perceptual()
         if was != now:
             remedy = f"give --perceptual-network {was}, or use another folder"
             raise invalid("perceptual_network", f"{was!r}, as the run began with", now, remedy)
         read_tensors(self.folder / CHECKPOINT, self._modules(), self._optimizers())
         self.state, self.origin = RunState.of(facts), facts.get("origin") or self.origin
-
-    def _own_options(self) -> dict[str, Any]:
-        return {**asdict(self.options), "prior": self.prior.content_hash()}
 
     def _perceptual(self) -> str | None:
         """The distance that the objective uses."""
@@ -300,7 +298,7 @@ class _Run:
         """Checkpoint, adapter and loss curve: each file whole or as it was."""
         facts = {
             **self.state.facts(),
-            **option_facts(self._own_options()),
+            **self.own,
             "origin": self.origin,
             "perceptual": self._perceptual(),
         }

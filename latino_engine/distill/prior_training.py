@@ -179,6 +179,7 @@ class _Run:
         self.device = training_device(device)
         self.resumed = claim_folder(folder)
         self.source: ImageSource = open_images(options.source, options.size, options.pad)
+        self.own = option_facts(asdict(options))
         self.state = RunState()
         self.interruptible = Interruptible()
         with torch.random.fork_rng(devices=[]):
@@ -202,7 +203,7 @@ class _Run:
             return
         path = self.folder / CHECKPOINT
         facts = read_facts(path)
-        check_unchanged(self.folder, asdict(self.options), facts, _FREE)
+        check_unchanged(self.folder, self.own, facts, _FREE)
         read_tensors(path, self._modules(), {"optimizer": self.optimizer})
         self.state = RunState.of(facts)
 
@@ -280,7 +281,7 @@ class _Run:
 
     def write(self) -> None:
         """Checkpoint, prior, loss curve and a sample grid: each file whole or as it was."""
-        facts = {**self.state.facts(), **option_facts(asdict(self.options))}
+        facts = {**self.state.facts(), **self.own}
         optimizers: dict[str, torch.optim.Optimizer] = {"optimizer": self.optimizer}
         write_checkpoint(self.folder / CHECKPOINT, self._modules(), optimizers, facts)
         prior = self.prior()

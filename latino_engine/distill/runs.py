@@ -19,6 +19,7 @@ import torch
 from torch import nn
 
 from latino_engine.atomic import atomic_file
+from latino_engine.distill.data import files_below
 from latino_engine.errors import InvalidArgument, OutputNotWritable, TrainingStopped, invalid
 from latino_engine.image_io import EXTENSIONS
 
@@ -95,20 +96,21 @@ def check_unchanged(
 
     Args:
         folder: of the run.
-        mine: the options given.
+        mine: `option_facts` of the options given.
         facts: of the checkpoint.
         free: names of the options that may change.
     """
-    given = json.loads(json.dumps(mine))
-    theirs, prints = facts["options"], facts.get("fingerprints", {})
+    given, prints = json.loads(json.dumps(mine["options"])), mine["fingerprints"]
+    theirs, their_prints = facts["options"], facts.get("fingerprints", {})
 
-    def same(name: str, value: Any) -> bool:
-        spelled_alike, then = value == theirs.get(name, value), prints.get(name)
-        if name not in _PATHS or then is None or (name == "start" and spelled_alike):
-            return bool(spelled_alike)
-        return bool(fingerprint(value, _PATHS[name]) == then)
+    def same(name: str) -> bool:
+        spelled_alike = bool(given[name] == theirs.get(name, given[name]))
+        then = their_prints.get(name)
+        if then is None or (name == "start" and spelled_alike):
+            return spelled_alike
+        return bool(prints[name] == then)
 
-    changed = [name for name in given if name not in free and not same(name, given[name])]
+    changed = [name for name in given if name not in free and not same(name)]
     if changed:
         raise InvalidArgument(
             f"out: expected the options of the run in {folder.name!r}, got another "
@@ -133,10 +135,9 @@ def fingerprint(path: Any, kinds: Sequence[str]) -> str | None:
     marks = hashlib.sha256()
     try:
         if Path(path).is_dir():
-            for file in sorted(Path(path).rglob("*")):
-                if file.is_file() and file.suffix.lower() in kinds:
-                    marks.update(os.fsencode(file.relative_to(path)))  # a name may be any bytes
-                    marks.update(f"\0{file.stat().st_size}\0".encode())
+            for file in files_below(Path(path), kinds):
+                marks.update(os.fsencode(file.relative_to(path)))  # a name may be any bytes
+                marks.update(f"\0{file.stat().st_size}\0".encode())
         else:
             marks.update(f"{Path(path).stat().st_size}\0".encode())
             with Path(path).open("rb") as opened:
