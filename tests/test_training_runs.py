@@ -13,6 +13,7 @@ import tifffile
 import typer
 from blobs import blob_images, distillation
 from PIL import Image
+from tifffile import COMPRESSION
 from tiny import tiny_prior
 
 import latino_engine as le
@@ -48,16 +49,19 @@ def test_the_same_images_are_the_same_run_wherever_they_stand(source, tmp_path, 
     assert distill(tiny_prior(1), more, "there/run").training["steps_done"] == 3
 
 
-@pytest.mark.parametrize("kind", ["file", "folder"])
+@pytest.mark.parametrize("kind", ["file", "folder", "more in folder"])
 def test_other_images_of_the_same_name_are_refused(kind, tmp_path, monkeypatch):
-    for place, count in (("here", 64), ("there", 8)):
+    mine = blob_images(64)
+    theirs = blob_images(80) if kind == "more in folder" else mine.copy()
+    theirs[63] = 255 - theirs[63]  # also where the sizes are the same, by the last pixels alone
+    for place, images in (("here", mine), ("there", theirs)):
         (tmp_path / place / "images").mkdir(parents=True)
         monkeypatch.chdir(tmp_path / place)
         if kind == "file":
-            np.save("images/blobs.npy", blob_images(count))
+            np.save("images/blobs.npy", images)
         else:
-            for number, image in enumerate(blob_images(count)):
-                Image.fromarray(image[0]).save(f"images/{number}.png")
+            for number, image in enumerate(images):
+                Image.fromarray(image[0]).save(f"images/{number}.tif")
     name = "images/blobs.npy" if kind == "file" else "images"
     monkeypatch.chdir(tmp_path / "here")
     distill(tiny_prior(1), distillation(name, training_steps=1), tmp_path / "run")
@@ -95,6 +99,8 @@ def test_a_checkpoint_older_than_an_option_goes_on(source, tmp_path, monkeypatch
 
     monkeypatch.setattr(module, "read_facts", older)
     more = distillation(source, training_steps=2)
+    with pytest.raises(InvalidArgument, match="got another exponent; use the same options"):
+        distill(tiny_prior(1), replace(more, exponent=0.5), tmp_path / "run")
     assert distill(tiny_prior(1), more, tmp_path / "run").training["steps_done"] == 2
 
 
@@ -190,6 +196,7 @@ def test_headers_alone_are_read(tmp_path, monkeypatch):
     Image.fromarray(pixels).save(tmp_path / "f.tiff", compression="tiff_lzw")
     deep = {"photometric": "rgb", "compression": "zlib"}
     tifffile.imwrite(tmp_path / "g.tiff", pixels.astype(np.uint16), **deep)
+    tifffile.imwrite(tmp_path / "h.tiff", pixels.astype(np.uint16), **deep, predictor=2)
     monkeypatch.delattr(data, "read_image")
     assert open_images(tmp_path, crop=16).channels == 3
 
@@ -203,6 +210,21 @@ def test_a_tiff_that_cannot_be_decoded_is_refused_before_the_first_step(tmp_path
     assert "a.tif: expected a compression that can be decoded here, got 32 bits in LZW" in str(
         caught.value
     )
+
+
+def test_a_tiff_whose_decoder_is_not_known_is_decoded_at_once(tmp_path):
+    """Bytes in ZSTD, by their tag; floats behind another predictor."""
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, np.zeros((20, 24), np.uint8))
+    with tifffile.TiffFile(path, mode="r+b") as tiff:
+        tiff.pages.first.tags["Compression"].overwrite(COMPRESSION.ZSTD)
+    with pytest.raises(ImageUnreadable, match=r"a\.tif: "):
+        open_images(tmp_path, crop=16)
+    path.unlink()
+    floats = Image.fromarray(np.zeros((20, 24), np.float32))
+    floats.save(tmp_path / "b.tif", compression="tiff_adobe_deflate", tiffinfo={317: 3})
+    with pytest.raises(ImageUnreadable, match=r"b\.tif: .*32 bits in ADOBE_DEFLATE"):
+        open_images(tmp_path, crop=16)
 
 
 @pytest.mark.parametrize("kind", ["animation", "pages", "alpha.tif", "large", "integers"])

@@ -18,7 +18,7 @@ samples S, so rows of 4 and of 16 samples compare; the PSNR of the mean grows wi
 that of the central interval, by the rank of the truth among the samples, over the pixels where
 samples and truth together have a std of at least 0.02: exact posterior samples cover what they
 should, however often values repeat; 80 % needs nine samples or more, and rows scored by an older
-choice of pixels show none. NFE: network evaluations per sample. PSNR in dB of the mean and of one
+rule show none. NFE: network evaluations per sample. PSNR in dB of the mean and of one
 sample.
 """
 _SECTIONS = (

@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image
-from tifffile import COMPRESSION
+from tifffile import COMPRESSION, PREDICTOR
 from torch import Tensor
 
 from latino_engine.errors import ImageUnreadable, invalid, unreadable
@@ -32,8 +32,10 @@ _CACHE_BYTES = 4 << 30  # decoded images kept in memory
 _IDX_BYTES = 0x08  # the type code of unsigned bytes
 #: Pillow's modes that `read_image` takes -> channels.
 _CHANNELS = {"1": 1, "L": 1, "I": 1, "I;16": 1, "I;16B": 1, "I;16L": 1, "P": 3, "RGB": 3}
-#: TIFF compressions of which every pixel type can be decoded.
+#: TIFF compressions that are known to decode: of every pixel type, and of bytes.
 _ANY_TYPE = (COMPRESSION.NONE, COMPRESSION.DEFLATE, COMPRESSION.ADOBE_DEFLATE)
+_BYTES = (COMPRESSION.LZW, COMPRESSION.PACKBITS, COMPRESSION.JPEG)
+_PREDICTORS = (PREDICTOR.NONE, PREDICTOR.HORIZONTAL)
 _IDX_IMAGES = 3  # axes: image, row, column
 
 
@@ -213,7 +215,9 @@ def _shape(path: Path) -> tuple[int, ...]:
             with tifffile.TiffFile(path) as tiff:
                 page = tiff_page(path, tiff)
                 found = (page.samplesperpixel, page.imagelength, page.imagewidth)
-                plain = page.compression in _ANY_TYPE or page.bitspersample == 8
+                as_bytes = page.bitspersample == 8 and page.compression in _BYTES
+                plain = page.compression in _ANY_TYPE or as_bytes
+                plain = plain and page.predictor in _PREDICTORS
                 known = plain and page.dtype is not None and is_pixel_type(page.dtype)
         else:
             with Image.open(path, formats=("PNG", "JPEG")) as image:

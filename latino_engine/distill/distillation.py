@@ -125,6 +125,7 @@ class _Run:
         self.resumed = claim_folder(folder, self.processes.is_main)
         self.draws = parse_draws(options.operators, options.noise_std)
         kinds = self.draws.kinds(options.size, prior.channels)
+        self._sigma_ys = [prior.spec.scale * std for std in self.draws.noise_std]
         self.source: ImageSource = open_images(options.source, options.size, options.pad)
         self._check_images()
         self.own = option_facts({**asdict(options), "prior": prior.content_hash()})
@@ -193,7 +194,7 @@ class _Run:
         if not self.resumed:
             return
         facts = read_facts(self.folder / CHECKPOINT)
-        check_unchanged(self.folder, self.own, facts, _FREE)
+        check_unchanged(self.folder, self.own, facts, _FREE, Distillation)
         was, now = facts.get("perceptual", self._perceptual()), self._perceptual()
         if was != now:
             remedy = f"give --perceptual-network {was}, or use another folder"
@@ -270,6 +271,7 @@ class _Run:
             group["lr"] = share * group["peak"]
         self.optimizer.step()
         check_finite(self.model, step + 1)
+        self.model.check_step_sizes(self._sigma_ys, step + 1)
         return value
 
     def adapter(self, average: Unfolded) -> Adapter:

@@ -203,7 +203,7 @@ class _Run:
             return
         path = self.folder / CHECKPOINT
         facts = read_facts(path)
-        check_unchanged(self.folder, self.own, facts, _FREE)
+        check_unchanged(self.folder, self.own, facts, _FREE, PriorTraining)
         read_tensors(path, self._modules(), {"optimizer": self.optimizer})
         self.state = RunState.of(facts)
 

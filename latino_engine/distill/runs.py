@@ -11,7 +11,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -27,7 +27,8 @@ CHECKPOINT = "training.safetensors"
 _PROBE = "training.probe"
 #: Options that name files or folders -> the kinds of files that mark a folder.
 _PATHS = {"source": EXTENSIONS, "start": (".safetensors",)}
-_MARKED_BYTES = 1 << 20
+_MARKED_BYTES = 1 << 14  # of each file of a folder
+_PIECE_BYTES = 1 << 22
 
 #: (steps done, fraction done in 0..1, loss, images per second)
 Report = Callable[[int, float, float, float], None]
@@ -86,29 +87,32 @@ def claim_folder(folder: Path, is_main: bool = True) -> bool:
 
 
 def check_unchanged(
-    folder: Path, mine: dict[str, Any], facts: dict[str, Any], free: Sequence[str]
+    folder: Path, mine: dict[str, Any], facts: dict[str, Any], free: Sequence[str], kind: type
 ) -> None:
     """Raises unless a run is resumed with its own options.
 
     `source` is the same where its images are the same, wherever they stand and however they are
     spelled. `start` is read once, when a run begins: it is the same where it is spelled as it was,
-    too. An option that the checkpoint is too old to know is the same.
+    too. An option that the checkpoint is too old to know had its default.
 
     Args:
         folder: of the run.
         mine: `option_facts` of the options given.
         facts: of the checkpoint.
         free: names of the options that may change.
+        kind: dataclass of the options.
     """
-    given, prints = json.loads(json.dumps(mine["options"])), mine["fingerprints"]
-    theirs, their_prints = facts["options"], facts.get("fingerprints", {})
+    given, marks = json.loads(json.dumps(mine["options"])), mine["marks"]
+    usual = {f.name: f.default for f in fields(kind) if f.default is not MISSING}
+    theirs = {**json.loads(json.dumps(usual)), **facts["options"]}
+    their_marks = facts.get("marks", {})
 
     def same(name: str) -> bool:
-        spelled_alike = bool(given[name] == theirs.get(name, given[name]))
-        then = their_prints.get(name)
+        spelled_alike = bool(given[name] == theirs.get(name))
+        then = their_marks.get(name)
         if then is None or (name == "start" and spelled_alike):
             return spelled_alike
-        return bool(prints[name] == then)
+        return bool(marks[name] == then)
 
     changed = [name for name in given if name not in free and not same(name)]
     if changed:
@@ -120,27 +124,29 @@ def check_unchanged(
 
 def option_facts(options: dict[str, Any]) -> dict[str, Any]:
     """For a checkpoint: the options as given, and what marks the files that they name."""
-    prints = {name: fingerprint(options.get(name), kinds) for name, kinds in _PATHS.items()}
-    return {"options": options, "fingerprints": prints}
+    marks = {name: fingerprint(options.get(name), kinds) for name, kinds in _PATHS.items()}
+    return {"options": options, "marks": marks}
 
 
 def fingerprint(path: Any, kinds: Sequence[str]) -> str | None:
-    """SHA-256 of what is seldom alike by chance, None where there is no such file or folder.
+    """SHA-256 of what marks it, None where there is no such file or folder.
 
-    Of a file: its size and its first MiB. Of a folder: names and sizes of the files of these
+    Of a file: all its bytes. Of a folder: names, sizes and first 16 KiB of the files of these
     kinds below it; others come and go.
     """
-    if not isinstance(path, str):
+    if not isinstance(path, str) or not Path(path).exists():
         return None
     marks = hashlib.sha256()
     try:
-        if Path(path).is_dir():
-            for file in files_below(Path(path), kinds):
-                marks.update(os.fsencode(file.relative_to(path)))  # a name may be any bytes
-                marks.update(f"\0{file.stat().st_size}\0".encode())
-        else:
-            marks.update(f"{Path(path).stat().st_size}\0".encode())
+        if Path(path).is_file():
             with Path(path).open("rb") as opened:
+                while piece := opened.read(_PIECE_BYTES):
+                    marks.update(piece)
+            return marks.hexdigest()
+        for file in files_below(Path(path), kinds):
+            marks.update(os.fsencode(file.relative_to(path)))  # a name may be any bytes
+            marks.update(f"\0{file.stat().st_size}\0".encode())
+            with file.open("rb") as opened:
                 marks.update(opened.read(_MARKED_BYTES))
     except OSError:
         return None
@@ -191,7 +197,8 @@ def follow(average: nn.Module, model: nn.Module, ema: float, step: int) -> None:
 
     A step calls it once its loss and gradients have proved finite, before it changes the weights:
     the average holds only weights that have been judged. Trained parameters alone are averaged;
-    buffers are copied.
+    buffers are judged, by those of the average, and copied: one that is infinite there, such as a
+    mask of -inf, is meant so.
 
     Args:
         average, model: of one kind.
@@ -199,38 +206,47 @@ def follow(average: nn.Module, model: nn.Module, ema: float, step: int) -> None:
         step: optimizer steps that `model` has made.
 
     Raises:
-        TrainingStopped: values that are not finite; the average is as it was.
+        TrainingStopped: a buffer that is finite no more; the average is as it was.
     """
-    check_finite(model, step)
+    buffers = zip(average.buffers(), model.buffers(), strict=True)
+    if not _all([(now.isfinite() | ~kept.isfinite()).all() for kept, now in buffers]):
+        raise _weights_stopped(step)
     for mean, new in _trained(average, model):
         mean.lerp_(new, 1.0 - min(ema, 1.0 - 1.0 / (step + 1)))
     for kept, now in zip(average.buffers(), model.buffers(), strict=True):
         kept.copy_(now)
 
 
-Module = TypeVar("Module", bound=nn.Module)
+NetworkT = TypeVar("NetworkT", bound=nn.Module)
 
 
-def caught_up(average: Module, model: nn.Module, ema: float, step: int) -> Module:
-    """A copy of the average that follows the weights of the last step too: what a run gives."""
+def caught_up(average: NetworkT, model: nn.Module, ema: float, step: int) -> NetworkT:
+    """A copy of the average that follows the weights of the last step too: what a run gives.
+
+    Where these are not finite, since the step was cut in two, it is the average alone.
+    """
     copied = copy.deepcopy(average)
-    follow(copied, model, ema, step)
+    with suppress(TrainingStopped):
+        check_finite(model, step)
+        follow(copied, model, ema, step)
     return copied
 
 
 def check_finite(model: nn.Module, step: int) -> None:
-    """Raises unless trained parameters and buffers are finite.
+    """Raises unless the trained parameters are finite.
 
     Raises:
         TrainingStopped: they are not.
     """
-    trained = (p for p in model.parameters() if p.requires_grad)
-    buffers = (b for b in model.buffers() if b.is_floating_point())
-    if not all_finite([*trained, *buffers]):
-        raise TrainingStopped(
-            f"weights: expected finite numbers after {step} steps, got others; the last good "
-            "average is kept: lower the learning rate"
-        )
+    if not all_finite(p for p in model.parameters() if p.requires_grad):
+        raise _weights_stopped(step)
+
+
+def _weights_stopped(step: int) -> TrainingStopped:
+    return TrainingStopped(
+        f"weights: expected finite numbers after {step} steps, got others; the last good average "
+        "is kept: lower the learning rate"
+    )
 
 
 @contextmanager
@@ -240,12 +256,12 @@ def falling_back(
     optimizers: Iterable[torch.optim.Optimizer],
     restart: Callable[[], None] = lambda: None,
 ) -> Iterator[None]:
-    """Where the block stops the training: model <- average, and optimizers without a memory.
+    """Where the block stops the training: model <- average, and optimizers without their state.
 
     Args:
         average, model: of one kind.
         optimizers: all of the run.
-        restart: called at last, for what else must begin anew.
+        restart: called last, for what else must begin anew.
     """
     try:
         yield
@@ -268,7 +284,11 @@ def _trained(average: nn.Module, model: nn.Module) -> list[tuple[nn.Parameter, n
 
 def all_finite(tensors: Iterable[torch.Tensor]) -> bool:
     """True where no value is NaN or infinite; one transfer from the device for all tensors."""
-    return bool(torch.stack([torch.isfinite(tensor).all() for tensor in tensors]).all())
+    return _all([torch.isfinite(tensor).all() for tensor in tensors])
+
+
+def _all(judged: list[torch.Tensor]) -> bool:
+    return not judged or bool(torch.stack(judged).all())
 
 
 def check_length(minutes: float | None, steps: int | None, steps_name: str) -> None:
