@@ -15,7 +15,6 @@ computed again.
 from __future__ import annotations
 
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -45,17 +44,18 @@ def digits(mnist: Folder, limit: Limit = 512) -> None:
     """Distilled samplers, zero-shot LATINO, the untrained schedule and deepinv's methods."""
     source = str(mnist / TEST_IMAGES)
     ours = [
-        Sampler("distilled 3 x 3", DIGITS, "digits-32-3x3"),
-        Sampler("distilled 2 x 2", DIGITS, "digits-32-2x2"),
-        Sampler("LATINO 8", DIGITS, None, "latino", 8),
-        Sampler("LATINO 32", DIGITS, None, "latino", 32),
-        Sampler("UD2M 3 x 3, untrained", DIGITS, None, "ud2m", 3, 3),
+        Sampler("distilled 3 x 3", DIGITS, "digits-32-3x3", num_samples=10),
+        Sampler("distilled 2 x 2", DIGITS, "digits-32-2x2", num_samples=10),
+        Sampler("LATINO 8", DIGITS, None, "latino", 8, num_samples=10),
+        Sampler("LATINO 32", DIGITS, None, "latino", 32, num_samples=10),
+        Sampler("LATINO 100", DIGITS, None, "latino", 100, num_samples=4),
+        Sampler("UD2M 3 x 3, untrained", DIGITS, None, "ud2m", 3, 3, num_samples=10),
     ]
     for operator in OPERATORS:
         problem = Problem(source, operator, 0.05, 32, 2, limit)
         for sampler in ours:
             _say(operator, sampler.name)
-            score_row("digits", problem, replace(sampler, num_samples=10))
+            score_row("digits", problem, sampler)
         for method, steps, count in _DIGIT_PEERS:
             peer_row("digits", problem, DIGITS, method, steps, count)
 
