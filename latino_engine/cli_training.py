@@ -106,7 +106,7 @@ def train_prior(
 
 def _stopped(out: Path) -> BaseException:
     """What ends the program after Ctrl-C: a run is kept once it has made a step."""
-    from latino_engine.distill.runs import CHECKPOINT
+    from latino_engine.distill.data import CHECKPOINT
 
     if not _tells():
         return typer.Exit(INTERRUPTED_AND_SAVED)

@@ -344,7 +344,7 @@ def test_a_first_step_that_fails_leaves_nothing(source, tmp_path, monkeypatch):
     monkeypatch.setattr(
         prior_training, "draw_batch", lambda *_: torch.full((2, 1, 16, 16), torch.nan)
     )
-    with pytest.raises(TrainingStopped):
+    with pytest.raises(TrainingStopped, match="got nan at step 0; nothing was written: lower the"):
         train_prior(options(source), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 

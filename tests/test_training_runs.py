@@ -10,9 +10,11 @@ from dataclasses import fields, replace
 import numpy as np
 import pytest
 import tifffile
+import torch
 import typer
-from blobs import blob_images, distillation
+from blobs import blob_images, distillation, prior_training
 from PIL import Image
+from safetensors.torch import save_file
 from tifffile import COMPRESSION
 from tiny import tiny_prior
 
@@ -20,12 +22,12 @@ import latino_engine as le
 from latino_engine import cli, cli_training
 from latino_engine.distill import data, paper_objective, perceptual
 from latino_engine.distill import distillation as module
-from latino_engine.distill.data import open_images
+from latino_engine.distill.data import CHECKPOINT, open_images
 from latino_engine.distill.distillation import distill
 from latino_engine.distill.operator_draws import draw_operator, parse_draws
 from latino_engine.distill.options import Distillation
-from latino_engine.distill.prior_training import PriorTraining
-from latino_engine.distill.runs import CHECKPOINT, claim_folder
+from latino_engine.distill.prior_training import PriorTraining, train_prior
+from latino_engine.distill.runs import claim_folder, fingerprint
 from latino_engine.errors import ImageUnreadable, InvalidArgument
 
 
@@ -53,7 +55,8 @@ def test_the_same_images_are_the_same_run_wherever_they_stand(source, tmp_path, 
 def test_other_images_of_the_same_name_are_refused(kind, tmp_path, monkeypatch):
     mine = blob_images(64)
     theirs = blob_images(80) if kind == "more in folder" else mine.copy()
-    theirs[63] = 255 - theirs[63]  # also where the sizes are the same, by the last pixels alone
+    if kind != "more in folder":  # the same sizes: the last pixels alone tell
+        theirs[63] = 255 - theirs[63]
     for place, images in (("here", mine), ("there", theirs)):
         (tmp_path / place / "images").mkdir(parents=True)
         monkeypatch.chdir(tmp_path / place)
@@ -87,6 +90,28 @@ def test_only_images_mark_a_folder_and_any_name_will_do(tmp_path):
     (images / "README").write_text("added later")
     more = distillation(images, training_steps=2)
     assert distill(tiny_prior(1), more, images / "run").training["steps_done"] == 2
+    for steps in (1, 2):  # whose pictures of samples are no images to train on
+        train_prior(prior_training(images, steps=steps), images / "deep" / "prior")
+    assert list((images / "deep" / "prior").glob("*.png"))
+    assert len(open_images(images, 16)) == 4
+
+
+def test_all_weights_mark_a_start(tmp_path):
+    """The header alone may be longer than what is read of an image."""
+    marks = []
+    for value in (0.0, 1.0):
+        weights = {f"{n:0200d}": torch.zeros(1) for n in range(200)}
+        save_file({**weights, "z": torch.tensor(value)}, tmp_path / "adapter.safetensors")
+        marks.append(fingerprint(str(tmp_path), (".safetensors",)))
+    assert marks[0] != marks[1]
+    assert fingerprint("x" * 300, (".safetensors",)) is None
+
+
+@pytest.mark.parametrize("option", [{"checkpointing": True}, {"init_rate": 0.2}])
+def test_what_does_not_change_the_run_may_change(option, source, tmp_path):
+    distill(tiny_prior(1), distillation(source, training_steps=1), tmp_path / "run")
+    more = distillation(source, training_steps=2, **option)
+    assert distill(tiny_prior(1), more, tmp_path / "run").training["steps_done"] == 2
 
 
 def test_a_checkpoint_older_than_an_option_goes_on(source, tmp_path, monkeypatch):
@@ -224,6 +249,10 @@ def test_a_tiff_whose_decoder_is_not_known_is_decoded_at_once(tmp_path):
     floats = Image.fromarray(np.zeros((20, 24), np.float32))
     floats.save(tmp_path / "b.tif", compression="tiff_adobe_deflate", tiffinfo={317: 3})
     with pytest.raises(ImageUnreadable, match=r"b\.tif: .*32 bits in ADOBE_DEFLATE"):
+        open_images(tmp_path, crop=16)
+    (tmp_path / "b.tif").unlink()
+    Image.fromarray(np.zeros((20, 24), np.uint8)).save(tmp_path / "c.tif", tiffinfo={317: 2})
+    with pytest.raises(ImageUnreadable, match=r"c\.tif: "):
         open_images(tmp_path, crop=16)
 
 

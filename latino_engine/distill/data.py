@@ -28,6 +28,7 @@ from latino_engine.image_io import EXTENSIONS, MAX_PIXELS, is_pixel_type, read_i
 
 Bytes = NDArray[np.uint8]
 
+CHECKPOINT = "training.safetensors"  # marks the folder of a run
 _CACHE_BYTES = 4 << 30  # decoded images kept in memory
 _IDX_BYTES = 0x08  # the type code of unsigned bytes
 #: Pillow's modes that `read_image` takes -> channels.
@@ -160,8 +161,13 @@ def open_images(source: str | Path, crop: int, pad: int = 0) -> ImageSource:
 
 
 def files_below(folder: Path, kinds: Sequence[str]) -> list[Path]:
-    """What ends in one of these (lower case, with the dot), at any depth, in order."""
-    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in kinds)
+    """What ends in one of these (lower case, with the dot), at any depth, in order.
+
+    Left out is what stands in the folder of a run below it, such as that run's own samples.
+    """
+    runs = {run.parent for run in folder.rglob(CHECKPOINT)} - {folder}
+    found = (path for path in folder.rglob("*") if path.suffix.lower() in kinds)
+    return sorted(path for path in found if runs.isdisjoint(path.parents))
 
 
 def draw_batch(
@@ -217,7 +223,8 @@ def _shape(path: Path) -> tuple[int, ...]:
                 found = (page.samplesperpixel, page.imagelength, page.imagewidth)
                 as_bytes = page.bitspersample == 8 and page.compression in _BYTES
                 plain = page.compression in _ANY_TYPE or as_bytes
-                plain = plain and page.predictor in _PREDICTORS
+                packed = page.compression != COMPRESSION.NONE
+                plain = plain and page.predictor in _PREDICTORS[: 1 + packed]
                 known = plain and page.dtype is not None and is_pixel_type(page.dtype)
         else:
             with Image.open(path, formats=("PNG", "JPEG")) as image:

@@ -17,14 +17,13 @@ from torch import Tensor, nn
 from latino_engine.adapters import Adapter, load_adapter, write_adapter
 from latino_engine.atomic import atomic_file
 from latino_engine.distill.checkpoint import read_facts, read_tensors, write_checkpoint
-from latino_engine.distill.data import ImageSource, draw_batch, open_images
+from latino_engine.distill.data import CHECKPOINT, ImageSource, draw_batch, open_images
 from latino_engine.distill.objectives import EnergyObjective, MeanObjective, Objective
 from latino_engine.distill.operator_draws import parse_draws
 from latino_engine.distill.options import Distillation, check_options
 from latino_engine.distill.paper_objective import PaperObjective
 from latino_engine.distill.processes import Processes
 from latino_engine.distill.runs import (
-    CHECKPOINT,
     Interruptible,
     Report,
     RunState,
@@ -53,9 +52,11 @@ _FREE = (
     "checkpoint_minutes",
     "half",
     "autocast",
+    "checkpointing",
     "learning_rate",
     "step_size_rate",
     "discriminator_rate",
+    "init_rate",
     "perceptual_network",  # the distance itself is compared
 )
 
@@ -90,8 +91,8 @@ def distill(
 
     Raises:
         ValueError, TypeError: an option that cannot be used, in one sentence.
-        TrainingStopped: loss, gradients or weights became NaN or infinite; the last good average
-            is kept.
+        TrainingStopped: loss, gradients or weights became NaN or infinite, or step sizes left
+            the range of float32; the last good average is kept.
         OutputNotWritable: a folder that is something else, or cannot be written.
         KeyboardInterrupt: after the checkpoint was written.
 
@@ -125,7 +126,6 @@ class _Run:
         self.resumed = claim_folder(folder, self.processes.is_main)
         self.draws = parse_draws(options.operators, options.noise_std)
         kinds = self.draws.kinds(options.size, prior.channels)
-        self._sigma_ys = [prior.spec.scale * std for std in self.draws.noise_std]
         self.source: ImageSource = open_images(options.source, options.size, options.pad)
         self._check_images()
         self.own = option_facts({**asdict(options), "prior": prior.content_hash()})
@@ -224,7 +224,8 @@ class _Run:
                 coming = pool.submit(self._images, self.state.step + 1)
                 batch = self._batch(x)
                 everything = self._optimizers().values()
-                with falling_back(self.average, self.model, everything, self.objective.restart):
+                pair = (self.average, self.model)
+                with falling_back(*pair, everything, self.state.step, self.objective.restart):
                     loss = self._step(batch)
                 spent = self.processes.agree(time.perf_counter() - start)
                 self.state.step += 1
@@ -256,6 +257,7 @@ class _Run:
 
     def _step(self, batch: TrainingBatch) -> float:
         o, step = self.options, self.state.step
+        self.model.check_step_sizes(batch.problem, step)
         loss = self.objective.loss(self.model, batch)
         self.optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
@@ -271,7 +273,7 @@ class _Run:
             group["lr"] = share * group["peak"]
         self.optimizer.step()
         check_finite(self.model, step + 1)
-        self.model.check_step_sizes(self._sigma_ys, step + 1)
+        self.model.check_step_sizes(batch.problem, step + 1)
         return value
 
     def adapter(self, average: Unfolded) -> Adapter:

@@ -27,9 +27,9 @@ from torch import Tensor, nn
 
 from latino_engine import ops
 from latino_engine.distill.perceptual import perceptual_distance
-from latino_engine.distill.runs import all_finite
+from latino_engine.distill.runs import all_finite, stopped
 from latino_engine.distill.unfolded import TrainingBatch, Unfolded
-from latino_engine.errors import TrainingStopped, invalid
+from latino_engine.errors import invalid
 
 if TYPE_CHECKING:
     from latino_engine.distill.options import Distillation
@@ -138,11 +138,8 @@ class PaperObjective:
         value = float(loss.detach())
         finite = all_finite(w.grad for w in weights if w.grad is not None)
         if not (math.isfinite(value) and finite):
-            raise TrainingStopped(
-                "discriminator: expected a finite loss with finite gradients, got "
-                f"{value} at step {batch.step}; the last good average is kept: lower the "
-                "discriminator_rate"
-            )
+            expected, got = "a finite loss with finite gradients", f"{value} at step {batch.step}"
+            raise stopped("discriminator", expected, got, "lower the discriminator_rate")
         self._optimizer.step()
 
     def restart(self) -> None:

@@ -18,9 +18,8 @@ from torch import Tensor
 
 from latino_engine.atomic import atomic_file
 from latino_engine.distill.checkpoint import read_facts, read_tensors, write_checkpoint
-from latino_engine.distill.data import ImageSource, check_scale, draw_batch, open_images
+from latino_engine.distill.data import CHECKPOINT, ImageSource, check_scale, draw_batch, open_images
 from latino_engine.distill.runs import (
-    CHECKPOINT,
     Interruptible,
     Report,
     RunState,
@@ -222,7 +221,7 @@ class _Run:
                 start = time.perf_counter()
                 x = coming.result().to(self.device)
                 coming = pool.submit(self._batch, self.state.step + 1)
-                with falling_back(self.average, self.model, [self.optimizer]):
+                with falling_back(self.average, self.model, [self.optimizer], self.state.step):
                     loss = self._step(x)
                 spent = time.perf_counter() - start
                 self.state.step += 1

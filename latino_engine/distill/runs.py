@@ -19,15 +19,15 @@ import torch
 from torch import nn
 
 from latino_engine.atomic import atomic_file
-from latino_engine.distill.data import files_below
+from latino_engine.distill.data import CHECKPOINT, files_below
 from latino_engine.errors import InvalidArgument, OutputNotWritable, TrainingStopped, invalid
 from latino_engine.image_io import EXTENSIONS
 
-CHECKPOINT = "training.safetensors"
 _PROBE = "training.probe"
+_KEPT = "the last good average is kept"
 #: Options that name files or folders -> the kinds of files that mark a folder.
 _PATHS = {"source": EXTENSIONS, "start": (".safetensors",)}
-_MARKED_BYTES = 1 << 14  # of each file of a folder
+_MARKED_BYTES = 1 << 14  # of each image of a folder
 _PIECE_BYTES = 1 << 22
 
 #: (steps done, fraction done in 0..1, loss, images per second)
@@ -131,26 +131,31 @@ def option_facts(options: dict[str, Any]) -> dict[str, Any]:
 def fingerprint(path: Any, kinds: Sequence[str]) -> str | None:
     """SHA-256 of what marks it, None where there is no such file or folder.
 
-    Of a file: all its bytes. Of a folder: names, sizes and first 16 KiB of the files of these
-    kinds below it; others come and go.
+    Of a file: all its bytes. Of a folder: names and sizes of the files of these kinds below it
+    (others come and go), and of images the first 16 KiB, of others all bytes.
     """
-    if not isinstance(path, str) or not Path(path).exists():
+    if not isinstance(path, str):
         return None
     marks = hashlib.sha256()
     try:
-        if Path(path).is_file():
-            with Path(path).open("rb") as opened:
-                while piece := opened.read(_PIECE_BYTES):
-                    marks.update(piece)
+        if not Path(path).is_dir():
+            _add_bytes(marks, Path(path))
             return marks.hexdigest()
         for file in files_below(Path(path), kinds):
             marks.update(os.fsencode(file.relative_to(path)))  # a name may be any bytes
             marks.update(f"\0{file.stat().st_size}\0".encode())
-            with file.open("rb") as opened:
-                marks.update(opened.read(_MARKED_BYTES))
+            _add_bytes(marks, file, _MARKED_BYTES if kinds == EXTENSIONS else None)
     except OSError:
         return None
     return marks.hexdigest()
+
+
+def _add_bytes(marks: hashlib._Hash, file: Path, most: int | None = None) -> None:
+    with file.open("rb") as opened:
+        while piece := opened.read(most or _PIECE_BYTES):
+            marks.update(piece)
+            if most is not None:
+                return
 
 
 class Interruptible:
@@ -185,10 +190,9 @@ class Interruptible:
 def check_loss(loss: float, norm: float, step: int) -> None:
     """Raises unless loss and gradient norm are finite."""
     if not (math.isfinite(loss) and math.isfinite(norm)):
-        raise TrainingStopped(
-            f"loss: expected a finite number with finite gradients, got {loss} at step {step}; the "
-            "last good average is kept: lower the learning rate, or look at the images"
-        )
+        remedy = "lower the learning rate, or look at the images"
+        got = f"{loss} at step {step}"
+        raise stopped("loss", "a finite number with finite gradients", got, remedy)
 
 
 @torch.no_grad()
@@ -243,10 +247,18 @@ def check_finite(model: nn.Module, step: int) -> None:
 
 
 def _weights_stopped(step: int) -> TrainingStopped:
-    return TrainingStopped(
-        f"weights: expected finite numbers after {step} steps, got others; the last good average "
-        "is kept: lower the learning rate"
-    )
+    expected = f"finite numbers after {counted(step)}"
+    return stopped("weights", expected, "others", "lower the learning rate")
+
+
+def stopped(name: str, expected: str, got: str, remedy: str) -> TrainingStopped:
+    """The sentence for what a step found; `falling_back` knows whether there is an average."""
+    return TrainingStopped(f"{name}: expected {expected}, got {got}; {_KEPT}: {remedy}")
+
+
+def counted(count: int) -> str:
+    """So many optimizer steps, in words."""
+    return "1 step" if count == 1 else f"{count} steps"
 
 
 @contextmanager
@@ -254,6 +266,7 @@ def falling_back(
     average: nn.Module,
     model: nn.Module,
     optimizers: Iterable[torch.optim.Optimizer],
+    step: int,
     restart: Callable[[], None] = lambda: None,
 ) -> Iterator[None]:
     """Where the block stops the training: model <- average, and optimizers without their state.
@@ -261,11 +274,12 @@ def falling_back(
     Args:
         average, model: of one kind.
         optimizers: all of the run.
+        step: optimizer steps done before; of none nothing is written, as the sentence then says.
         restart: called last, for what else must begin anew.
     """
     try:
         yield
-    except TrainingStopped:
+    except TrainingStopped as error:
         with torch.no_grad():
             for mean, new in _trained(average, model):
                 new.copy_(mean)
@@ -274,6 +288,8 @@ def falling_back(
         for optimizer in optimizers:
             optimizer.state.clear()
         restart()
+        if step == 0:
+            raise TrainingStopped(str(error).replace(_KEPT, "nothing was written")) from error
         raise
 
 

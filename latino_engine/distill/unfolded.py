@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from latino_engine import ops
 from latino_engine.adapters import LearnedSchedule, Table
 from latino_engine.distill.lora import adapt, trained_weights
-from latino_engine.errors import TrainingStopped
+from latino_engine.distill.runs import counted, stopped
 from latino_engine.measurement import Problem
 from latino_engine.operators.protocol import DataStep
 from latino_engine.priors.prior import Prior
@@ -150,10 +150,8 @@ class Unfolded(nn.Module):
 
     def schedule(self, problem: Problem, index: Tensor) -> Schedule:
         """The schedule of the images `index`, with gradients to the step sizes."""
-        return self._schedule(_kind(problem), problem.sigma_of(index))
-
-    def _schedule(self, kind: str, sigma_y: Scalar) -> Schedule:
-        tables = {name: [list(row.unbind()) for row in t] for name, t in self._tables(kind)}
+        tables = {name: [list(row.unbind()) for row in t] for name, t in self._tables(problem)}
+        sigma_y = problem.sigma_of(index)
         return ud2m_schedule(
             sigma_y,
             self.sigmas,
@@ -166,32 +164,27 @@ class Unfolded(nn.Module):
         )
 
     @torch.no_grad()
-    def check_step_sizes(self, sigma_ys: Sequence[float], step: int) -> None:
+    def check_step_sizes(self, problem: Problem, step: int) -> None:
         """Raises unless float32 holds the schedule: finite data steps, noise levels above 0.
 
         Args:
-            sigma_ys: noise levels of the measurement, internal units; every entry of the schedule
-                is monotone between them.
+            problem: the images that the schedule is for.
             step: optimizer steps done.
 
         Raises:
             TrainingStopped: step sizes that left that range.
         """
-        sigma_y = torch.tensor(sigma_ys, dtype=torch.float64)
-        for kind in self.steps:
-            inner = [one for outer in self._schedule(kind, sigma_y).outer for one in outer.steps]
-            moves = torch.stack([torch.as_tensor(one.gamma) for one in inner]).float()
-            levels = torch.stack([torch.as_tensor(one.sigma_delta) for one in inner]).float()
-            if not bool((moves.isfinite() & levels.isfinite() & (levels > 0.0)).all()):
-                raise TrainingStopped(
-                    f"step sizes: expected data steps and noise levels that float32 can hold after "
-                    f"{step} steps, got others for {kind}; the last good average is kept: lower "
-                    "step_size_rate"
-                )
+        schedule = self.schedule(problem, torch.arange(len(problem.y)))
+        inner = [one for outer in schedule.outer for one in outer.steps]
+        moves = torch.stack([torch.as_tensor(one.gamma) for one in inner]).float()
+        levels = torch.stack([torch.as_tensor(one.sigma_delta) for one in inner]).float()
+        if not bool((moves.isfinite() & levels.isfinite() & (levels > 0.0)).all()):
+            expected = f"data steps and noise levels that float32 can hold after {counted(step)}"
+            raise stopped("step sizes", expected, "others", "lower step_size_rate")
 
-    def _tables(self, kind: str) -> ItemsView[str, Tensor]:
+    def _tables(self, problem: Problem) -> ItemsView[str, Tensor]:
         """r, d, lam on the CPU, where the noise levels are; gradients pass through."""
-        sizes = cast(StepSizes, self.steps[kind])
+        sizes = cast(StepSizes, self.steps[type(problem.operator).__name__])
         return {name: table.cpu() for name, table in sizes.tables().items()}.items()
 
     def start(self, problem: Problem) -> Tensor:
@@ -221,8 +214,7 @@ class Unfolded(nn.Module):
         noise = batch.stream(index, torch.ones_like(index))
         sigma_n = torch.tensor(self.sigmas, dtype=torch.float64)[levels]
         tables = {
-            name: [list(table[levels].unbind(dim=1))]
-            for name, table in self._tables(_kind(batch.problem))
+            name: [list(table[levels].unbind(dim=1))] for name, table in self._tables(batch.problem)
         }
         schedule = ud2m_schedule(
             batch.problem.sigma_of(index),
@@ -275,10 +267,6 @@ class Unfolded(nn.Module):
 def first_steps(kind: str) -> tuple[float, float]:
     """(r, d) where the training of an operator class starts."""
     return _FIRST_STEPS.get(kind, _OTHER_FIRST_STEPS)
-
-
-def _kind(problem: Problem) -> str:
-    return type(problem.operator).__name__
 
 
 def _plain(problem: Problem, index: Tensor) -> DataStep:
