@@ -176,6 +176,9 @@ def distill(
     exponent: Annotated[
         float, typer.Option(help="energy: of its distances; below 1, small errors count more.")
     ] = 1.0,
+    image_exponent: Annotated[
+        float | None, typer.Option(help="energy: of whole images, if not --exponent.")
+    ] = None,
     adversarial: Annotated[float, typer.Option(help="paper: weight of the term.")] = 0.1,
     noise_mse: Annotated[float, typer.Option(help="paper: weight of the term.")] = 1.0,
     noise_mse_cutoff: Annotated[float, typer.Option(help="paper: largest 1/sigma^2.")] = 10.0,
@@ -233,6 +236,7 @@ def distill(
         num_samples=num_samples,
         patches=tuple(patch or Distillation.patches),
         exponent=exponent,
+        image_exponent=image_exponent,
         adversarial=adversarial,
         noise_mse=noise_mse,
         noise_mse_cutoff=noise_mse_cutoff,

@@ -14,6 +14,7 @@ import latino_engine as le
 from latino_engine.distill import perceptual
 from latino_engine.distill.objectives import EnergyObjective, energy_loss
 from latino_engine.distill.operator_draws import draw_operator, parse_draws
+from latino_engine.distill.options import check_options
 from latino_engine.distill.paper_objective import Discriminator, PaperObjective, outer_times
 from latino_engine.distill.unfolded import TrainingBatch, TrainingStream, Unfolded
 from latino_engine.errors import BackendNotAvailable, InvalidArgument, TrainingStopped
@@ -53,17 +54,33 @@ def test_the_exponent_by_hand():
     # Distances over four pixels to 1: 2 and 6; between the two: 8; their roots by that of sqrt(4).
     whole = (0.5 * (2**0.5 + 6**0.5) - 0.5 * 8**0.5) / 2**0.5
     assert float(energy_loss(samples, x, (), 0.5)) == pytest.approx(whole, abs=1e-3)
+    plain = (0.5 * (2 + 6) - 0.5 * 8) / 2
+    assert float(energy_loss(samples, x, (), 0.5, 1.0)) == pytest.approx(plain, abs=1e-3)
+    pixel = 0.5 * (1 + 3**0.5) - 0.5 * 4**0.5
+    both = float(energy_loss(samples, x, (1,), 0.5, 1.0))
+    assert both == pytest.approx((plain + pixel) / 2, abs=1e-3)
 
 
-@pytest.mark.parametrize("exponent", [0.5, 1.0, 1.5])
-def test_energy_loss_is_lowest_at_the_posterior(exponent):
+@pytest.mark.parametrize("name", ["exponent", "image_exponent"])
+def test_an_exponent_of_a_proper_score(name):
+    with pytest.raises(InvalidArgument) as caught:
+        check_options(distillation("images", **{name: 2.0}), None)
+    assert str(caught.value) == (
+        f"{name}: expected a number above 0 and below 2, got 2.0; 1 is the energy score"
+    )
+
+
+@pytest.mark.parametrize(
+    "exponent, image_exponent", [(0.5, None), (1.0, None), (1.5, None), (0.5, 1.0)]
+)
+def test_energy_loss_is_lowest_at_the_posterior(exponent, image_exponent):
     generator = torch.Generator().manual_seed(0)
     x = 0.5 * torch.randn(20000, 1, 2, 2, generator=generator)
 
     def loss(mean, std):
         own = torch.Generator().manual_seed(1)
         samples = mean + std * torch.randn(2, *x.shape, generator=own)
-        return float(energy_loss(samples, x, (1, 2), exponent))
+        return float(energy_loss(samples, x, (1, 2), exponent, image_exponent))
 
     right = loss(0.0, 0.5)
     assert all(right < loss(*wrong) - 1e-3 for wrong in [(0, 0.3), (0, 0.8), (0.2, 0.5)])

@@ -177,7 +177,7 @@ class _Run:
     def _objective(self) -> Objective:
         o = self.options
         if o.objective == "energy":
-            return EnergyObjective(o.num_samples, o.patches, o.exponent)
+            return EnergyObjective(o.num_samples, o.patches, o.exponent, o.image_exponent)
         if o.objective == "mse":
             return MeanObjective()
         device, average = self.processes.device, self.processes.average_gradients

@@ -59,12 +59,13 @@ class EnergyObjective(_Alone):
     Attributes:
         num_samples: S >= 2 per measurement.
         patches: sides of the patches, in pixels; each scale and the whole image count alike.
-        exponent: beta of `energy_loss`.
+        exponent, image_exponent: beta of `energy_loss`, of all distances and of whole images.
     """
 
     num_samples: int = 2
     patches: tuple[int, ...] = (1, 4, 8)
     exponent: float = 1.0
+    image_exponent: float | None = None
 
     def loss(self, model: Unfolded, batch: TrainingBatch) -> Tensor:
         """`energy_loss` of S samples for each measurement of the batch."""
@@ -73,7 +74,7 @@ class EnergyObjective(_Alone):
         sample_ids = torch.arange(self.num_samples).repeat_interleave(count)
         drawn = model(batch.problem, index, sample_ids, batch.stream(index, sample_ids))
         samples = drawn.reshape(self.num_samples, *batch.x.shape)
-        return energy_loss(samples, batch.x, self.patches, self.exponent)
+        return energy_loss(samples, batch.x, self.patches, self.exponent, self.image_exponent)
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,11 @@ class MeanObjective(_Alone):
 
 
 def energy_loss(
-    samples: Tensor, x: Tensor, patches: Sequence[int], exponent: float = 1.0
+    samples: Tensor,
+    x: Tensor,
+    patches: Sequence[int],
+    exponent: float = 1.0,
+    image_exponent: float | None = None,
 ) -> Tensor:
     """Energy scores of images and patches, each divided by (number of entries)^(beta / 2).
 
@@ -106,10 +111,12 @@ def energy_loss(
         x: (B, C, H, W), the truth.
         patches: sides in pixels; those larger than the image are left out.
         exponent: beta.
+        image_exponent: beta of the whole images, where it is another one.
 
     Source: Gneiting & Raftery (2007), section 4.3; De Bortoli et al. (2025), arXiv:2502.02483.
     """
-    total = _energy(samples.flatten(2), x.flatten(1), exponent)
+    whole = exponent if image_exponent is None else image_exponent
+    total = _energy(samples.flatten(2), x.flatten(1), whole)
     used = [side for side in patches if side <= min(x.shape[-2:])]
     for side in used:
         total = total + _energy(_patches(samples, side), _patches(x[None], side)[0], exponent)

@@ -39,6 +39,7 @@ class Distillation:
         num_samples: S per measurement, of the energy score.
         patches: sides of its patches in pixels.
         exponent: of its distances, above 0 and below 2; below 1, small errors count more.
+        image_exponent: of its distances between whole images; None takes `exponent`.
         adversarial, noise_mse, perceptual, gradient_penalty: weights of the paper's terms.
         noise_mse_cutoff: the largest 1 / sigma_n^2 by which the squared error is weighted.
         perceptual_network: "auto", "lpips" or "pyramid".
@@ -80,6 +81,7 @@ class Distillation:
     num_samples: int = 2
     patches: tuple[int, ...] = (1, 4, 8)
     exponent: float = 1.0
+    image_exponent: float | None = None
     adversarial: float = 0.1
     noise_mse: float = 1.0
     perceptual: float = 0.1
@@ -141,9 +143,10 @@ def _check_numbers(options: Distillation) -> None:
             expected = f"a number from {low:g} to {high:g}" if high < math.inf else "0 or more"
             raise invalid(name, expected, value, "choose another value")
     check_scale(options.smallest_scale)
-    if not 0.0 < options.exponent < 2.0:
-        got = options.exponent
-        raise invalid("exponent", "a number above 0 and below 2", got, "1 is the energy score")
+    for name in ("exponent", "image_exponent"):
+        got = getattr(options, name)
+        if got is not None and not 0.0 < got < 2.0:
+            raise invalid(name, "a number above 0 and below 2", got, "1 is the energy score")
     if not 0.0 < options.c < math.inf:
         raise invalid("c", "a number above 0", options.c, "1 is the published value")
     if min(options.patches, default=1) < 1:
