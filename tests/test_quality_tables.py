@@ -11,6 +11,7 @@ from tiny import tiny_prior
 
 from benchmarks.quality import __main__ as quality
 from benchmarks.quality import limits, rows, tables
+from latino_engine.adapters import load_adapter
 from latino_engine.priors import save_prior
 
 ROOT = Path(__file__).parents[1]
@@ -68,6 +69,30 @@ def test_the_digits_of_the_readme_are_rows(score: str):
         assert len(ours) == 2
         assert len(others) >= 2
         assert max(ours) < min(others)
+
+
+@pytest.mark.parametrize("name", ["digits-32-2x2", "digits-32-3x3"])
+def test_the_shipped_samplers_of_digits_are_calibrated(name: str):
+    """The rows are of the files that are shipped."""
+    slug = "distilled_" + name[-3:].replace("x", "_x_")
+    for operator in quality.OPERATORS:
+        problem = rows._slug(rows.Problem("", operator, 0.05, 32))
+        row = json.loads((rows.RESULTS / "digits" / f"{problem}--{slug}.json").read_text())
+        assert row["adapter_sha256"] == load_adapter(name).content_hash()
+        assert row["num_images"] == 512
+        assert abs(row["coverage_active"]["0.8"] - 0.8) <= 0.04
+
+
+@pytest.mark.parametrize("operator", quality.PHOTO_OPERATORS)
+def test_the_rows_of_photographs_are_of_the_shipped_adapter(operator: str):
+    slug = rows._slug(rows.Problem("", operator, 0.02, 256))
+    ours, latino = (
+        json.loads((rows.RESULTS / "photos" / f"{slug}--{name}.json").read_text())
+        for name in ("distilled_2_x_2", "LATINO_8")
+    )
+    assert ours["adapter_sha256"] == load_adapter("photo-small").content_hash()
+    assert ours["crps"] <= 0.9 * latino["crps"]
+    assert ours["psnr_mean"] > latino["psnr_mean"]
 
 
 def test_rows_are_ordered_and_old_coverages_left_out(results: Path, tmp_path: Path):

@@ -154,7 +154,7 @@ def section() -> str:
         "\n### What limits the PSNR\n\n"
         f"PSNR (dB) of the mean of {most} samples of `{PRIOR}`. More evaluations of the prior "
         f"without training raise it by at most {max(gains):.2f} dB over {_REFERENCE}. A network "
-        "trained from the shipped adapter on for the squared error alone (one draw, so nothing is "
+        "trained from a distilled adapter on for the squared error alone (one draw, so nothing is "
         "lost to sampling) aims at the mean itself: where it ends is what this prior and so many "
         "minutes on two cores give, and where it still rises, a bound from below.\n\n"
         f"| {' | '.join(head)} |\n|{'---|' * len(head)}\n"
