@@ -378,3 +378,17 @@ def test_every_option_has_a_flag_that_arrives(command, options, runner, monkeypa
             given.append(str(value))
         cli.run([*base, *(needed if flag != "operator" else []), *given])
         assert getattr(seen[-1], field.name) != getattr(seen[0], field.name), field.name
+
+
+@pytest.mark.parametrize(
+    "array, sentence",
+    [
+        (np.full((2, 16, 16), np.nan), "finite numbers, got 512 that are NaN or infinite; replace"),
+        (np.zeros((2, 16, 16), np.int32), "uint8 or floats, got int32; convert the array"),
+    ],
+)
+def test_arrays_that_hold_no_images(array, sentence, tmp_path):
+    np.save(tmp_path / "a.npy", array)
+    with pytest.raises(ImageUnreadable) as caught:
+        open_images(tmp_path / "a.npy", crop=16)
+    assert f"a.npy: expected {sentence}" in str(caught.value)

@@ -25,6 +25,7 @@ def doubtful_digits(source: str, adapter: str, path: Path, noise_std: float = 0.
     prior = le.load_prior("digits-32")
     x = central_squares(open_images(source, 32, 2), range(_CANDIDATES), 32)
     rows = []
+    shown: set[int] = set()
     with tempfile.TemporaryDirectory() as folder:
         engine = le.compile(prior, f"{folder}/d.engine", adapter=adapter, image_size=32)
     for text in _OPERATORS:
@@ -33,9 +34,16 @@ def doubtful_digits(source: str, adapter: str, path: Path, noise_std: float = 0.
         post = engine.sample(y, operator, num_samples=_SAMPLES)
         ink = x.square().flatten(1).mean(dim=1)
         doubt = post.std.square().flatten(1).mean(dim=1) / ink
-        for index in doubt.topk(2).indices.tolist():
+        for index in most_doubtful(doubt, 2, shown):
             rows.append((x[index], y[index], post.samples[:, index], post.std[index]))
+            shown.add(index)
     _draw(rows, path)
+
+
+def most_doubtful(doubt: torch.Tensor, count: int, shown: set[int]) -> list[int]:
+    """The places of the `count` largest values, without those that are shown already."""
+    order: list[int] = doubt.argsort(descending=True).tolist()
+    return [index for index in order if index not in shown][:count]
 
 
 def _draw(rows: list[tuple[torch.Tensor, ...]], path: Path) -> None:

@@ -260,8 +260,11 @@ def _read_npy(path: Path) -> Bytes:
         raise unreadable(path, expected, f"shape {array.shape}", "reshape the array")
     if array.dtype == np.uint8:
         return np.ascontiguousarray(array)
-    if array.dtype.kind != "f" or not np.isfinite(array).all():
-        raise unreadable(path, "uint8 or finite floats", array.dtype, "convert the array")
+    if array.dtype.kind != "f":
+        raise unreadable(path, "uint8 or floats", array.dtype, "convert the array")
+    if wrong := int((~np.isfinite(array)).sum()):
+        found = f"{wrong} that are NaN or infinite"
+        raise unreadable(path, "finite numbers", found, "replace them")
     if float(array.min()) < -0.01 or float(array.max()) > 1.01:
         found = f"values from {array.min():.4g} to {array.max():.4g}"
         raise unreadable(path, "floats in [0, 1]", found, "scale them to that range")
