@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -40,6 +41,13 @@ def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "rows"
 
 
+def filed(table: str, problem: rows.Problem, sampler: str) -> dict[str, Any]:
+    """The committed row of a problem and of a sampler, named as its file is."""
+    path = rows.RESULTS / table / f"{rows._slug(problem)}--{sampler}.json"
+    row: dict[str, Any] = json.loads(path.read_text())
+    return row
+
+
 def test_the_page_is_what_the_rows_give(tmp_path: Path):
     tables.write(tmp_path / "page.md")
     text = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
@@ -53,8 +61,7 @@ def test_the_photographs_of_the_readme_are_rows():
     for task, operator in zip(names, quality.PHOTO_OPERATORS, strict=True):
         cells = []
         for name in ("LATINO_8", "distilled_2_x_2", "diffpir-100", "ddrm-20"):
-            slug = rows._slug(rows.Problem("", operator, 0.02, 256))
-            row = json.loads((rows.RESULTS / "photos" / f"{slug}--{name}.json").read_text())
+            row = filed("photos", rows.Problem("", operator, 0.02, 256), name)
             own = "method" not in row
             cells += [f"{row['psnr_mean']:.2f}"] if own else []
             cells += [f"{row['crps']:.4f}"]
@@ -87,8 +94,7 @@ def test_the_shipped_samplers_of_digits_are_calibrated(name: str):
     """The rows are of the files that are shipped."""
     slug = "distilled_" + name[-3:].replace("x", "_x_")
     for operator in quality.OPERATORS:
-        problem = rows._slug(rows.Problem("", operator, 0.05, 32))
-        row = json.loads((rows.RESULTS / "digits" / f"{problem}--{slug}.json").read_text())
+        row = filed("digits", rows.Problem("", operator, 0.05, 32), slug)
         assert row["adapter_sha256"] == load_adapter(name).content_hash()
         assert row["num_images"] == 512
         assert abs(row["coverage_active"]["0.8"] - 0.8) <= 0.04
@@ -96,11 +102,8 @@ def test_the_shipped_samplers_of_digits_are_calibrated(name: str):
 
 @pytest.mark.parametrize("operator", quality.PHOTO_OPERATORS)
 def test_the_rows_of_photographs_are_of_the_shipped_adapter(operator: str):
-    slug = rows._slug(rows.Problem("", operator, 0.02, 256))
-    ours, latino = (
-        json.loads((rows.RESULTS / "photos" / f"{slug}--{name}.json").read_text())
-        for name in ("distilled_2_x_2", "LATINO_8")
-    )
+    problem = rows.Problem("", operator, 0.02, 256)
+    ours, latino = (filed("photos", problem, name) for name in ("distilled_2_x_2", "LATINO_8"))
     assert ours["adapter_sha256"] == load_adapter("photo-small").content_hash()
     assert ours["crps"] <= 0.9 * latino["crps"]
     assert ours["psnr_mean"] > latino["psnr_mean"]

@@ -146,8 +146,8 @@ def section() -> str:
         return ""
     lengths = sorted({name for values in row["trained"].values() for name in values}, key=float)
     most = max(len(curve) for of in row["samples"].values() for curve in of.values())
-    head = ["problem", *(f"LATINO {count}" for count in _EVALUATIONS), "distilled"]
-    head += ["distilled, all samples"]
+    head = ["problem", *(f"LATINO {count}" for count in _EVALUATIONS)]
+    head += ["distilled", "distilled, all samples"]
     head += [f"squared error, {length} min" for length in lengths]
     lines = [
         "\n### What limits the PSNR\n\n"

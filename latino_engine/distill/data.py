@@ -36,7 +36,6 @@ _CHANNELS = {"1": 1, "L": 1, "I": 1, "I;16": 1, "I;16B": 1, "I;16L": 1, "P": 3, 
 #: TIFF compressions that are known to decode: of every pixel type, and of bytes.
 _ANY_TYPE = (COMPRESSION.NONE, COMPRESSION.DEFLATE, COMPRESSION.ADOBE_DEFLATE)
 _BYTES = (COMPRESSION.LZW, COMPRESSION.PACKBITS, COMPRESSION.JPEG)
-_PREDICTORS = (PREDICTOR.NONE, PREDICTOR.HORIZONTAL)
 _IDX_IMAGES = 3  # axes: image, row, column
 
 
@@ -165,8 +164,9 @@ def files_below(folder: Path, kinds: Sequence[str]) -> list[Path]:
 
     Left out is what stands in the folder of a run below it, such as that run's own samples.
     """
-    runs = {run.parent for run in folder.rglob(CHECKPOINT)} - {folder}
-    found = (path for path in folder.rglob("*") if path.suffix.lower() in kinds)
+    below = list(folder.rglob("*"))
+    runs = {path.parent for path in below if path.name == CHECKPOINT} - {folder}
+    found = (path for path in below if path.suffix.lower() in kinds)
     return sorted(path for path in found if runs.isdisjoint(path.parents))
 
 
@@ -223,8 +223,9 @@ def _shape(path: Path) -> tuple[int, ...]:
                 found = (page.samplesperpixel, page.imagelength, page.imagewidth)
                 as_bytes = page.bitspersample == 8 and page.compression in _BYTES
                 plain = page.compression in _ANY_TYPE or as_bytes
-                packed = page.compression != COMPRESSION.NONE
-                plain = plain and page.predictor in _PREDICTORS[: 1 + packed]
+                differences = page.predictor == PREDICTOR.HORIZONTAL
+                differences = differences and page.compression != COMPRESSION.NONE
+                plain = plain and (page.predictor == PREDICTOR.NONE or differences)
                 known = plain and page.dtype is not None and is_pixel_type(page.dtype)
         else:
             with Image.open(path, formats=("PNG", "JPEG")) as image:
