@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +66,15 @@ def invalid_type(argument: str, expected: str, got: object, remedy: str) -> Inva
 def unreadable(path: Path, expected: str, got: object, remedy: str) -> ImageUnreadable:
     """The sentence ``path: expected ..., got ...; remedy`` as an `ImageUnreadable`."""
     return ImageUnreadable(f"{path}: expected {expected}, got {got}; {remedy}")
+
+
+@contextmanager
+def about(what: str) -> Iterator[None]:
+    """Begin the sentence of an `InvalidArgument` from inside with what the user wrote."""
+    try:
+        yield
+    except InvalidArgument as error:
+        raise InvalidArgument(f"{what}, {error}") from error
 
 
 def whole_number(argument: str, value: Any) -> int:

@@ -17,7 +17,7 @@ from latino_engine import scores
 from latino_engine.atomic import atomic_folder
 from latino_engine.distill.data import ImageSource, open_images
 from latino_engine.engine import Engine
-from latino_engine.errors import invalid
+from latino_engine.errors import about, invalid
 from latino_engine.learned_scores import learned_scores
 from latino_engine.metrics import psnr, ssim
 from latino_engine.operators.protocol import Operator
@@ -98,6 +98,10 @@ def evaluate(
     if options.pad < 0:
         raise invalid("pad", "0 or more", options.pad, "choose how many black pixels to add")
     source = open_images(options.source, options.size, options.pad)
+    if source.channels != engine.spec.channels:
+        expected = f"images of {engine.spec.channels} channels, as the prior of the engine has"
+        remedy = "use another engine or other images"
+        raise invalid("source", expected, source.channels, remedy)
     truth = central_squares(source, range(min(len(source), options.limit)), options.size)
     with atomic_folder(out, ours=EVALUATION_FILES) as folder:
         drawn, facts = _draw(engine, options, truth, progress, restoration)
@@ -133,7 +137,8 @@ def _draw(
     for first in range(0, len(truth), _BATCH):
         x = truth[first : first + _BATCH]
         ids = list(range(first, first + len(x)))
-        y = measure_each(op, x, ids, options.seed)
+        with about(f"operator {options.operator}"):
+            y = measure_each(op, x, ids, options.seed)
         choice = (options.sampler, options.steps, options.unfold, restoration)
         post = engine.sample(y, op, options.num_samples, options.seed, *choice, image_ids=ids)
         samples.append(post.samples)

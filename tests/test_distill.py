@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from blobs import blob_images, distillation
+from PIL import Image
 from tiny import tiny_prior
 
 import latino_engine as le
@@ -158,9 +159,17 @@ def test_a_full_disk_leaves_what_was_there(source, tmp_path, monkeypatch):
         ({"targets": "none"}, "targets: expected one of attention, all-conv, full"),
         ({"num_samples": 1}, "num_samples: expected at least 2"),
         ({"rank": 0}, "rank, alpha: expected a rank of at least 1"),
+        (
+            {"rank": 1000},
+            r"rank: expected a rank of at most \d+, that of the largest layer, got 1000",
+        ),
+        ({"alpha": math.inf}, "rank, alpha: .* a finite alpha above 0, got rank 2, alpha inf"),
         ({"size": 10}, "size: expected a multiple of 4, got 10"),
         ({"operators": ("blur:sdt=1",)}, "did you mean 'std'"),
-        ({"operators": ("sr:factor=4|5",)}, "divisible"),
+        (
+            {"operators": ("sr:factor=4|5",)},
+            "^operator sr:factor=5, x: expected sides divisible by 5, got 16 x 16",
+        ),
         ({"seed": -1}, "seed: expected 0 <= seed < 2\\^64"),
         ({"pad": -1}, "pad: expected 0 or more"),
         ({"ema": 2.0}, "ema: expected a number from 0 to 1"),
@@ -181,6 +190,10 @@ def test_options_that_cannot_be_used(changes, sentence, source, tmp_path):
 def test_images_and_folders_that_cannot_be_used(source, tmp_path):
     with pytest.raises(InvalidArgument, match="source: expected images of 3 channels"):
         distill(tiny_prior(3), distillation(source), tmp_path / "run")
+    (tmp_path / "folder").mkdir()
+    Image.fromarray(blob_images()[0].squeeze()).save(tmp_path / "folder" / "blob.png")
+    with pytest.raises(InvalidArgument, match=r"^pad: expected 0 for a folder"):
+        distill(tiny_prior(1), distillation(tmp_path / "folder", pad=2), tmp_path / "run")
     with pytest.raises(ImageUnreadable, match="sides of at least 32"):
         distill(tiny_prior(1), distillation(source, size=32), tmp_path / "run")
     (tmp_path / "full").mkdir()

@@ -15,6 +15,7 @@ from tiny import tiny_prior
 import latino_engine as le
 from latino_engine import cli, scores
 from latino_engine.distill.distillation import distill
+from latino_engine.errors import InvalidArgument
 from latino_engine.evaluation import Evaluation, evaluate
 
 
@@ -205,7 +206,7 @@ def test_every_image_has_its_own_noise_and_its_own_draws(engine, tmp_path):
         (["--pad", "-1"], "error: pad: expected 0 or more, got -1; choose how many black pixels"),
         (["--limit", "0"], "error: limit: expected at least 1, got 0; say how many images"),
         (["--size", "32"], "got 16 x 16; choose a smaller --size, or add pixels by --pad"),
-        (["--operator", "sr:factor=3"], "error: x: expected"),
+        (["--operator", "sr:factor=3"], "error: operator sr:factor=3, x: expected sides"),
     ],
 )
 def test_mistakes(engine, tmp_path, capsys, more, sentence):
@@ -215,6 +216,16 @@ def test_mistakes(engine, tmp_path, capsys, more, sentence):
     assert cli.run([str(a) for a in arguments]) == 2
     err = capsys.readouterr().err
     assert sentence in err and err.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_images_of_other_channels(engine, tmp_path):
+    """Those of a colour camera with an engine of grey images, not an error of the measurement."""
+    np.save(tmp_path / "colour.npy", np.zeros((2, 3, 16, 16), np.uint8))
+    colour = Evaluation(str(tmp_path / "colour.npy"), "denoise", size=16)
+    expected = "source: expected images of 1 channels, as the prior of the engine has, got 3; use"
+    with pytest.raises(InvalidArgument, match=f"^{expected}"):
+        evaluate(le.load(engine), colour, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 

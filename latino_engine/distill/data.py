@@ -130,9 +130,10 @@ def open_images(source: str | Path, crop: int, pad: int = 0) -> ImageSource:
         source: a folder of PNG, JPEG, TIFF or npy images; an idx file of bytes; an npy file
             (N, H, W), (N, C, H, W) or (N, H, W, C), uint8 or floats in [0, 1].
         crop: side of the squares that will be cut from the images.
-        pad: black pixels added at each side of the images of an idx or npy file.
+        pad: black pixels added at each side of the images of an idx or npy file; 0 for a folder.
 
     Raises:
+        InvalidArgument: a pad for a folder.
         ImageUnreadable: nothing to train on, or files that cannot be used.
     """
     path = Path(source)
@@ -142,6 +143,10 @@ def open_images(source: str | Path, crop: int, pad: int = 0) -> ImageSource:
             raise ImageUnreadable(
                 f"{path}: expected a folder with images ({', '.join(EXTENSIONS)}), got none in it; "
                 "name a folder that holds some"
+            )
+        if pad:
+            raise invalid(
+                "pad", "0 for a folder of images", pad, "add the pixels to the images themselves"
             )
         return FolderImages(paths, crop)
     if not path.is_file():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, cast
 
 import torch
@@ -25,26 +26,32 @@ def adapt(network: nn.Module, targets: str, rank: int, alpha: float, seed: int) 
         targets: "attention": low-rank changes of the attention projections, and the output
             convolution as a whole; "all-conv": of every other linear and convolution layer too;
             "full": every weight is trained as it is.
-        rank: r >= 1 of the low-rank changes.
+        rank: r >= 1 of the low-rank changes, at most the full rank of the largest layer.
         alpha: their scale times r.
         seed: of A.
 
     Raises:
-        InvalidArgument: an unknown target, or a network without attention.
+        InvalidArgument: an unknown target, rank or alpha, or a network without attention.
         BackendNotAvailable: peft is missing.
 
     Source: Hu et al. (2022), arXiv:2106.09685.
     """
     if targets not in TARGETS:
         raise invalid("targets", f"one of {', '.join(TARGETS)}", repr(targets), "choose one")
-    if rank < 1 or not alpha > 0:
+    if rank < 1 or not 0.0 < alpha < math.inf:
         got = f"rank {rank}, alpha {alpha:g}"
-        raise invalid("rank, alpha", "a rank of at least 1 and alpha above 0", got, "change them")
+        expected = "a rank of at least 1 and a finite alpha above 0"
+        raise invalid("rank, alpha", expected, got, "change them")
     if targets == "full":
         network.requires_grad_(True)
         return
     output = output_layer(network)
     chosen = _low_rank_layers(network, targets, output)
+    weights = (cast(Tensor, network.get_submodule(name).weight) for name in chosen)
+    largest = max(min(weight.flatten(1).shape) for weight in weights)
+    if rank > largest:
+        expected = f"a rank of at most {largest}, that of the largest layer"
+        raise invalid("rank", expected, rank, "choose a smaller one, or targets='full'")
     network.requires_grad_(False)
     peft = _peft()
     with torch.random.fork_rng(devices=[]):

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from latino_engine.errors import invalid
+from latino_engine.errors import about, invalid
 from latino_engine.operators.combined_spec import pieces
 from latino_engine.operators.inpainting import Inpainting
 from latino_engine.operators.protocol import Operator
@@ -93,7 +93,8 @@ class OperatorDraws:
         for text in self.operators:
             for concrete in _every_choice(text):
                 operator = draw_operator(concrete, self.noise_std[0], 1, size, random, channels)
-                operator.A(torch.zeros(1, channels, size, size))
+                with about(f"operator {concrete}"):
+                    operator.A(torch.zeros(1, channels, size, size))
                 found[type(operator).__name__] = None
         return tuple(found)
 
