@@ -47,6 +47,7 @@ results: $(STAMP)
 	$(if $(GRID),$(BIN)/python -m benchmarks.quality limits "$(GRID)" "$(PHOTOS)")
 	$(BIN)/python -m benchmarks.quality ablation "$(MNIST)"
 	$(BIN)/python -m benchmarks.quality change "$(MNIST)"
+	$(BIN)/python -m benchmarks.quality beyond "$(MNIST)" "$(PHOTOS)"
 	$(BIN)/python -m benchmarks.quality picture "$(MNIST)"
 	$(BIN)/python -m benchmarks.quality tables
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 from tiny import tiny_prior
 
 from benchmarks.quality import __main__ as quality
-from benchmarks.quality import limits, rows, tables
+from benchmarks.quality import ablation, limits, rows, tables
 from benchmarks.quality.pictures import most_doubtful
 from latino_engine.adapters import load_adapter
 from latino_engine.priors import save_prior
@@ -37,6 +38,7 @@ ROW = {
 def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(rows, "RESULTS", tmp_path / "rows")
     monkeypatch.setattr(tables, "RESULTS", tmp_path / "rows")
+    monkeypatch.setattr(ablation, "RESULTS", tmp_path / "rows")
     monkeypatch.setattr(limits, "FILE", tmp_path / "rows" / "limits.json")
     return tmp_path / "rows"
 
@@ -109,6 +111,26 @@ def test_the_rows_of_photographs_are_of_the_shipped_adapter(operator: str):
     assert ours["psnr_mean"] > latino["psnr_mean"]
 
 
+def test_beyond_its_training_the_adapter_of_photographs_leads_still():
+    """What the page and the README say of it, from the rows."""
+    for operator, noise in quality._PHOTOS_BEYOND:
+        problem = rows.Problem("", operator, noise, 256)
+        ours, latino = (
+            filed("beyond-photos", problem, name) for name in ("distilled_2_x_2", "LATINO_8")
+        )
+        assert ours["adapter_sha256"] == load_adapter("photo-small").content_hash()
+        for score in ("crps", "energy_score"):
+            assert ours[score] < 0.95 * latino[score]
+
+
+@pytest.mark.parametrize("name", ["digits-32-2x2", "digits-32-3x3"])
+def test_the_rows_beyond_are_of_the_shipped_adapters_of_digits(name: str):
+    slug = "distilled_" + name[-3:].replace("x", "_x_")
+    for operator, noise in quality._DIGITS_BEYOND:
+        row = filed("beyond-digits", rows.Problem("", operator, noise, 32), slug)
+        assert row["adapter_sha256"] == load_adapter(name).content_hash()
+
+
 def test_no_digit_is_shown_twice():
     doubt = torch.tensor([0.1, 0.9, 0.5, 0.7])
     assert most_doubtful(doubt, 2, set()) == [1, 3]
@@ -145,6 +167,70 @@ def test_the_limits_say_how_far_evaluations_go(results: Path, tmp_path: Path):
     )
     limits.picture(tmp_path / "limits.png")
     assert (tmp_path / "limits.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_limits_on_file_are_of_the_shipped_adapter():
+    row = rows.read_row(limits.FILE) or {}
+    assert row["adapter_sha256"] == load_adapter(limits.ADAPTER).content_hash()
+    assert row["samples"].keys() == set(quality.PHOTO_OPERATORS)
+
+
+def test_limits_are_whole_or_not_shown(results: Path):
+    numbers = {"5": 24.0, "15": 24.5}
+    some = {"a": numbers, "b": numbers}
+    row = {"samples": some, "evaluations": some, "trained": some}
+    assert limits._is_whole(row)
+    for lacking in ({"a": numbers}, {"a": numbers, "b": {"5": 24.0}}, {}):
+        assert not limits._is_whole({**row, "trained": lacking})
+    assert not limits._is_whole({}) and limits.section() == ""
+
+
+def test_numbers_of_another_adapter_are_dropped(
+    results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def curve(*_: object, samples: int = 8) -> list[float]:
+        calls.append(samples)
+        return [24.0 + n for n in range(samples)]
+
+    calls: list[int] = []
+    monkeypatch.setattr(limits, "_engine", lambda adapter: None)
+    monkeypatch.setattr(limits, "_posterior_mean", lambda *_: None)
+    monkeypatch.setattr(limits, "_curve", curve)
+    stale = {"adapter_sha256": "of another", "samples": {"sr:factor=4": {"distilled": [1.0]}}}
+    rows.write_row(limits.FILE, stale)
+    for _ in range(2):  # the second time everything is known
+        limits.measure(tmp_path, tmp_path, ("sr:factor=4",), [5.0])
+        assert calls == [8, 8, 8, 8, 8, 1]
+    row = rows.read_row(limits.FILE) or {}
+    assert row["adapter_sha256"] == load_adapter(limits.ADAPTER).content_hash()
+    assert row["samples"]["sr:factor=4"]["distilled"][0] == 24.0 and limits._is_whole(row)
+
+
+def test_a_short_training_is_known_by_its_options(tmp_path: Path):
+    """On a checkout without the weights its rows are taken as they are, else it is trained."""
+    options = ablation._base(tmp_path, 80)
+    facts = json.loads(json.dumps({**asdict(options), "source": "train-images-idx3-ubyte.gz"}))
+    facts["steps_done"] = 80
+    assert ablation._is_training_of(facts, options)
+    assert ablation._is_training_of({**facts, "perceptual_network": "pyramid"}, options)
+    del facts["image_exponent"]  # the record of a version that had no such option
+    assert ablation._is_training_of(facts, options)
+    assert not ablation._is_training_of(facts, replace(options, image_exponent=1.0))
+    assert not ablation._is_training_of(facts, replace(options, training_steps=90))
+    assert not ablation._is_training_of({**facts, "steps_done": 12}, options)
+    assert not ablation._is_training_of({**facts, "rank": 4}, options)
+    assert not ablation._is_training_of(None, options)
+
+
+def test_all_short_trainings_on_file_are_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """`make results` on a fresh checkout trains none of them again."""
+    trained: list[str] = []
+    monkeypatch.setattr(ablation, "RUNS", tmp_path / "runs")
+    monkeypatch.setattr(ablation, "distill", lambda *a, **_: trained.append(a[2]))
+    monkeypatch.setattr(ablation, "score_row", lambda *_: None)
+    ablation.choices(tmp_path, 80, 64)
+    ablation.change_of_operator(tmp_path, 80, 64)
+    assert trained == []
 
 
 def test_a_row_is_scored_once(results: Path, tmp_path: Path):

@@ -4,6 +4,7 @@
     python -m benchmarks.quality photos PHOTOS_TEST  the table of photographs
     python -m benchmarks.quality ablation MNIST      short trainings, one choice changed at a time
     python -m benchmarks.quality change MNIST        another operator at inference than in training
+    python -m benchmarks.quality beyond MNIST PHOTOS_TEST    shipped adapters off their training
     python -m benchmarks.quality limits PHOTOS PHOTOS_TEST   what limits the photographs
     python -m benchmarks.quality picture MNIST       four doubtful digits
     python -m benchmarks.quality tables              docs/results.md from all rows on file
@@ -31,6 +32,26 @@ PHOTOS = "photo-small"
 OPERATORS = ("sr:factor=4", "blur:std=2", "inpaint:box=16")
 PHOTO_OPERATORS = ("blur:std=1.6,size=13", "sr:factor=4", "inpaint:random=0.5")
 TEST_IMAGES = "t10k-images-idx3-ubyte.gz"
+#: (operator, noise_std) that the shipped adapters were not trained on, or at an end of their range.
+_DIGITS_BEYOND = (
+    ("blur:std=1", 0.05),
+    ("blur:std=3", 0.05),
+    ("blur:std=2", 0.02),
+    ("blur:std=2", 0.12),
+    ("sr:factor=2", 0.05),
+    ("inpaint:box=12", 0.05),
+    ("inpaint:random=0.5", 0.05),
+)
+_PHOTOS_BEYOND = (
+    ("blur:std=1", 0.01),
+    ("blur:std=2.4", 0.04),
+    ("sr:factor=2", 0.02),
+    ("inpaint:random=0.3", 0.04),
+    ("blur:std=4", 0.02),
+    ("blur:std=1.6", 0.1),
+    ("sr:factor=8", 0.02),
+    ("inpaint:box=64", 0.02),
+)
 _DOCS = Path(__file__).parents[2] / "docs"
 _DIGIT_PEERS = (("diffpir", 100, 4), ("ddrm", 100, 4), ("dps", 100, 4))
 _PHOTO_PEERS = (("diffpir", 100, 4), ("ddrm", 20, 4))
@@ -104,6 +125,33 @@ def change(
 ) -> None:
     """Trained on a range of blurs and noises, tested inside and outside of it."""
     ablation.change_of_operator(mnist, training_steps, limit)
+
+
+@app.command()
+def beyond(
+    mnist: Folder,
+    folder: Annotated[Path, typer.Argument(help="Folder of the test photographs.")],
+    limit: Limit = 256,
+) -> None:
+    """Shipped adapters on forward models and noise levels that they were not trained on."""
+    digits = str(mnist / TEST_IMAGES)
+    for operator, noise in _DIGITS_BEYOND:
+        for sampler in (
+            Sampler("distilled 3 x 3", DIGITS, "digits-32-3x3", num_samples=10),
+            Sampler("distilled 2 x 2", DIGITS, "digits-32-2x2", num_samples=10),
+            Sampler("LATINO 8", DIGITS, None, "latino", 8, num_samples=10),
+        ):
+            _say(f"{operator}, noise {noise:g}", sampler.name)
+            problem = Problem(digits, operator, noise, 32, 2, limit)
+            score_row("beyond-digits", problem, sampler)
+    for operator, noise in _PHOTOS_BEYOND:
+        for sampler in (
+            Sampler("distilled 2 x 2", PHOTOS, PHOTOS, num_samples=10),
+            Sampler("LATINO 8", PHOTOS, None, "latino", 8, num_samples=10),
+        ):
+            _say(f"{operator}, noise {noise:g}", sampler.name)
+            problem = Problem(str(folder), operator, noise, 256, 0, 7)
+            score_row("beyond-photos", problem, sampler)
 
 
 @app.command("limits")

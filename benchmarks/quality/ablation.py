@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import sys
-from dataclasses import replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import latino_engine as le
-from benchmarks.quality.rows import RESULTS, Problem, Sampler, read_row, score_row, write_row
+from benchmarks.quality.rows import (
+    RESULTS,
+    Problem,
+    Sampler,
+    read_row,
+    row_path,
+    score_row,
+    write_row,
+)
 from latino_engine.distill.distillation import distill
 from latino_engine.distill.options import Distillation
 from latino_engine.operators.protocol import Operator
@@ -117,18 +126,28 @@ def _train_and_score(
     folder = RUNS / "".join(c if c.isalnum() or c in ".-" else "_" for c in slug)
     print(f"{table}: {name} ({problem.operator}, noise {problem.noise_std:g})", file=sys.stderr)
     recorded = RESULTS / table / f"training-{folder.name}.json"
-    found = read_row(recorded) or {}
-    known = found.get("training_steps") == options.training_steps
-    if known and not (folder / "adapter.json").is_file():
-        return  # its rows are on file; the weights were not kept
     network = Restoration(options.seed) if options.init == "network" else None
-    adapter = distill(le.load_prior(DIGITS), options, folder, init_network=network)
+    sampler = Sampler(name, DIGITS, str(folder), num_samples=_SAMPLES, restoration=network)
+    prior = le.load_prior(DIGITS)
+    row = read_row(row_path(table, problem, sampler)) or {}
+    known = row.get("limit") == problem.limit and row.get("prior_sha256") == prior.content_hash()
+    known = known and _is_training_of(read_row(recorded), options)
+    if known and not (folder / "adapter.json").is_file():
+        return  # the weights were not kept
+    adapter = distill(prior, options, folder, init_network=network)
     write_row(recorded, dict(adapter.training))
     if network is not None:
         network.load_state_dict(load_file(folder / "init.safetensors"))
         network.requires_grad_(False)
-    score_row(
-        table,
-        problem,
-        Sampler(name, DIGITS, str(folder), num_samples=_SAMPLES, restoration=network),
-    )
+    score_row(table, problem, sampler)
+
+
+def _is_training_of(facts: dict[str, Any] | None, options: Distillation) -> bool:
+    """Whether a finished training had these options; one that it doesn't tell had its default."""
+    if facts is None or facts["steps_done"] != options.training_steps:
+        return False
+    wanted = json.loads(json.dumps({**asdict(options), "source": Path(options.source).name}))
+    if options.perceptual_network == "auto":
+        del wanted["perceptual_network"]  # the facts tell which it was
+    defaults = {field.name: field.default for field in fields(Distillation)}
+    return all(facts.get(key, defaults[key]) == value for key, value in wanted.items())

@@ -71,7 +71,7 @@ def score_row(
     table: str, problem: Problem, sampler: Sampler, again: bool = False
 ) -> dict[str, Any]:
     """The row, from its file where it was scored before with the same prior and adapter."""
-    path = RESULTS / table / f"{_slug(problem)}--{_slug(sampler)}.json"
+    path = row_path(table, problem, sampler)
     adapter = sampler.adapter
     adapter = le.load_adapter(adapter) if isinstance(adapter, str) else adapter
     prior = le.load_prior(sampler.prior)
@@ -158,6 +158,11 @@ def peer_row(
     print(f"{table}, {problem.operator}: {name}", file=sys.stderr)
     subprocess.run([str(item) for item in command], check=True, stdout=subprocess.DEVNULL)
     return write_row(path, {"coverage_rule": COVERAGE_RULE, **(read_row(path) or {})})
+
+
+def row_path(table: str, problem: Problem, sampler: Sampler) -> Path:
+    """Where the row is kept."""
+    return RESULTS / table / f"{_slug(problem)}--{_slug(sampler)}.json"
 
 
 def read_row(path: Path) -> dict[str, Any] | None:
