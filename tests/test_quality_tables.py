@@ -173,6 +173,10 @@ def test_the_limits_on_file_are_of_the_shipped_adapter():
     row = rows.read_row(limits.FILE) or {}
     assert row["adapter_sha256"] == load_adapter(limits.ADAPTER).content_hash()
     assert row["samples"].keys() == set(quality.PHOTO_OPERATORS)
+    for operator, curves in row["samples"].items():  # what the page says of them
+        reached = limits._all_samples(curves["distilled"])
+        assert all(value < reached for value in row["trained"][operator].values())
+        assert 0.0 < limits._gain(row, operator) < 0.5
 
 
 def test_limits_are_whole_or_not_shown(results: Path):
