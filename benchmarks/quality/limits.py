@@ -166,8 +166,9 @@ def section() -> str:
         "S samples has the squared error a + b/S: by the first and the last S, infinitely many "
         'give the column "all samples", which is what 4 evaluations of this network can reach. A '
         "network trained from the shipped adapter on for the squared error alone (one draw, so "
-        "nothing is lost to sampling) does not get there in so many minutes on two cores. A gain of "
-        "0.5 dB in every problem is beyond this prior as it is trained.\n\n"
+        "nothing is lost to sampling) does not get there in so many minutes on two cores. A gain "
+        "of 0.5 dB in every problem is beyond these weights; the last row of the picture still "
+        "rises with the length of the training, so that a longer one may come nearer.\n\n"
         f"| {' | '.join(head)} |\n|{'---|' * len(head)}\n"
     ]
     for operator, curves in row["samples"].items():
