@@ -69,12 +69,16 @@ def unreadable(path: Path, expected: str, got: object, remedy: str) -> ImageUnre
 
 
 @contextmanager
-def about(what: str) -> Iterator[None]:
-    """Begin the sentence of an `InvalidArgument` from inside with what the user wrote."""
+def about(what: str, remedy: str | None = None) -> Iterator[None]:
+    """Begin the sentence of an `InvalidArgument` from inside with what the user wrote.
+
+    A remedy takes the place of the one after the sentence's last semicolon.
+    """
     try:
         yield
     except InvalidArgument as error:
-        raise InvalidArgument(f"{what}, {error}") from error
+        found = str(error) if remedy is None else f"{str(error).rpartition('; ')[0]}; {remedy}"
+        raise InvalidArgument(f"{what}, {found}") from error
 
 
 def whole_number(argument: str, value: Any) -> int:

@@ -13,7 +13,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from latino_engine import scores
+from latino_engine import ops, scores
 from latino_engine.atomic import atomic_folder
 from latino_engine.distill.data import ImageSource, open_images
 from latino_engine.engine import Engine
@@ -97,6 +97,7 @@ def evaluate(
         raise invalid("size", "at least 1", options.size, "say which square is scored")
     if options.pad < 0:
         raise invalid("pad", "0 or more", options.pad, "choose how many black pixels to add")
+    ops.check_seed(options.seed)
     source = open_images(options.source, options.size, options.pad)
     if source.channels != engine.spec.channels:
         expected = f"images of {engine.spec.channels} channels, as the prior of the engine has"
@@ -137,7 +138,7 @@ def _draw(
     for first in range(0, len(truth), _BATCH):
         x = truth[first : first + _BATCH]
         ids = list(range(first, first + len(x)))
-        with about(f"operator {options.operator}"):
+        with about(f"operator {options.operator}", "choose another operator or another --size"):
             y = measure_each(op, x, ids, options.seed)
         choice = (options.sampler, options.steps, options.unfold, restoration)
         post = engine.sample(y, op, options.num_samples, options.seed, *choice, image_ids=ids)

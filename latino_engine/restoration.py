@@ -15,7 +15,7 @@ from torch import Tensor
 from latino_engine import ops
 from latino_engine.atomic import atomic_folder
 from latino_engine.engine import Engine, Progress
-from latino_engine.errors import invalid
+from latino_engine.errors import about, invalid
 from latino_engine.image_io import read_image, write_image, write_npy
 from latino_engine.latent_engine import LatentEngine
 from latino_engine.metrics import SSIM_WINDOW, psnr, ssim
@@ -79,7 +79,8 @@ def restore(
         expected = "a measurement that is an image or k-space"
         remedy = "add --simulate, or call Engine.sample from Python"
         raise invalid("operator", expected, repr(operator), remedy)
-    y = op.measure(picture, seed=seed) if simulate else picture
+    with about(f"operator {operator}"):
+        y = op.measure(picture, seed=seed) if simulate else picture
     with atomic_folder(out, ours=POSTERIOR_FILES) as folder:  # refused before any work is done
         post = engine.sample(
             y,

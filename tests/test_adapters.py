@@ -75,6 +75,19 @@ def test_what_each_target_trains():
     assert output_layer(tiny_prior().denoiser.network) == "conv_out"
 
 
+def test_the_largest_rank_is_that_of_the_largest_layer():
+    """For layers W (out, in, ...) the rank of W as a matrix is at most min(out, in * ...)."""
+    network = tiny_prior().denoiser.network
+    layers = dict(network.named_modules())
+    names = [n for n, m in layers.items() if isinstance(m, (torch.nn.Linear, torch.nn.Conv2d))]
+    sizes = {n: tuple(layers[n].weight.shape) for n in names if n != output_layer(network)}
+    largest = max(min(shape[0], int(np.prod(shape[1:]))) for shape in sizes.values())
+    assert largest > min(min(shape[0], int(np.prod(shape[1:]))) for shape in sizes.values())
+    with pytest.raises(InvalidArgument, match=f"^rank: expected a rank of at most {largest}, that"):
+        adapt(network, "all-conv", rank=largest + 1, alpha=1.0, seed=0)
+    adapt(network, "all-conv", rank=largest, alpha=1.0, seed=0)
+
+
 def test_low_rank_change_against_a_loop():
     a, b = torch.randn(2, 3, 3, 3), torch.randn(5, 2, 1, 1)
     change = low_rank_change(a, b)

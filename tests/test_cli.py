@@ -243,7 +243,7 @@ MISTAKES = {
     "seed": ({"more": ["--seed", -1]}, "error: seed: expected 0 <= seed < 2^64, got -1"),
     "factor": (
         {"operator": "sr:factor=3", "more": ["--simulate"]},
-        "error: x: expected",
+        "error: operator sr:factor=3, x: expected sides divisible by 3, got",
     ),
 }
 

@@ -168,7 +168,7 @@ def test_a_full_disk_leaves_what_was_there(source, tmp_path, monkeypatch):
         ({"operators": ("blur:sdt=1",)}, "did you mean 'std'"),
         (
             {"operators": ("sr:factor=4|5",)},
-            "^operator sr:factor=5, x: expected sides divisible by 5, got 16 x 16",
+            "^operator sr:factor=5, x: expected sides divisible by 5, got 16 x 16; choose",
         ),
         ({"seed": -1}, "seed: expected 0 <= seed < 2\\^64"),
         ({"pad": -1}, "pad: expected 0 or more"),

@@ -206,7 +206,9 @@ def test_every_image_has_its_own_noise_and_its_own_draws(engine, tmp_path):
         (["--pad", "-1"], "error: pad: expected 0 or more, got -1; choose how many black pixels"),
         (["--limit", "0"], "error: limit: expected at least 1, got 0; say how many images"),
         (["--size", "32"], "got 16 x 16; choose a smaller --size, or add pixels by --pad"),
+        (["--operator", "sr:factor=3"], "; choose another operator or another --size"),
         (["--operator", "sr:factor=3"], "error: operator sr:factor=3, x: expected sides"),
+        (["--seed", "-1"], "error: seed: expected 0 <= seed < 2^64, got -1"),
     ],
 )
 def test_mistakes(engine, tmp_path, capsys, more, sentence):

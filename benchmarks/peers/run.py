@@ -171,7 +171,8 @@ def _images(setting: _Setting) -> tuple[range, range, _Setting]:
     """The images to evaluate, and those that choose the parameters, with their setting."""
     options, peer = setting.options, setting.peer
     side = peer.grid_size or options.size
-    others = open_images(peer.grid_source or options.source, side, options.pad)
+    grid = peer.grid_source or options.source
+    others = open_images(grid, side, 0 if Path(grid).is_dir() else options.pad)
     chooser = setting.on(others, side)
     if peer.grid_source is None:
         return *_split(setting.source, options.limit, peer.grid_limit), chooser

@@ -4,7 +4,7 @@
     python -m benchmarks.quality photos PHOTOS_TEST  the table of photographs
     python -m benchmarks.quality ablation MNIST      short trainings, one choice changed at a time
     python -m benchmarks.quality change MNIST        another operator at inference than in training
-    python -m benchmarks.quality beyond MNIST PHOTOS_TEST    shipped adapters off their training
+    python -m benchmarks.quality beyond MNIST PHOTOS_TEST    shipped adapters, other forward models
     python -m benchmarks.quality limits PHOTOS PHOTOS_TEST   what limits the photographs
     python -m benchmarks.quality picture MNIST       four doubtful digits
     python -m benchmarks.quality tables              docs/results.md from all rows on file
@@ -32,7 +32,8 @@ PHOTOS = "photo-small"
 OPERATORS = ("sr:factor=4", "blur:std=2", "inpaint:box=16")
 PHOTO_OPERATORS = ("blur:std=1.6,size=13", "sr:factor=4", "inpaint:random=0.5")
 TEST_IMAGES = "t10k-images-idx3-ubyte.gz"
-#: (operator, noise_std) that the shipped adapters were not trained on, or at an end of their range.
+#: (operator, noise_std): none that the adapters of digits were trained on; of photographs four
+#: inside of the training range and four outside.
 _DIGITS_BEYOND = (
     ("blur:std=1", 0.05),
     ("blur:std=3", 0.05),
@@ -131,9 +132,9 @@ def change(
 def beyond(
     mnist: Folder,
     folder: Annotated[Path, typer.Argument(help="Folder of the test photographs.")],
-    limit: Limit = 256,
+    limit: Annotated[int, typer.Option(help="Digits; all photographs are taken.")] = 256,
 ) -> None:
-    """Shipped adapters on forward models and noise levels that they were not trained on."""
+    """Shipped adapters on other forward models, inside and outside of their training range."""
     digits = str(mnist / TEST_IMAGES)
     for operator, noise in _DIGITS_BEYOND:
         for sampler in (

@@ -130,21 +130,21 @@ def _train_and_score(
     sampler = Sampler(name, DIGITS, str(folder), num_samples=_SAMPLES, restoration=network)
     prior = le.load_prior(DIGITS)
     row = read_row(row_path(table, problem, sampler)) or {}
-    known = row.get("limit") == problem.limit and row.get("prior_sha256") == prior.content_hash()
-    known = known and _is_training_of(read_row(recorded), options)
+    same = {"limit": problem.limit, "num_samples": _SAMPLES, "prior_sha256": prior.content_hash()}
+    known = same.items() <= row.items() and _is_training_of(read_row(recorded), options)
     if known and not (folder / "adapter.json").is_file():
         return  # the weights were not kept
     adapter = distill(prior, options, folder, init_network=network)
-    write_row(recorded, dict(adapter.training))
     if network is not None:
         network.load_state_dict(load_file(folder / "init.safetensors"))
         network.requires_grad_(False)
     score_row(table, problem, sampler)
+    write_row(recorded, dict(adapter.training))  # last: it vouches for the row
 
 
 def _is_training_of(facts: dict[str, Any] | None, options: Distillation) -> bool:
     """Whether a finished training had these options; one that it doesn't tell had its default."""
-    if facts is None or facts["steps_done"] != options.training_steps:
+    if facts is None or facts.get("steps_done") != options.training_steps:
         return False
     wanted = json.loads(json.dumps({**asdict(options), "source": Path(options.source).name}))
     if options.perceptual_network == "auto":

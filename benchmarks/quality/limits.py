@@ -53,9 +53,9 @@ def measure(photos: Path, test: Path, operators: tuple[str, ...], minutes: list[
         for count in _EVALUATIONS:
             if not _is_known("evaluations", operator, f"{count}"):
                 curve = _curve(problem, plain, count)
-                _note("evaluations", operator, f"{count}", curve[-1])
                 if count == _REFERENCE:
                     _note("samples", operator, f"LATINO {count}", curve)
+                _note("evaluations", operator, f"{count}", curve[-1])
     with tempfile.TemporaryDirectory() as folder:
         for length in minutes:
             missing = [p for p in problems if not _is_known("trained", p.operator, f"{length:g}")]

@@ -93,7 +93,7 @@ class OperatorDraws:
         for text in self.operators:
             for concrete in _every_choice(text):
                 operator = draw_operator(concrete, self.noise_std[0], 1, size, random, channels)
-                with about(f"operator {concrete}"):
+                with about(f"operator {concrete}", "choose another operator or another --size"):
                     operator.A(torch.zeros(1, channels, size, size))
                 found[type(operator).__name__] = None
         return tuple(found)
