@@ -69,15 +69,16 @@ def unreadable(path: Path, expected: str, got: object, remedy: str) -> ImageUnre
 
 
 @contextmanager
-def about(what: str, remedy: str | None = None) -> Iterator[None]:
+def about(what: str, instead_of_crop: str | None = None) -> Iterator[None]:
     """Begin the sentence of an `InvalidArgument` from inside with what the user wrote.
 
-    A remedy takes the place of the one after the sentence's last semicolon.
+    Where its remedy is to crop the image, the user may be given another one.
     """
     try:
         yield
     except InvalidArgument as error:
-        found = str(error) if remedy is None else f"{str(error).rpartition('; ')[0]}; {remedy}"
+        sentence, crop, _ = str(error).rpartition("; crop ")
+        found = f"{sentence}; {instead_of_crop}" if crop and instead_of_crop else error
         raise InvalidArgument(f"{what}, {found}") from error
 
 

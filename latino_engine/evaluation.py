@@ -103,7 +103,11 @@ def evaluate(
         expected = f"images of {engine.spec.channels} channels, as the prior of the engine has"
         remedy = "use another engine or other images"
         raise invalid("source", expected, source.channels, remedy)
-    truth = central_squares(source, range(min(len(source), options.limit)), options.size)
+    count = min(len(source), options.limit)
+    if options.seed + count > 2**64:
+        expected = f"at most 2^64 - {count}, as each image has a seed of its own"
+        raise invalid("seed", expected, options.seed, "choose a smaller number")
+    truth = central_squares(source, range(count), options.size)
     with atomic_folder(out, ours=EVALUATION_FILES) as folder:
         drawn, facts = _draw(engine, options, truth, progress, restoration)
         report = {

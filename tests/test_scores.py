@@ -208,6 +208,11 @@ def test_every_image_has_its_own_noise_and_its_own_draws(engine, tmp_path):
         (["--size", "32"], "got 16 x 16; choose a smaller --size, or add pixels by --pad"),
         (["--operator", "sr:factor=3"], "; choose another operator or another --size"),
         (["--operator", "sr:factor=3"], "error: operator sr:factor=3, x: expected sides"),
+        (["--seed", 2**64 - 1], "error: seed: expected at most 2^64 - 2, as each image has a seed"),
+        (
+            ["--operator", "demosaic"],
+            "error: operator demosaic, x: expected 3 channels, got 1; a Bayer pattern samples red",
+        ),
         (["--seed", "-1"], "error: seed: expected 0 <= seed < 2^64, got -1"),
     ],
 )
