@@ -32,6 +32,11 @@ PHOTOS = "photo-small"
 OPERATORS = ("sr:factor=4", "blur:std=2", "inpaint:box=16")
 PHOTO_OPERATORS = ("blur:std=1.6,size=13", "sr:factor=4", "inpaint:random=0.5")
 TEST_IMAGES = "t10k-images-idx3-ubyte.gz"
+_DIGIT_SAMPLERS = (
+    Sampler("distilled 3 x 3", DIGITS, "digits-32-3x3", num_samples=10),
+    Sampler("distilled 2 x 2", DIGITS, "digits-32-2x2", num_samples=10),
+    Sampler("LATINO 8", DIGITS, None, "latino", 8, num_samples=10),
+)
 #: (operator, noise_std): none that the adapters of digits were trained on; of photographs four
 #: inside of the training range and four outside.
 _DIGITS_BEYOND = (
@@ -66,9 +71,7 @@ def digits(mnist: Folder, limit: Limit = 512) -> None:
     """Distilled samplers, zero-shot LATINO, the untrained schedule and deepinv's methods."""
     source = str(mnist / TEST_IMAGES)
     ours = [
-        Sampler("distilled 3 x 3", DIGITS, "digits-32-3x3", num_samples=10),
-        Sampler("distilled 2 x 2", DIGITS, "digits-32-2x2", num_samples=10),
-        Sampler("LATINO 8", DIGITS, None, "latino", 8, num_samples=10),
+        *_DIGIT_SAMPLERS,
         Sampler("LATINO 32", DIGITS, None, "latino", 32, num_samples=10),
         Sampler("LATINO 100", DIGITS, None, "latino", 100, num_samples=4),
         Sampler("UD2M 3 x 3, untrained", DIGITS, None, "ud2m", 3, 3, num_samples=10),
@@ -137,11 +140,7 @@ def beyond(
     """Shipped adapters on other forward models, inside and outside of their training range."""
     digits = str(mnist / TEST_IMAGES)
     for operator, noise in _DIGITS_BEYOND:
-        for sampler in (
-            Sampler("distilled 3 x 3", DIGITS, "digits-32-3x3", num_samples=10),
-            Sampler("distilled 2 x 2", DIGITS, "digits-32-2x2", num_samples=10),
-            Sampler("LATINO 8", DIGITS, None, "latino", 8, num_samples=10),
-        ):
+        for sampler in _DIGIT_SAMPLERS:
             _say(f"{operator}, noise {noise:g}", sampler.name)
             problem = Problem(digits, operator, noise, 32, 2, limit)
             score_row("beyond-digits", problem, sampler)

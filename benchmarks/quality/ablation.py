@@ -18,6 +18,7 @@ from benchmarks.quality.rows import (
     Problem,
     Sampler,
     read_row,
+    row_identity,
     row_path,
     score_row,
     write_row,
@@ -130,8 +131,8 @@ def _train_and_score(
     sampler = Sampler(name, DIGITS, str(folder), num_samples=_SAMPLES, restoration=network)
     prior = le.load_prior(DIGITS)
     row = read_row(row_path(table, problem, sampler)) or {}
-    same = {"limit": problem.limit, "num_samples": _SAMPLES, "prior_sha256": prior.content_hash()}
-    known = same.items() <= row.items() and _is_training_of(read_row(recorded), options)
+    same = row_identity(problem, sampler, prior).items() <= row.items()
+    known = same and _is_training_of(read_row(recorded), options)
     if known and not (folder / "adapter.json").is_file():
         return  # the weights were not kept
     adapter = distill(prior, options, folder, init_network=network)

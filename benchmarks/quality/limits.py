@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -155,13 +155,14 @@ def section() -> str:
         return ""
     lengths = sorted({name for values in row["trained"].values() for name in values}, key=float)
     most = max(len(curve) for of in row["samples"].values() for curve in of.values())
+    gains = ", ".join(f"{_gain(row, operator):+.2f}" for operator in row["samples"])
     head = ["problem", *(f"LATINO {count}" for count in _EVALUATIONS)]
     head += ["distilled", "distilled, all samples"]
     head += [f"squared error, {length} min" for length in lengths]
     lines = [
         "\n### What limits the PSNR\n\n"
         f"PSNR (dB) of the mean of {most} samples of `{PRIOR}`. The distilled sampler gains "
-        f"{_listed(_gain(row, operator) for operator in row['samples'])} dB over LATINO with "
+        f"{gains} dB over LATINO with "
         f"{_REFERENCE} evaluations (the dashed line of the picture is a gain of 0.5). The mean of "
         "S samples has the squared error a + b/S: by the first and the last S, infinitely many "
         'give the column "all samples", which is what 4 evaluations of this network can reach. A '
@@ -194,10 +195,6 @@ def _same_names(part: dict[str, Any]) -> bool:
 def _gain(row: dict[str, Any], operator: str) -> float:
     distilled: float = row["samples"][operator]["distilled"][-1]
     return distilled - float(row["evaluations"][operator][f"{_REFERENCE}"])
-
-
-def _listed(gains: Iterable[float]) -> str:
-    return ", ".join(f"{gain:+.2f}" for gain in gains)
 
 
 def _all_samples(curve: Sequence[float]) -> float:

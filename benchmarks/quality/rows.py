@@ -18,6 +18,7 @@ from latino_engine.adapters import Adapter
 from latino_engine.atomic import atomic_file
 from latino_engine.evaluation import Evaluation, evaluate
 from latino_engine.operators.protocol import Operator
+from latino_engine.priors import Prior
 
 RESULTS = Path(__file__).parent.parent / "results" / "quality"
 #: How `coverage_active` counts and which pixels; rows of another rule are computed again.
@@ -76,10 +77,7 @@ def score_row(
     adapter = le.load_adapter(adapter) if isinstance(adapter, str) else adapter
     prior = le.load_prior(sampler.prior)
     identity = {
-        "coverage_rule": COVERAGE_RULE,
-        "num_samples": sampler.num_samples,
-        "limit": problem.limit,
-        "prior_sha256": prior.content_hash(),
+        **row_identity(problem, sampler, prior),
         "adapter_sha256": None if adapter is None else adapter.content_hash(),
     }
     found = read_row(path)
@@ -163,6 +161,16 @@ def peer_row(
 def row_path(table: str, problem: Problem, sampler: Sampler) -> Path:
     """Where the row is kept."""
     return RESULTS / table / f"{_slug(problem)}--{_slug(sampler)}.json"
+
+
+def row_identity(problem: Problem, sampler: Sampler, prior: Prior) -> dict[str, Any]:
+    """What a row on file must hold to be taken as it is, but for the adapter."""
+    return {
+        "coverage_rule": COVERAGE_RULE,
+        "num_samples": sampler.num_samples,
+        "limit": problem.limit,
+        "prior_sha256": prior.content_hash(),
+    }
 
 
 def read_row(path: Path) -> dict[str, Any] | None:
