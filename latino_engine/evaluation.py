@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from latino_engine import ops, scores
 from latino_engine.atomic import atomic_folder
-from latino_engine.distill.data import ImageSource, open_images
+from latino_engine.distill.data import ImageSource, check_channels, open_images
 from latino_engine.engine import Engine
 from latino_engine.errors import about, invalid
 from latino_engine.learned_scores import learned_scores
@@ -99,10 +99,7 @@ def evaluate(
         raise invalid("pad", "0 or more", options.pad, "choose how many black pixels to add")
     ops.check_seed(options.seed)
     source = open_images(options.source, options.size, options.pad)
-    if source.channels != engine.spec.channels:
-        expected = f"images of {engine.spec.channels} channels, as the prior of the engine has"
-        remedy = "use another engine or other images"
-        raise invalid("source", expected, source.channels, remedy)
+    check_channels(source, engine.spec.channels, "the prior of the engine", "engine")
     count = min(len(source), options.limit)
     if options.seed + count > 2**64:
         expected = f"at most 2^64 - {count}, as each image has a seed of its own"

@@ -164,6 +164,13 @@ def open_images(source: str | Path, crop: int, pad: int = 0) -> ImageSource:
     return ArrayImages(array)
 
 
+def check_channels(source: ImageSource, channels: int, owner: str, kind: str) -> None:
+    """Raise the sentence for images of other channels than the owner has, a `kind` of thing."""
+    if source.channels != channels:
+        expected = f"images of {channels} channels, as {owner} has"
+        raise invalid("source", expected, source.channels, f"use another {kind} or other images")
+
+
 def files_below(folder: Path, kinds: Sequence[str]) -> list[Path]:
     """What ends in one of these (lower case, with the dot), at any depth, in order.
 

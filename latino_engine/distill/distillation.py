@@ -17,7 +17,13 @@ from torch import Tensor, nn
 from latino_engine.adapters import Adapter, load_adapter, write_adapter
 from latino_engine.atomic import atomic_file
 from latino_engine.distill.checkpoint import read_facts, read_tensors, write_checkpoint
-from latino_engine.distill.data import CHECKPOINT, ImageSource, draw_batch, open_images
+from latino_engine.distill.data import (
+    CHECKPOINT,
+    ImageSource,
+    check_channels,
+    draw_batch,
+    open_images,
+)
 from latino_engine.distill.objectives import EnergyObjective, MeanObjective, Objective
 from latino_engine.distill.operator_draws import parse_draws
 from latino_engine.distill.options import Distillation, check_options
@@ -165,10 +171,7 @@ class _Run:
 
     def _check_images(self) -> None:
         channels, multiple = self.prior.channels, self.prior.spec.size_multiple
-        if self.source.channels != channels:
-            expected = f"images of {channels} channels, as the prior {self.prior.name!r} has"
-            remedy = "use another prior or other images"
-            raise invalid("source", expected, self.source.channels, remedy)
+        check_channels(self.source, channels, f"the prior {self.prior.name!r}", "prior")
         if self.options.size % multiple:
             raise invalid(
                 "size", f"a multiple of {multiple}", self.options.size, "choose another crop"
