@@ -19,7 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from pybind11.setup_helpers import ParallelCompile, Pybind11Extension, build_ext
-from setuptools import setup
+from setuptools import find_packages, setup
 from setuptools.command.build_py import build_py
 
 # Contraction to fused multiply-adds would make the bits depend on the instruction set. The other
@@ -240,6 +240,10 @@ if has_cuda:
     wanted_architectures()  # a wrong value is refused, nvcc or not
 ParallelCompile(default=0).install()  # as many files at a time as there are cores
 setup(
+    packages=[
+        *find_packages(include=["latino_engine", "latino_engine.*"]),
+        "latino_engine.kernels",
+    ],
     ext_modules=[cpu, cuda] if has_cuda else [cpu],
     cmdclass={"build_ext": OptionalBuild, "build_py": BuildWithSources},
 )

@@ -24,17 +24,17 @@ import torch
 from torch import Tensor
 
 import latino_engine as le
-from latino_engine.accuracy import BOUNDS, probe_sigmas, relative_errors
 from latino_engine.atomic import atomic_file
 from latino_engine.bench import timer
 from latino_engine.bench.counting import count_graph
-from latino_engine.bench.machine import commit, machine_facts, software_versions
-from latino_engine.export import export_denoiser
+from latino_engine.compilation.accuracy import BOUNDS, probe_sigmas, relative_errors
+from latino_engine.evaluation.metrics import psnr
+from latino_engine.evaluation.scores import crps
+from latino_engine.export.denoiser import export_denoiser
 from latino_engine.image_io import read_image
-from latino_engine.metrics import psnr
+from latino_engine.machine import commit, machine_facts, software_versions
 from latino_engine.priors.precision import to_precision
 from latino_engine.priors.prior import Prior
-from latino_engine.scores import crps
 
 Way = Callable[[Tensor, Tensor], Tensor]
 _PROBE = (64, 96)

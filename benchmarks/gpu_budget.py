@@ -17,10 +17,10 @@ import torch
 from torch import Tensor, nn
 
 from latino_engine import load_prior
-from latino_engine.audit import exact_graph
-from latino_engine.export import export_denoiser
+from latino_engine.compilation.audit import exact_graph
+from latino_engine.export.denoiser import export_denoiser
 from latino_engine.priors import Prior
-from latino_engine.priors.unet import Attention, UNet
+from latino_engine.priors.networks.unet import Attention, UNet
 
 # NVIDIA's data sheet of the H100 SXM: dense float16 tensor cores, memory.
 PEAK_FLOPS, PEAK_BYTES = 989e12, 3.35e12

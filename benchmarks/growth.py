@@ -236,7 +236,7 @@ def plot(found: dict[str, Any], path: Path) -> None:
     """Time and memory over every axis, logarithmic, and the repeated calls."""
     from matplotlib.figure import Figure
 
-    from latino_engine.pictures import write_png
+    from latino_engine.evaluation.pictures import write_png
 
     figure = Figure(figsize=(13.0, 6.0), layout="constrained")
     axes = figure.subplots(2, len(AXES) + 1)

@@ -29,11 +29,12 @@ import torch
 from torch import Tensor
 
 import latino_engine as le
-from latino_engine import native, noise, ops
+from latino_engine import machine, ops
 from latino_engine.atomic import atomic_file
-from latino_engine.bench import machine, table, timer
-from latino_engine.operators.spectra import kernel_full_spectrum, kernel_spectrum
-from latino_engine.reference import alias_fold
+from latino_engine.bench import table, timer
+from latino_engine.operators.parts.spectra import kernel_full_spectrum, kernel_spectrum
+from latino_engine.ops import cpu_extension, philox
+from latino_engine.ops.reference import alias_fold
 
 RESULTS = Path(__file__).parent / "results" / "inner_step.csv"
 SIZES = ((1, 256), (8, 256), (1, 512), (8, 512))  # (batch, side), three channels
@@ -123,7 +124,7 @@ def noise_case(shape: tuple[int, int, int, int]) -> Case:
     def ours() -> Tensor:
         return ops.gaussian_noise(*identity, shape, backend="cpu", out=out)
 
-    expected = noise.philox_normals(*identity, shape)
+    expected = philox.philox_normals(*identity, shape)
     providers = {OURS: ours, BASE: lambda: torch.randn(shape)}
     return Case("gaussian_noise", shape, providers, {OURS: ours}, expected)
 
@@ -305,8 +306,8 @@ def main(arguments: list[str] | None = None) -> None:
     if options.table:
         print("\n".join(tables(table.read_rows(options.rows), options.threads)))
         return
-    if native.missing():
-        raise SystemExit(native.missing())
+    if cpu_extension.missing():
+        raise SystemExit(cpu_extension.missing())
     table.appended(options.rows, ())  # a file of someone else is refused before the work
     torch.manual_seed(0)
     torch.set_num_threads(options.threads)

@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 
 from latino_engine.atomic import atomic_file
-from latino_engine.bench.machine import commit, machine_facts
 from latino_engine.bench.timer import quantile, time_in_turn
+from latino_engine.machine import commit, machine_facts
 from latino_engine.operators import MRI, Blur, Inpainting, SuperResolution
 
 GAMMA, NOISE_STD, BOUND = 3.0, 0.02, 2e-5

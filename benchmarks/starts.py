@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 import latino_engine as le
-from latino_engine.metrics import psnr
+from latino_engine.evaluation.metrics import psnr
 
 PHOTOGRAPHS = ("chelsea", "astronaut")
 LUMA = torch.tensor([0.299, 0.587, 0.114]).reshape(1, 3, 1, 1)

@@ -15,8 +15,8 @@ from pathlib import Path
 import torch
 
 import latino_engine as le
+from latino_engine.evaluation.metrics import psnr
 from latino_engine.image_io import read_image
-from latino_engine.metrics import psnr
 from latino_engine.operators.spec import parse_operator
 
 NOISE_STD = 0.02

@@ -24,7 +24,7 @@
 namespace latino::binding {
 namespace {
 
-constexpr int kInterfaceVersion = 5;  // latino_engine.native asks for exactly this one
+constexpr int kInterfaceVersion = 5;  // latino_engine.ops.cpu_extension asks for exactly this one
 py::tuple philox_words(std::array<std::uint32_t, 4> counter, std::array<std::uint32_t, 2> key) {
   const Words r = philox4x32({counter[0], counter[1], counter[2], counter[3]}, {key[0], key[1]});
   return py::make_tuple(r.x, r.y, r.z, r.w);

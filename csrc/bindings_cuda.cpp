@@ -20,7 +20,7 @@
 namespace latino::binding {
 namespace {
 
-constexpr int kInterfaceVersion = 3;  // latino_engine.cuda_native asks for exactly this one
+constexpr int kInterfaceVersion = 3;  // latino_engine.ops.cuda asks for exactly this one
 
 cudaStream_t stream_of(std::uintptr_t handle) { return reinterpret_cast<cudaStream_t>(handle); }
 

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 from latino_engine.version import __version__
 
 if TYPE_CHECKING:
-    from latino_engine.adapters import Adapter, load_adapter, save_adapter
-    from latino_engine.compilation import compile
-    from latino_engine.engine import Engine, load
+    from latino_engine.compilation.compiler import compile
+    from latino_engine.engine import Engine
+    from latino_engine.loading import load
     from latino_engine.operators import (
         JPEG,
         MRI,
@@ -44,9 +44,10 @@ if TYPE_CHECKING:
         load_prior,
         save_prior,
     )
-    from latino_engine.priors.latent import LatentPrior
-    from latino_engine.priors.latent_folder import load_latent_prior
-    from latino_engine.priors.ud2m import import_ud2m
+    from latino_engine.priors.adapters import Adapter, load_adapter, save_adapter
+    from latino_engine.priors.importers.ud2m import import_ud2m
+    from latino_engine.priors.latent.latent_folder import load_latent_prior
+    from latino_engine.priors.latent.prior import LatentPrior
 
 __all__ = [
     "JPEG",
@@ -88,9 +89,9 @@ __all__ = [
 ]
 
 _HOME = {
-    "Adapter": "adapters",
-    "load_adapter": "adapters",
-    "save_adapter": "adapters",
+    "Adapter": "priors.adapters",
+    "load_adapter": "priors.adapters",
+    "save_adapter": "priors.adapters",
     "Blur": "operators",
     "Denoising": "operators",
     "Inpainting": "operators",
@@ -109,8 +110,8 @@ _HOME = {
     "Stack": "operators",
     "Tomography": "operators",
     "Engine": "engine",
-    "load": "engine",
-    "compile": "compilation",
+    "load": "loading",
+    "compile": "compilation.compiler",
     "Posterior": "posterior",
     "Prior": "priors",
     "load_prior": "priors",
@@ -119,9 +120,9 @@ _HOME = {
     "import_ddpm": "priors",
     "import_diffusers": "priors",
     "import_guided_diffusion": "priors",
-    "import_ud2m": "priors.ud2m",
-    "LatentPrior": "priors.latent",
-    "load_latent_prior": "priors.latent_folder",
+    "import_ud2m": "priors.importers.ud2m",
+    "LatentPrior": "priors.latent.prior",
+    "load_latent_prior": "priors.latent.latent_folder",
     "save_prior": "priors",
 }
 

@@ -3,39 +3,38 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from latino_engine import ops
-from latino_engine.adapters import parse_schedule
-from latino_engine.call_checks import (
-    check_counts,
-    check_image_ids,
-    check_learned,
-    check_load,
-    check_served,
-)
 from latino_engine.errors import UserError, invalid, whole_number
-from latino_engine.manifest import read_manifest
-from latino_engine.measurement import Init, Measurement, Problem, make_problem
+from latino_engine.learned_schedule import parse_schedule
 from latino_engine.memory import available_bytes, bytes_per_image
 from latino_engine.operators import Denoising, Inpainting
 from latino_engine.operators.protocol import Operator
 from latino_engine.posterior import Posterior
 from latino_engine.priors.folder import parse_spec
-from latino_engine.priors.latent import is_latent
 from latino_engine.priors.prior import PriorSpec, check_image, pad_to_multiple
-from latino_engine.run import Run, StageClock
-from latino_engine.runtimes import DenoiserRuntime, runtime_module
-from latino_engine.runtimes.cuda_driver import CudaDriver, Driver
-from latino_engine.runtimes.cuda_graph import Worker, WorkerPool
-from latino_engine.runtimes.torch import TorchDenoiser
+from latino_engine.runtimes import DenoiserRuntime
+from latino_engine.sampling.checks import (
+    check_counts,
+    check_image_ids,
+    check_learned,
+)
+from latino_engine.sampling.chunks import Run
+from latino_engine.sampling.clock import StageClock
+from latino_engine.sampling.cuda_driver import Driver
+from latino_engine.sampling.cuda_graph import Worker, WorkerPool
+from latino_engine.sampling.problem import Init, Measurement, Problem, make_problem
+from latino_engine.sampling.reporting import Progress, reporter
+from latino_engine.sampling.threads import torch_threads
+from latino_engine.sampling.tiles import Tiles, denoise_tiles, make_tiles
 from latino_engine.schedule import (
     INPAINTING_R,
     Scalar,
@@ -44,16 +43,11 @@ from latino_engine.schedule import (
     latino_schedule,
     ud2m_schedule,
 )
-from latino_engine.threads import torch_threads
-from latino_engine.tiles import Tiles, denoise_tiles, make_tiles
 
 SAMPLERS = ("auto", "latino", "ud2m")
 _MEMORY_SHARE = 0.5  # of what is free: the rest is for the caller's own images
 _WARM_UP_SIDE = 256  # where the engine was compiled for no size
 _WORKING_IMAGES = 12  # copies of a chunk outside the network: state, prox, spectra, noise
-
-#: None, True for a bar on stderr, or a function (evaluations done, evaluations in all).
-Progress: TypeAlias = "bool | Callable[[int, int], None] | None"
 
 
 class Engine:
@@ -183,7 +177,7 @@ class Engine:
         with (
             torch.no_grad(),
             torch_threads(self.threads),
-            _reporter(progress) as report,
+            reporter(progress) as report,
             nullcontext() if self.pool is None else self.pool.worker() as worker,
         ):
             learned = self.schedule if sampler == "auto" else None
@@ -319,71 +313,3 @@ class Engine:
             raise invalid("y", expected, got, remedy)
         images = max(1, min(most, int(budget // (network + working))))
         return images, max(1, min(most, int((budget - images * working) // network)))
-
-
-def load(
-    path: str | Path,
-    backend: str | None = None,
-    device: str | None = None,
-    threads: int | None = None,
-    rebuild: bool = False,
-    torch_compile: bool = False,
-) -> Engine:
-    """Open an engine folder, checking every file of it.
-
-    Args:
-        path: the folder that `compile` wrote; it may have been moved.
-        backend: "onnxruntime", "torch" or "tensorrt"; None or "auto" takes the one that was chosen
-            at compilation.
-        device: "cpu" (default) or "cuda".
-        threads: of the network and the data step; None leaves it to the libraries.
-        rebuild: build TensorRT plans again that do not fit: damaged or missing ones, and the one
-            for this machine's GPU where there is none or one of another TensorRT; with the package,
-            TF32 and workspace that the engine was compiled with.
-        torch_compile: for the backend "torch": run the network through torch.compile, which takes
-            a minute or more for every new kind of shape.
-
-    Raises:
-        ValueError: a damaged, incomplete or newer engine, an unknown or missing backend, a missing
-            GPU.
-    """
-    folder = Path(path)
-    check_load(device, threads, rebuild, torch_compile)
-    if rebuild:
-        from latino_engine.compilation_gpu import rebuild_unfit_plans
-
-        rebuild_unfit_plans(folder, backend)
-    manifest = read_manifest(folder)
-    chosen = manifest["backend"] if backend in (None, "auto") else backend
-    assert isinstance(chosen, str)
-    module = runtime_module(chosen)
-    latent = is_latent(parse_spec(manifest["prior"]))
-    check_served(folder, manifest, chosen)
-    if torch_compile and (latent or chosen != "torch"):
-        what = "a latent prior" if latent else f"the backend {chosen!r}"
-        remedy = "leave it out" if latent else "leave it out, or load with backend='torch'"
-        raise invalid("torch_compile", f"False for {what}", True, remedy)
-    if latent:
-        from latino_engine.latent_engine import open_latent_engine
-
-        return open_latent_engine(folder, manifest, chosen, device, threads)
-    runtime = module.open_runtime(folder, manifest["precision"], device, threads)
-    if isinstance(runtime, TorchDenoiser) and torch_compile:
-        runtime = runtime.compiled()
-    driver = CudaDriver() if runtime.device == "cuda" else None
-    engine = Engine(folder, manifest, chosen, runtime, threads, driver)
-    engine.warm_up()
-    return engine
-
-
-@contextmanager
-def _reporter(progress: Progress) -> Iterator[Callable[[int, int], None]]:
-    if callable(progress):
-        yield progress
-    elif not progress:
-        yield lambda done, total: None
-    else:
-        from latino_engine.progress import progress_bar
-
-        with progress_bar("sampling") as update:
-            yield update

@@ -12,15 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from latino_engine.engine import Engine, Progress
+from latino_engine.engine import Engine
 from latino_engine.errors import InvalidArgument, invalid, invalid_type, whole_number
-from latino_engine.latent_run import LatentRun
-from latino_engine.measurement import Init, Measurement, Problem
 from latino_engine.operators.protocol import Operator
 from latino_engine.posterior import Posterior
-from latino_engine.priors.latent import Conditioning
-from latino_engine.priors.latent_folder import read_conditioning
-from latino_engine.priors.latent_schedule import (
+from latino_engine.priors.latent.latent_folder import read_conditioning
+from latino_engine.priors.latent.latent_schedule import (
     DELTAS,
     PRO_DELTAS,
     DeltaRule,
@@ -29,11 +26,16 @@ from latino_engine.priors.latent_schedule import (
     latent_times,
     problem_name,
 )
-from latino_engine.run import Run, StageClock
-from latino_engine.runtimes.cuda_graph import Worker
+from latino_engine.priors.latent.prior import Conditioning
 from latino_engine.runtimes.latent import LatentRuntime, open_latent
+from latino_engine.sampling.chunks import Run
+from latino_engine.sampling.clock import StageClock
+from latino_engine.sampling.cuda_graph import Worker
+from latino_engine.sampling.latent_chunks import LatentRun
+from latino_engine.sampling.problem import Init, Measurement, Problem
+from latino_engine.sampling.reporting import Progress
+from latino_engine.sampling.tiles import Tiles
 from latino_engine.schedule import Scalar, Schedule, ScheduleBuilder
-from latino_engine.tiles import Tiles
 
 LATENT_SAMPLERS = ("auto", "latino", "latino-pro")
 
@@ -132,7 +134,7 @@ class LatentEngine(Engine):
         rest = (num_samples, seed, "latino", steps, None)
         if sampler != "latino-pro":
             return Engine.sample(engine, y, op, *rest, init, image_ids, keep_samples, progress)
-        from latino_engine.latino_pro import search_prompts
+        from latino_engine.sampling.latent_prompts import search_prompts
 
         search = PromptSearch()
         if prompt_updates is not None:

@@ -4,17 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import platform
 import shlex
-from importlib import metadata
 from pathlib import Path
 from typing import Any, cast
 
-import psutil
-
+from latino_engine.cache import file_sha256
 from latino_engine.errors import EngineInvalid
-from latino_engine.export import file_sha256
-from latino_engine.version import __version__
 
 FORMAT_VERSION = 1
 MANIFEST = "engine.json"
@@ -109,27 +104,6 @@ def rebuild_remedy(folder: Path, architecture: str) -> str:
     return f"build it by: {command}, or load the engine with --rebuild (rebuild=True in Python)"
 
 
-def machine() -> dict[str, Any]:
-    """What figures measured here should be read with."""
-    return {
-        "platform": platform.platform(),
-        "processor": _processor(),
-        "cores": psutil.cpu_count(logical=True),
-        "memory_bytes": psutil.virtual_memory().total,
-    }
-
-
-def versions() -> dict[str, str]:
-    """Versions of what shapes an engine's results."""
-    found = {"latino-engine": __version__, "python": platform.python_version()}
-    for package in ("torch", "onnx", "onnxscript", "onnxruntime", "numpy"):
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
-
-
 def _read_bytes(folder: Path) -> bytes:
     if not folder.exists():
         raise EngineInvalid(
@@ -166,13 +140,3 @@ def _digest(fields: dict[str, Any]) -> str:
 
 def _serialised(fields: dict[str, Any]) -> bytes:
     return (json.dumps(fields, indent=1, sort_keys=True) + "\n").encode()
-
-
-def _processor() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    except OSError:
-        pass
-    return platform.processor()

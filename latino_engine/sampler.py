@@ -23,7 +23,7 @@ Denoiser: TypeAlias = Callable[[Tensor, Scalar], Tensor]
 
 
 class Noise(Protocol):
-    """The random stream; `latino_engine.stream.NoiseStream` is the engine's."""
+    """The random stream; `latino_engine.sampling.noise_stream.NoiseStream` is the engine's."""
 
     def langevin(self, z: Tensor, scale: Scalar, step: int) -> Tensor:
         """z + scale * eps_step."""

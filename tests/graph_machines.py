@@ -14,15 +14,16 @@ from graph_stand_in import RecordingDriver
 from tiny import tiny_prior
 
 import latino_engine as le
-from latino_engine import audit, cuda_extension, native
+from latino_engine.compilation import audit
 from latino_engine.engine import Engine
 from latino_engine.errors import BackendNotAvailable
+from latino_engine.export.mixed_precision import rounded_twin, to_typed
+from latino_engine.ops import cpu_extension, cuda_extension
 from latino_engine.priors.precision import to_precision
-from latino_engine.runtimes.cuda_driver import CudaDriver
 from latino_engine.runtimes.tensorrt import TensorRTDenoiser
 from latino_engine.runtimes.tensorrt_build import make_profiles
 from latino_engine.runtimes.torch import TorchDenoiser
-from latino_engine.typed_graph import rounded_twin, to_typed
+from latino_engine.sampling.cuda_driver import CudaDriver
 
 MAX_BATCH = 4
 
@@ -161,6 +162,6 @@ def make_machine(name, folder, monkeypatch):
             pytest.skip("needs an NVIDIA GPU and a CUDA build of torch")
         return Gpu(folder)
     # The compiled operations are no operations of torch: the stand-in could not see them.
-    monkeypatch.setattr(native, "missing", lambda: "hidden")
+    monkeypatch.setattr(cpu_extension, "missing", lambda: "hidden")
     monkeypatch.setattr(cuda_extension, "missing", lambda: "hidden")
     return StandIn()

@@ -100,7 +100,7 @@ def _name(func):
 
 
 class RecordingDriver:
-    """What `latino_engine.runtimes.cuda_driver.Driver` asks for.
+    """What `latino_engine.sampling.cuda_driver.Driver` asks for.
 
     Attributes:
         log: what was asked, in order.

@@ -12,7 +12,7 @@ from torch import Tensor
 from latino_engine import ops
 from latino_engine.latent_engine import LatentEngine
 from latino_engine.operators.protocol import Operator
-from latino_engine.priors.latent import LatentPrior
+from latino_engine.priors.latent.prior import LatentPrior
 from latino_engine.runtimes.latent import TorchLatentRuntime
 
 TIMES = (999, 874, 749, 624, 499, 374, 249, 124)

@@ -14,7 +14,7 @@ import torch
 from cuda_shim.fixtures import compiled_shim, shim_as_device  # noqa: F401  (fixtures)
 from torch import Tensor
 
-from latino_engine import cuda_extension, native, native_operators, reference, triton_native
+from latino_engine.ops import cpu, cpu_extension, cuda_extension, reference, triton
 
 OWN, OTHER = 64, 12  # a side with transforms of our own, and one without
 IDENTITY = (2**63 + 5, [0, 7], [3, 2**32 - 1], 9)
@@ -161,24 +161,24 @@ def triton_interpreted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     for operation in KERNELS["triton"]:
         for name in KERNELS["triton"][operation]:
             kernels.module(name)
-    monkeypatch.setattr(triton_native, "_PACKAGE", package)
-    monkeypatch.setattr(triton_native, "_DEVICE_TYPE", "cpu")
-    launch = triton_native._launch
+    monkeypatch.setattr(triton, "_PACKAGE", package)
+    monkeypatch.setattr(triton, "_DEVICE_TYPE", "cpu")
+    launch = triton._launch
 
     def recorded(name: str) -> Run:
         launched.append(name)
         return launch(name)
 
-    monkeypatch.setattr(triton_native, "_launch", recorded)
+    monkeypatch.setattr(triton, "_launch", recorded)
     return launched
 
 
 @pytest.fixture(name="extension_calls")
 def cpu_recorded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The functions of the CPU extension that run."""
-    if native.missing() is not None:
-        pytest.skip(str(native.missing()))
-    calls, extension = list[str](), native._extension()
+    if cpu_extension.missing() is not None:
+        pytest.skip(str(cpu_extension.missing()))
+    calls, extension = list[str](), cpu_extension._extension()
 
     class Recorder:
         def __getattr__(self, name: str) -> Any:
@@ -186,7 +186,7 @@ def cpu_recorded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
                 calls.append(name)
             return getattr(extension, name)
 
-    for module in (native, native_operators):
+    for module in (cpu_extension, cpu):
         monkeypatch.setattr(module, "_extension", Recorder)
     return calls
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 
 from latino_engine.priors import Prior, PriorSpec
-from latino_engine.priors.folder import build_prior
-from latino_engine.priors.unet import UNet
+from latino_engine.priors.assembly import build_prior
+from latino_engine.priors.networks.unet import UNet
 
 ARCHITECTURE = {
     "widths": [8, 16],

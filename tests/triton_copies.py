@@ -18,7 +18,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from latino_engine import noise
+from latino_engine.ops import philox
 
 pytest.importorskip("triton", reason="needs Triton: python -m pip install triton")
 
@@ -129,7 +129,7 @@ def ids(pairs: int) -> tuple[Tensor, Tensor]:
 
 def normals(shape: Size, step: int = STEP) -> Tensor:
     """The noise by its float64 recipe."""
-    return noise.philox_normals(SEED, *ids(shape[0]), step, shape)
+    return philox.philox_normals(SEED, *ids(shape[0]), step, shape)
 
 
 def per_pair(values: Tensor) -> Tensor:

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.operations import eager
-from latino_engine.adapters import Adapter
 from latino_engine.operators import Blur, Inpainting, SuperResolution
 from latino_engine.priors import Prior
+from latino_engine.priors.adapters import Adapter
 from latino_engine.schedule import Schedule
 
 Prox: TypeAlias = Callable[[Tensor, float], Tensor]

@@ -18,13 +18,13 @@ from torch import Tensor
 import latino_engine as le
 from benchmarks.end_to_end import authors_style
 from benchmarks.end_to_end.peers import PEERS, Peer, parameters_of
-from latino_engine.accuracy import BOUNDS
 from latino_engine.bench import timer
-from latino_engine.distill.data import open_images
-from latino_engine.evaluation import central_squares, measure_each, score
+from latino_engine.compilation.accuracy import BOUNDS
+from latino_engine.evaluation.evaluator import central_squares, measure_each, score
+from latino_engine.image_io.datasets import open_images
 from latino_engine.operators.spec import parse_operator
+from latino_engine.sampling.noise_stream import NoiseStream
 from latino_engine.schedule import latino_schedule
-from latino_engine.stream import NoiseStream
 
 PRIOR, ADAPTER, SIDE, NOISE_STD = "photo-small", "photo-small", 256, 0.02
 #: Precision -> ||method - engine|| / ||engine|| of one sample with the same noise, at most.

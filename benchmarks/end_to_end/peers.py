@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from latino_engine.atomic import atomic_file
-from latino_engine.distill.data import open_images
 from latino_engine.errors import invalid
-from latino_engine.evaluation import central_squares, measure_each
+from latino_engine.evaluation.evaluator import central_squares, measure_each
+from latino_engine.image_io.datasets import open_images
 from latino_engine.operators.spec import parse_operator
 from latino_engine.priors import Prior
 

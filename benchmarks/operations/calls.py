@@ -14,7 +14,7 @@ from benchmarks.operations.fused import GAMMA, images, in_float64
 from latino_engine import ops
 from latino_engine.bench.counting import Count, count_call
 from latino_engine.operators import MRI, Blur, Inpainting
-from latino_engine.operators.spectra import kernel_spectrum
+from latino_engine.operators.parts.spectra import kernel_spectrum
 
 
 def call_cases(batch: int, height: int, width: int, device: str = "cpu") -> list[Case]:

@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from benchmarks.operations.grid import GRIDS
+from latino_engine import machine
 from latino_engine.atomic import atomic_file
-from latino_engine.bench import machine, table
+from latino_engine.bench import table
 from latino_engine.bench.peaks import machine_peaks
 
 RESULTS = Path(__file__).parents[1] / "results" / "measurements.csv"

@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from benchmarks.operations.case import OURS, Arguments, Case, Provider
-from latino_engine import cuda_native, inner_steps, native, ops, reference, triton_native
+from latino_engine import ops
 from latino_engine.bench.counting import Count, count_prox
-from latino_engine.noise import philox_normals
 from latino_engine.operators import MRI, Blur, Inpainting, SuperResolution
-from latino_engine.operators.spectra import kernel_spectrum
+from latino_engine.operators.parts.spectra import kernel_spectrum
+from latino_engine.ops import cpu_extension, cuda, inner_steps, reference, triton
+from latino_engine.ops.philox import philox_normals
 
 GAMMA, SCALE, X_WEIGHT, FACTOR, SEED, STEP = 3.0, 0.3, 0.4, 4, 1, 2
 SIGMA_N, SIGMA_NEXT, ZETA = 2.5, 0.4, 0.9
@@ -45,7 +46,7 @@ def _backends(run: Callable[..., Any], device: str) -> dict[str, Provider]:
 
 
 _BACKENDS = {"cpu": ("cpu", "torch"), "cuda": ("cuda", "triton", "torch")}
-_MODULES = {"cpu": native, "cuda": cuda_native, "triton": triton_native}
+_MODULES = {"cpu": cpu_extension, "cuda": cuda, "triton": triton}
 
 
 def _identity(batch: int, device: str) -> Identity:

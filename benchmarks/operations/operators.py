@@ -24,7 +24,7 @@ from latino_engine.operators import (
     SuperResolution,
 )
 from latino_engine.operators.jpeg import _MARGIN
-from latino_engine.operators.jpeg_codec import quantisation_tables
+from latino_engine.operators.parts.jpeg_codec import quantisation_tables
 
 FACTOR, COILS, QUALITY = 4, 4, 30
 

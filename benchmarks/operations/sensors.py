@@ -28,7 +28,7 @@ from latino_engine.operators import (
     Stack,
     Tomography,
 )
-from latino_engine.operators.anscombe import stabilised, stabilised_mean
+from latino_engine.operators.parts.anscombe import stabilised, stabilised_mean
 
 _ANGLES, _TILES, _RATIO, _PEAK, _NEWTON_STEPS = 12, 2, 0.25, 50.0, 10
 _NONLINEAR_BOUND = 1e-4  # ten iterations carry their rounding along

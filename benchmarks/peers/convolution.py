@@ -6,7 +6,7 @@ import torch
 from deepinv.physics import DecomposablePhysics, GaussianNoise
 from torch import Tensor
 
-from latino_engine.operators.spectra import kernel_full_spectrum
+from latino_engine.operators.parts.spectra import kernel_full_spectrum
 
 
 class ConvolutionPhysics(DecomposablePhysics):  # type: ignore[misc]

@@ -11,8 +11,8 @@ from typing import Any
 from torch import Tensor
 
 from benchmarks.peers.samplers import Parameters, Value
-from latino_engine import scores
 from latino_engine.errors import invalid
+from latino_engine.evaluation import scores
 
 
 def product(**values: tuple[Value, ...]) -> tuple[dict[str, Value], ...]:

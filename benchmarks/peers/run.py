@@ -27,14 +27,20 @@ from benchmarks.peers import grid
 from benchmarks.peers.denoiser import PriorDenoiser
 from benchmarks.peers.samplers import METHODS, Parameters, sample
 from latino_engine.atomic import atomic_file
-from latino_engine.distill.data import ImageSource, open_images
 from latino_engine.errors import UserError, invalid
-from latino_engine.evaluation import Evaluation, central_squares, markdown, measure_each, score
-from latino_engine.learned_scores import learned_scores
-from latino_engine.measurement import make_problem
+from latino_engine.evaluation.evaluator import (
+    Evaluation,
+    central_squares,
+    markdown,
+    measure_each,
+    score,
+)
+from latino_engine.evaluation.learned_scores import learned_scores
+from latino_engine.image_io.datasets import ImageSource, open_images
 from latino_engine.operators.spec import parse_operator
 from latino_engine.priors import Prior, load_prior
 from latino_engine.progress import progress_bar
+from latino_engine.sampling.problem import make_problem
 
 Report = Callable[[int, int], None]
 

@@ -16,15 +16,15 @@ from torch import Tensor
 
 import latino_engine as le
 from benchmarks.quality.rows import RESULTS, Problem, read_row, write_row
-from latino_engine.adapters import Adapter
-from latino_engine.distill.data import open_images
 from latino_engine.distill.distillation import distill
 from latino_engine.distill.options import Distillation
 from latino_engine.engine import Engine
-from latino_engine.evaluation import central_squares, measure_each
-from latino_engine.metrics import psnr
+from latino_engine.evaluation.evaluator import central_squares, measure_each
+from latino_engine.evaluation.metrics import psnr
+from latino_engine.evaluation.pictures import write_png
+from latino_engine.image_io.datasets import open_images
 from latino_engine.operators.spec import parse_operator
-from latino_engine.pictures import write_png
+from latino_engine.priors.adapters import Adapter
 
 PRIOR = ADAPTER = "photo-small"
 PICTURE = "photo-limits.png"

@@ -10,10 +10,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 import latino_engine as le
-from latino_engine.distill.data import open_images
-from latino_engine.evaluation import central_squares, measure_each
+from latino_engine.evaluation.evaluator import central_squares, measure_each
+from latino_engine.evaluation.pictures import write_png
+from latino_engine.image_io.datasets import open_images
 from latino_engine.operators.spec import parse_operator
-from latino_engine.pictures import write_png
 
 _OPERATORS = ("inpaint:box=16", "sr:factor=4")
 _SAMPLES = 8

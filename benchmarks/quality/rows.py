@@ -14,11 +14,11 @@ from typing import Any
 from torch import Tensor
 
 import latino_engine as le
-from latino_engine.adapters import Adapter
 from latino_engine.atomic import atomic_file
-from latino_engine.evaluation import Evaluation, evaluate
+from latino_engine.evaluation.evaluator import Evaluation, evaluate
 from latino_engine.operators.protocol import Operator
 from latino_engine.priors import Prior
+from latino_engine.priors.adapters import Adapter
 
 RESULTS = Path(__file__).parent.parent / "results" / "quality"
 #: How `coverage_active` counts and which pixels; rows of another rule are computed again.

@@ -58,7 +58,7 @@ def first_sample(fields: dict[str, Any]) -> dict[str, Any]:
     begin = time.perf_counter()
     from latino_engine.bench.options import BenchOptions
     from latino_engine.bench.problem import make_measurement
-    from latino_engine.engine import load
+    from latino_engine.loading import load
 
     options = BenchOptions(**{**fields["options"], "size": tuple(fields["options"]["size"])})
     imported = time.perf_counter()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from latino_engine.bench.timer import time_once
-from latino_engine.threads import torch_threads
+from latino_engine.sampling.threads import torch_threads
 
 _MATRIX_SIDE = {"cpu": 1024, "cuda": 8192}
 _COPY_BYTES = {"cpu": 128 * 2**20, "cuda": 1024 * 2**20}  # beyond every cache

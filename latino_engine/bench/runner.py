@@ -11,21 +11,22 @@ import torch
 
 from latino_engine.bench import counting, timer
 from latino_engine.bench.cold_start import cold_start
-from latino_engine.bench.machine import machine_facts, software_versions
 from latino_engine.bench.options import BenchOptions
 from latino_engine.bench.peak_memory import Peak, peak_memory
 from latino_engine.bench.peaks import machine_peaks
 from latino_engine.bench.problem import check_memory, check_plans, make_measurement
 from latino_engine.bench.trace import Recorder, Span
-from latino_engine.compilation_gpu import rebuild_unfit_plans
-from latino_engine.engine import Engine, load
+from latino_engine.compilation.plans import rebuild_unfit_plans
+from latino_engine.engine import Engine
 from latino_engine.errors import EngineInvalid
-from latino_engine.manifest import machine, read_manifest
+from latino_engine.loading import load
+from latino_engine.machine import machine, machine_facts, software_versions
+from latino_engine.manifest import read_manifest
 from latino_engine.priors.folder import parse_spec
-from latino_engine.priors.latent import is_latent
-from latino_engine.run import listening
+from latino_engine.priors.latent.prior import is_latent
 from latino_engine.runtimes import installed
-from latino_engine.threads import torch_threads
+from latino_engine.sampling.clock import listening
+from latino_engine.sampling.threads import torch_threads
 
 STAGES = ("prox", "noise", "denoise", "other")
 _PROX_CALLS = 10

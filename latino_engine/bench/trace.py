@@ -39,7 +39,7 @@ class Span:
 
 @dataclass
 class Recorder:
-    """Collects spans; a listener for `latino_engine.run.listening`.
+    """Collects spans; a listener for `latino_engine.sampling.clock.listening`.
 
     Attributes:
         device: on "cuda" the host waits for the device at both ends of a span.

@@ -14,16 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from latino_engine.adapters import Adapter, load_adapter, write_adapter
 from latino_engine.atomic import atomic_file
+from latino_engine.distill.batches import draw_batch
 from latino_engine.distill.checkpoint import read_facts, read_tensors, write_checkpoint
-from latino_engine.distill.data import (
-    CHECKPOINT,
-    ImageSource,
-    check_channels,
-    draw_batch,
-    open_images,
-)
 from latino_engine.distill.objectives import EnergyObjective, MeanObjective, Objective
 from latino_engine.distill.operator_draws import parse_draws
 from latino_engine.distill.options import Distillation, check_options
@@ -45,9 +38,11 @@ from latino_engine.distill.runs import (
 from latino_engine.distill.starting import start_from
 from latino_engine.distill.unfolded import TrainingBatch, Unfolded
 from latino_engine.errors import invalid
-from latino_engine.measurement import make_problem
-from latino_engine.priors.folder import pixel_prior
+from latino_engine.image_io.datasets import CHECKPOINT, ImageSource, check_channels, open_images
+from latino_engine.priors.adapters import Adapter, load_adapter, write_adapter
+from latino_engine.priors.loading import pixel_prior
 from latino_engine.priors.prior import Prior
+from latino_engine.sampling.problem import make_problem
 from latino_engine.schedule import few_step_sigmas
 
 #: What may change when a run is resumed.

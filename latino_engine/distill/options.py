@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from latino_engine.distill.data import check_scale
+from latino_engine.distill.batches import check_scale
 from latino_engine.distill.runs import check_length, check_positive
 from latino_engine.errors import invalid
-from latino_engine.op_checks import check_seed
+from latino_engine.ops.checks import check_seed
 from latino_engine.schedule import DEFAULT_ZETA
 
 OBJECTIVES = ("energy", "paper", "mse")

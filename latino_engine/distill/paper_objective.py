@@ -26,10 +26,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from latino_engine import ops
-from latino_engine.distill.perceptual import perceptual_distance
 from latino_engine.distill.runs import all_finite, stopped
 from latino_engine.distill.unfolded import TrainingBatch, Unfolded
 from latino_engine.errors import invalid
+from latino_engine.evaluation.perceptual import perceptual_distance
 
 if TYPE_CHECKING:
     from latino_engine.distill.options import Distillation

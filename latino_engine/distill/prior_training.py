@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from latino_engine.atomic import atomic_file
+from latino_engine.distill.batches import check_scale, draw_batch
 from latino_engine.distill.checkpoint import read_facts, read_tensors, write_checkpoint
-from latino_engine.distill.data import CHECKPOINT, ImageSource, check_scale, draw_batch, open_images
 from latino_engine.distill.runs import (
     Interruptible,
     Report,
@@ -37,11 +37,13 @@ from latino_engine.distill.runs import (
 )
 from latino_engine.errors import invalid
 from latino_engine.image_io import write_image
-from latino_engine.op_checks import check_seed
-from latino_engine.priors.folder import load_prior, write_prior
+from latino_engine.image_io.datasets import CHECKPOINT, ImageSource, open_images
+from latino_engine.ops.checks import check_seed
+from latino_engine.priors.folder import write_prior
+from latino_engine.priors.loading import load_prior
+from latino_engine.priors.networks.unet import UNet
 from latino_engine.priors.preconditioning import EDMDenoiser
 from latino_engine.priors.prior import Prior, PriorSpec
-from latino_engine.priors.unet import UNet
 
 _GRID_SIDE = 4  # samples per side of a sample grid
 _HEUN_STEPS = 18

@@ -19,9 +19,9 @@ import torch
 from torch import nn
 
 from latino_engine.atomic import atomic_file
-from latino_engine.distill.data import CHECKPOINT, files_below
 from latino_engine.errors import InvalidArgument, OutputNotWritable, TrainingStopped, invalid
 from latino_engine.image_io import EXTENSIONS
+from latino_engine.image_io.datasets import CHECKPOINT, files_below
 
 _PROBE = "training.probe"
 _KEPT = "the last good average is kept"

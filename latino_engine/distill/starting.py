@@ -8,10 +8,11 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from latino_engine.adapters import Adapter, LearnedSchedule
 from latino_engine.distill.lora import ADAPTER_NAME
 from latino_engine.distill.unfolded import StepSizes, Unfolded
 from latino_engine.errors import AdapterInvalid
+from latino_engine.learned_schedule import LearnedSchedule
+from latino_engine.priors.adapters import Adapter
 from latino_engine.priors.prior import Prior
 
 

@@ -12,13 +12,14 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from latino_engine import ops
-from latino_engine.adapters import LearnedSchedule, Table
 from latino_engine.distill.lora import adapt, trained_weights
 from latino_engine.distill.runs import counted, stopped
-from latino_engine.measurement import Problem
+from latino_engine.learned_schedule import LearnedSchedule, Table
 from latino_engine.operators.protocol import DataStep
 from latino_engine.priors.prior import Prior
 from latino_engine.sampler import Noise, estimate, sample_posterior
+from latino_engine.sampling.noise_stream import NoiseStream
+from latino_engine.sampling.problem import Problem
 from latino_engine.schedule import (
     INPAINTING_R,
     OuterStep,
@@ -26,7 +27,6 @@ from latino_engine.schedule import (
     Schedule,
     ud2m_schedule,
 )
-from latino_engine.stream import NoiseStream
 
 #: Where the training of (r, d) starts, by operator class: 2 and 3 reach further than the 1 and 1 of
 #: the untrained schedule, so that the first denoiser call sees noise above the start's errors.

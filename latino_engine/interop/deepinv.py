@@ -30,7 +30,7 @@ except ImportError as error:
 
 if TYPE_CHECKING:
     from latino_engine.engine import Engine
-    from latino_engine.measurement import Init
+    from latino_engine.sampling.problem import Init
 
 __all__ = ["Reconstructor", "to_physics"]
 

@@ -24,7 +24,7 @@ from latino_engine.operators import (
     Stack,
     SuperResolution,
 )
-from latino_engine.operators.checks import (
+from latino_engine.operators.parts.checks import (
     check_index,
     common_batch,
     pick_noise_std,

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from latino_engine import cuda_launches, ops
-from latino_engine.operators.checks import (
+from latino_engine import ops
+from latino_engine.operators.parts.checks import (
     ArrayLike,
     as_noise_std,
     check_finite,
@@ -20,18 +20,19 @@ from latino_engine.operators.checks import (
     show_noise_std,
     starting_gamma,
 )
-from latino_engine.operators.fused_step import FusedStep
-from latino_engine.operators.point_spread import (
+from latino_engine.operators.parts.fused_step import FusedStep
+from latino_engine.operators.parts.point_spread import (
     check_compat,
     gaussian_kernel,
     motion_kernel,
     published_gaussian_kernel,
     uniform_kernel,
 )
+from latino_engine.operators.parts.simulation import add_measurement_noise
+from latino_engine.operators.parts.size_table import SizeTable
+from latino_engine.operators.parts.spectra import as_kernel, complex_of, kernel_spectrum
 from latino_engine.operators.protocol import DataStep
-from latino_engine.operators.simulation import add_measurement_noise
-from latino_engine.operators.size_table import SizeTable
-from latino_engine.operators.spectra import as_kernel, complex_of, kernel_spectrum
+from latino_engine.ops import cuda_launches
 
 
 @dataclass(frozen=True, eq=False, repr=False, init=False)

@@ -11,7 +11,7 @@ from torch import Tensor
 from latino_engine import ops
 from latino_engine.errors import invalid
 from latino_engine.operators.blur import Blur
-from latino_engine.operators.checks import (
+from latino_engine.operators.parts.checks import (
     ArrayLike,
     as_noise_std,
     check_anchor,
@@ -24,15 +24,15 @@ from latino_engine.operators.checks import (
     pick_noise_std,
     show_noise_std,
 )
-from latino_engine.operators.full_measurement import SolvedByCG
-from latino_engine.operators.protocol import DataStep
-from latino_engine.operators.size_table import SizeTable
-from latino_engine.operators.spectra import (
+from latino_engine.operators.parts.linear_gaussian import SolvedByCG
+from latino_engine.operators.parts.size_table import SizeTable
+from latino_engine.operators.parts.spectra import (
     as_kernel,
     check_kernel_fits,
     complex_of,
     kernel_spectrum,
 )
+from latino_engine.operators.protocol import DataStep
 
 Border: TypeAlias = Literal["reflect", "replicate", "valid"]
 BORDERS: tuple[str, ...] = get_args(Border)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from latino_engine import ops
 from latino_engine.errors import invalid
-from latino_engine.operators.checks import (
+from latino_engine.operators.parts.checks import (
     ArrayLike,
     as_noise_std,
     as_parameter,
@@ -21,7 +21,7 @@ from latino_engine.operators.checks import (
     pick_noise_std,
     show_noise_std,
 )
-from latino_engine.operators.full_measurement import FullMeasurement
+from latino_engine.operators.parts.linear_gaussian import FullMeasurement
 from latino_engine.operators.protocol import DataStep
 
 #: Luma of ITU-R BT.601, as JPEG, Pillow and deepinv weigh (R, G, B).

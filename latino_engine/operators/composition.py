@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from latino_engine.errors import invalid
-from latino_engine.operators.checks import check_finite, check_index
-from latino_engine.operators.full_measurement import SolvedByCG
+from latino_engine.operators.parts.checks import check_finite, check_index
+from latino_engine.operators.parts.linear_gaussian import SolvedByCG
+from latino_engine.operators.parts.regularised_start import mid_grey, smooth_estimate
+from latino_engine.operators.parts.shared_diagonal import diagonal_step, shared_diagonal
 from latino_engine.operators.protocol import DataStep, Operator
-from latino_engine.operators.shared_diagonal import diagonal_step, shared_diagonal
-from latino_engine.operators.smooth_start import mid_grey, smooth_estimate
 from latino_engine.operators.stacking import linear_parts
 
 

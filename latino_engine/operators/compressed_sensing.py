@@ -12,7 +12,7 @@ from torch import Tensor
 
 from latino_engine import ops
 from latino_engine.errors import invalid
-from latino_engine.operators.checks import (
+from latino_engine.operators.parts.checks import (
     ArrayLike,
     as_noise_std,
     check_anchor,
@@ -26,12 +26,17 @@ from latino_engine.operators.checks import (
     pick_noise_std,
     show_noise_std,
 )
-from latino_engine.operators.full_measurement import SolvedByCG
-from latino_engine.operators.hadamard import hadamard_2d, power_of_two, sequencies, sequency_order
-from latino_engine.operators.image_size import as_image_size, check_image_size
+from latino_engine.operators.parts.hadamard import (
+    hadamard_2d,
+    power_of_two,
+    sequencies,
+    sequency_order,
+)
+from latino_engine.operators.parts.image_size import as_image_size, check_image_size
+from latino_engine.operators.parts.linear_gaussian import SolvedByCG
+from latino_engine.operators.parts.regularised_start import mid_grey, smooth_estimate
+from latino_engine.operators.parts.size_table import SizeTable
 from latino_engine.operators.protocol import DataStep
-from latino_engine.operators.size_table import SizeTable
-from latino_engine.operators.smooth_start import mid_grey, smooth_estimate
 
 Ordering: TypeAlias = Literal["sequency", "random"]
 

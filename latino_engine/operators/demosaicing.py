@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from latino_engine.errors import invalid
-from latino_engine.operators.checks import (
+from latino_engine.operators.inpainting import masked_step
+from latino_engine.operators.parts.checks import (
     ArrayLike,
     as_noise_std,
     check_finite,
@@ -18,11 +19,10 @@ from latino_engine.operators.checks import (
     pick_noise_std,
     show_noise_std,
 )
-from latino_engine.operators.fill import fill_from_neighbours
-from latino_engine.operators.full_measurement import FullMeasurement
-from latino_engine.operators.inpainting import masked_step
+from latino_engine.operators.parts.fill import fill_from_neighbours
+from latino_engine.operators.parts.linear_gaussian import FullMeasurement
+from latino_engine.operators.parts.size_table import SizeTable
 from latino_engine.operators.protocol import DataStep
-from latino_engine.operators.size_table import SizeTable
 
 #: Bayer patterns: the colours of the pixels (0, 0), (0, 1), (1, 0), (1, 1).
 PATTERNS = ("RGGB", "BGGR", "GRBG", "GBRG")

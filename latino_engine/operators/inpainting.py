@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from latino_engine import cuda_launches, ops
-from latino_engine.operators.checks import (
+from latino_engine import ops
+from latino_engine.operators.parts.checks import (
     ArrayLike,
     as_mask,
     as_noise_std,
@@ -24,11 +24,12 @@ from latino_engine.operators.checks import (
     pick_noise_std,
     show_noise_std,
 )
-from latino_engine.operators.fill import fill_from_neighbours
-from latino_engine.operators.fused_step import FusedStep
+from latino_engine.operators.parts.fill import fill_from_neighbours
+from latino_engine.operators.parts.fused_step import FusedStep
+from latino_engine.operators.parts.simulation import add_measurement_noise
+from latino_engine.operators.parts.size_table import SizeTable
 from latino_engine.operators.protocol import DataStep
-from latino_engine.operators.simulation import add_measurement_noise
-from latino_engine.operators.size_table import SizeTable
+from latino_engine.ops import cuda_launches
 
 
 @dataclass(frozen=True, eq=False, repr=False, init=False)

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from latino_engine import ops
 from latino_engine.errors import InvalidArgument, invalid, invalid_type
-from latino_engine.operators.checks import check_finite, check_image
-from latino_engine.operators.fused_step import FixedStep
-from latino_engine.operators.jpeg_codec import (
+from latino_engine.operators.parts.checks import check_finite, check_image
+from latino_engine.operators.parts.fused_step import FixedStep
+from latino_engine.operators.parts.jpeg_codec import (
     colour_matrix,
     dct_matrix,
     from_coefficients,
@@ -21,8 +21,8 @@ from latino_engine.operators.jpeg_codec import (
     rounded_levels,
     to_coefficients,
 )
+from latino_engine.operators.parts.size_table import SizeTable
 from latino_engine.operators.protocol import DataStep
-from latino_engine.operators.size_table import SizeTable
 
 # The cell is taken this much smaller, relative to its width, so that rounding cannot leave it.
 _MARGIN = {torch.float32: 1e-3, torch.float64: 1e-9}

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from latino_engine import ops
 from latino_engine.errors import invalid, invalid_type
-from latino_engine.operators.checks import (
+from latino_engine.operators.parts.checks import (
     ArrayLike,
     as_noise_std,
     check_batch,
@@ -26,8 +26,8 @@ from latino_engine.operators.checks import (
     show_noise_std,
     starting_gamma,
 )
+from latino_engine.operators.parts.simulation import add_measurement_noise
 from latino_engine.operators.protocol import DataStep
-from latino_engine.operators.simulation import add_measurement_noise
 
 _ROUNDING = 4.0  # a residual of this many ulp of ||M|| ||x|| is as small as the arithmetic allows
 

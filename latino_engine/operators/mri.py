@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from latino_engine import cuda_launches, ops
+from latino_engine import ops
 from latino_engine.errors import invalid
-from latino_engine.operators.checks import (
+from latino_engine.operators.linear import best_scale, proximal_solve
+from latino_engine.operators.parts.checks import (
     ArrayLike,
     as_mask,
     as_noise_std,
@@ -30,12 +31,12 @@ from latino_engine.operators.checks import (
     show_noise_std,
     starting_gamma,
 )
-from latino_engine.operators.fused_step import FusedStep
-from latino_engine.operators.linear import best_scale, proximal_solve
+from latino_engine.operators.parts.fused_step import FusedStep
+from latino_engine.operators.parts.simulation import add_measurement_noise
+from latino_engine.operators.parts.size_table import SizeTable
+from latino_engine.operators.parts.spectra import complex_of
 from latino_engine.operators.protocol import DataStep
-from latino_engine.operators.simulation import add_measurement_noise
-from latino_engine.operators.size_table import SizeTable
-from latino_engine.operators.spectra import complex_of
+from latino_engine.ops import cuda_launches
 
 _CG_TOL = 1e-6
 _CG_MAX_ITER = 200

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from latino_engine import ops
 from latino_engine.errors import invalid, whole_number
-from latino_engine.operators.checks import (
+from latino_engine.operators.parts.checks import (
     ArrayLike,
     as_noise_std,
     as_parameter,
@@ -27,11 +27,11 @@ from latino_engine.operators.checks import (
     pick_noise_std,
     show_noise_std,
 )
-from latino_engine.operators.image_size import as_image_size, check_image_size
+from latino_engine.operators.parts.image_size import as_image_size, check_image_size
+from latino_engine.operators.parts.simulation import add_measurement_noise
+from latino_engine.operators.parts.size_table import SizeTable
+from latino_engine.operators.parts.spectra import complex_of
 from latino_engine.operators.protocol import DataStep
-from latino_engine.operators.simulation import add_measurement_noise
-from latino_engine.operators.size_table import SizeTable
-from latino_engine.operators.spectra import complex_of
 
 _START_ITERATIONS = 200  # of the phase search behind initial_estimate
 _RELAXATION = 0.9  # of its negative feedback; Fienup's beta

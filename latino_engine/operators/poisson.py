@@ -12,8 +12,10 @@ from torch import Tensor
 
 from latino_engine import ops
 from latino_engine.errors import invalid, invalid_type
-from latino_engine.operators.anscombe import stabilised, stabilised_mean
-from latino_engine.operators.checks import (
+from latino_engine.operators.inpainting import Denoising, Inpainting
+from latino_engine.operators.linear import proximal_solve
+from latino_engine.operators.parts.anscombe import stabilised, stabilised_mean
+from latino_engine.operators.parts.checks import (
     ArrayLike,
     as_parameter,
     check_anchor,
@@ -23,10 +25,8 @@ from latino_engine.operators.checks import (
     check_index,
     pick_noise_std,
 )
-from latino_engine.operators.inpainting import Denoising, Inpainting
-from latino_engine.operators.linear import proximal_solve
+from latino_engine.operators.parts.regularised_start import mid_grey, smooth_estimate
 from latino_engine.operators.protocol import DataStep, Operator
-from latino_engine.operators.smooth_start import mid_grey, smooth_estimate
 
 _CG_TOL, _CG_MAX_ITER = 1e-5, 500
 _NUM_ITER = 10  # Gauss-Newton steps; each about squares the error once it is small

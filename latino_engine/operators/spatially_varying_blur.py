@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from latino_engine.errors import invalid
-from latino_engine.operators.checks import (
+from latino_engine.operators.parts.checks import (
     ArrayLike,
     as_noise_std,
     as_parameter,
@@ -18,9 +18,9 @@ from latino_engine.operators.checks import (
     pick_noise_std,
     show_noise_std,
 )
-from latino_engine.operators.full_measurement import SolvedByCG
-from latino_engine.operators.size_table import SizeTable
-from latino_engine.operators.spectra import complex_of, kernel_spectrum
+from latino_engine.operators.parts.linear_gaussian import SolvedByCG
+from latino_engine.operators.parts.size_table import SizeTable
+from latino_engine.operators.parts.spectra import complex_of, kernel_spectrum
 
 
 @dataclass(frozen=True, eq=False, repr=False, init=False)

@@ -10,16 +10,16 @@ from torch import Tensor
 
 from latino_engine import ops
 from latino_engine.errors import invalid, invalid_type
-from latino_engine.operators.checks import (
+from latino_engine.operators.parts.checks import (
     SMALLEST_NOISE_STD,
     check_batch,
     check_dtype,
     check_finite,
     check_index,
 )
-from latino_engine.operators.full_measurement import SolvedByCG
+from latino_engine.operators.parts.linear_gaussian import SolvedByCG
+from latino_engine.operators.parts.shared_diagonal import diagonal_step, shared_diagonal
 from latino_engine.operators.protocol import DataStep, Operator
-from latino_engine.operators.shared_diagonal import diagonal_step, shared_diagonal
 
 
 @dataclass(frozen=True, eq=False, repr=False, init=False)

@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from latino_engine import cuda_launches, ops, reference
+from latino_engine import ops
 from latino_engine.errors import invalid, invalid_type
-from latino_engine.operators.checks import (
+from latino_engine.operators.parts.checks import (
     ArrayLike,
     as_noise_std,
     check_anchor,
@@ -25,17 +25,18 @@ from latino_engine.operators.checks import (
     show_noise_std,
     starting_gamma,
 )
-from latino_engine.operators.fused_step import FusedStep
-from latino_engine.operators.point_spread import (
+from latino_engine.operators.parts.fused_step import FusedStep
+from latino_engine.operators.parts.point_spread import (
     bicubic_profile,
     check_compat,
     gaussian_kernel,
     keys_cubic,
 )
+from latino_engine.operators.parts.simulation import add_measurement_noise
+from latino_engine.operators.parts.size_table import SizeTable
+from latino_engine.operators.parts.spectra import as_kernel, complex_of, kernel_full_spectrum
 from latino_engine.operators.protocol import DataStep
-from latino_engine.operators.simulation import add_measurement_noise
-from latino_engine.operators.size_table import SizeTable
-from latino_engine.operators.spectra import as_kernel, complex_of, kernel_full_spectrum
+from latino_engine.ops import cuda_launches, reference
 
 _GAUSSIAN_STD_PER_FACTOR = (
     0.5  # |h| = 0.29 at the new Nyquist frequency: little aliasing, still sharp

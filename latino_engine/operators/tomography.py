@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from latino_engine.errors import invalid, invalid_type
-from latino_engine.operators.checks import (
+from latino_engine.operators.parts.checks import (
     ArrayLike,
     as_noise_std,
     as_parameter,
@@ -21,10 +21,10 @@ from latino_engine.operators.checks import (
     pick_noise_std,
     show_noise_std,
 )
-from latino_engine.operators.full_measurement import SolvedByCG
-from latino_engine.operators.image_size import as_image_size, check_image_size
-from latino_engine.operators.parallel_beam import joseph_entries, sparse_pair, sparse_product
-from latino_engine.operators.size_table import SizeTable
+from latino_engine.operators.parts.image_size import as_image_size, check_image_size
+from latino_engine.operators.parts.linear_gaussian import SolvedByCG
+from latino_engine.operators.parts.parallel_beam import joseph_entries, sparse_pair, sparse_product
+from latino_engine.operators.parts.size_table import SizeTable
 
 
 @dataclass(frozen=True, eq=False, repr=False, init=False)

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import difflib
+from collections.abc import Callable, Iterable, Mapping
 from itertools import pairwise
 from typing import Any, cast
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from latino_engine.errors import PriorInvalid
-from latino_engine.priors.ddpm_network import DDPMUNet
-from latino_engine.priors.guided_diffusion_network import ADMUNet
+from latino_engine.priors.networks.ddpm_network import DDPMUNet
+from latino_engine.priors.networks.guided_diffusion_network import ADMUNet
+from latino_engine.priors.networks.unet import UNet
 from latino_engine.priors.preconditioning import (
     EDMDenoiser,
     LogSigmaTime,
@@ -21,8 +24,7 @@ from latino_engine.priors.preconditioning import (
     SigmaTime,
     TimeIndex,
 )
-from latino_engine.priors.prior import PriorSpec
-from latino_engine.priors.unet import UNet
+from latino_engine.priors.prior import Prior, PriorSpec
 
 MODULE = "module"  # the architecture of a prior whose network is a module of the user's own
 PREDICTIONS = ("eps", "v", "x0", "score")
@@ -58,7 +60,7 @@ class _FourAxes(TorchFunctionMode):
 
 
 def _diffusers_unet(channels: int, **arguments: Any) -> nn.Module:
-    from latino_engine.priors.diffusers_network import DiffusersUNet
+    from latino_engine.priors.networks.diffusers_network import DiffusersUNet
 
     return DiffusersUNet(channels=channels, **arguments)
 
@@ -189,3 +191,61 @@ _PRECONDITIONINGS: dict[str, Callable[[nn.Module, PriorSpec, dict[str, Any]], nn
     "prediction": _prediction,
     "denoiser": _range,
 }
+
+
+def build_prior(
+    spec: PriorSpec, weights: Mapping[str, Tensor], module: nn.Module | None = None
+) -> Prior:
+    """The network of `spec`, or `module`, filled with `weights`.
+
+    Raises:
+        PriorInvalid: an architecture that is not known, or weights of other names or shapes.
+    """
+    network = build_network(spec, module)
+    check_weights(network.state_dict(), weights)
+    network.load_state_dict(dict(weights), strict=True)
+    denoiser = build_denoiser(spec, network)
+    return Prior(spec, denoiser.float().eval().requires_grad_(False))
+
+
+def check_weights(
+    expected: Mapping[str, Tensor],
+    found: Mapping[str, Tensor],
+    source: str = "model.safetensors: expected the weights of the architecture in prior.json",
+    remedy: str = "use the prior.json that belongs to these weights",
+) -> None:
+    """Raise `PriorInvalid` naming every missing, unexpected or misshapen weight (the first few of
+    each, with the nearest names).
+    """
+    missing = [k for k in expected if k not in found]
+    unexpected = [k for k in found if k not in expected]
+    misshapen = [
+        f"{k} {tuple(found[k].shape)} instead of {tuple(expected[k].shape)}"
+        for k in expected
+        if k in found and found[k].shape != expected[k].shape
+    ]
+    bad = [k for k, v in found.items() if v.is_floating_point() and not torch.isfinite(v).all()]
+    problems = []
+    if missing:
+        problems.append(f"missing {_listed(_with_nearest(missing, unexpected))}")
+    if unexpected:
+        problems.append(f"unexpected {_listed(unexpected)}")
+    if misshapen:
+        problems.append(f"of another shape {_listed(misshapen)}")
+    if bad:
+        problems.append(f"not finite {_listed(bad)}")
+    if problems:
+        raise PriorInvalid(f"{source}, got " + "; ".join(problems) + f"; {remedy}")
+
+
+def _with_nearest(names: Iterable[str], candidates: list[str]) -> list[str]:
+    out = []
+    for name in names:
+        close = difflib.get_close_matches(name, candidates, n=1, cutoff=0.8)
+        out.append(f"{name} (nearest: {close[0]})" if close else name)
+    return out
+
+
+def _listed(names: list[str], most: int = 4) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more

@@ -7,7 +7,7 @@ import copy
 import torch
 from torch import nn
 
-from latino_engine.priors.unet import GroupNorm
+from latino_engine.priors.networks.unet import GroupNorm
 
 PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from latino_engine.errors import BackendNotAvailable, invalid
-from latino_engine.priors.latent import LatentModel, latent_in_precision
+from latino_engine.priors.latent.prior import LatentModel, latent_in_precision
 from latino_engine.runtimes.onnxruntime import PRECISIONS as ONNXRUNTIME_PRECISIONS
 from latino_engine.runtimes.onnxruntime import open_session
 from latino_engine.runtimes.torch import FULL_FLOAT32, check_device
@@ -126,8 +126,8 @@ def open_latent(
 
 
 def _open_torch(folder: Path, precision: str, device: str | None) -> TorchLatentRuntime:
-    from latino_engine.priors.folder import load_prior
-    from latino_engine.priors.latent import LatentPrior
+    from latino_engine.priors.latent.prior import LatentPrior
+    from latino_engine.priors.loading import load_prior
 
     wanted = check_device(device)
     prior = load_prior(folder)

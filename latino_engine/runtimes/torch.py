@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from latino_engine.errors import BackendNotAvailable
 from latino_engine.memory import is_out_of_memory
-from latino_engine.priors.folder import load_prior
+from latino_engine.priors.loading import load_prior
 from latino_engine.priors.precision import to_precision
 
 PRECISIONS = ("fp32", "fp16", "bf16")

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from latino_engine import ops
-from latino_engine.noise import philox_normals
+from latino_engine.ops.philox import philox_normals
 
 Array = NDArray[np.float64]
 Size = tuple[int, int, int, int]

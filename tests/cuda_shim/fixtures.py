@@ -9,7 +9,7 @@ from types import ModuleType
 import pytest
 from cuda_shim import build
 
-from latino_engine import cuda_extension
+from latino_engine.ops import cuda_extension
 
 
 def shim_folder(config: pytest.Config) -> Path:

@@ -20,8 +20,8 @@ if __name__ == "__main__":
 
 from cuda_shim import build, cases
 
-from latino_engine import cuda_extension, cuda_launches
-from latino_engine.step_table import StepTable
+from latino_engine.ops import cuda_extension, cuda_launches
+from latino_engine.ops.step_table import StepTable
 
 BOUND = 1e-5
 ORDERS = ((2, 1), (2, 2), (2, 3))  # random, by seed

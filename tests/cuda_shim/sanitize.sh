@@ -6,5 +6,5 @@ cd "$(dirname "$0")/../.."
 for tool in memcheck racecheck initcheck synccheck; do
   echo "== compute-sanitizer --tool $tool"
   compute-sanitizer --tool "$tool" --error-exitcode 1 --target-processes all \
-    "${PYTHON:-python3}" -m pytest -q -m gpu tests/test_cuda_gpu.py -k "${1:-not 1024 and not 2048}"
+    "${PYTHON:-python3}" -m pytest -q -m gpu tests/ops/test_cuda_gpu.py -k "${1:-not 1024 and not 2048}"
 done

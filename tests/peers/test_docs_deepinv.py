@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("deepinv", reason="peers: run make test-peers")
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[1] / "pages"))
 
 from test_docs import run_page
 

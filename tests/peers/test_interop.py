@@ -209,7 +209,7 @@ def test_the_engines_units_hold_for_any_linear_physics(name: str, engines: dict)
     physics.set_noise_model(dinv.GaussianNoise(0.02))
     x = 0.25 + 0.5 * _random(1, *size)
     y = physics.A(x)
-    from latino_engine.measurement import make_problem
+    from latino_engine.sampling.problem import make_problem
 
     problem = make_problem(y, physics, engines[size[0]].spec, x, "cpu")
     step = problem.data_step(torch.arange(1))

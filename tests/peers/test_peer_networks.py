@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import latino_engine as le
-from latino_engine.priors.guided_diffusion_network import AttentionBlock, ResBlock
+from latino_engine.priors.networks.guided_diffusion_network import AttentionBlock, ResBlock
 
 dinv = pytest.importorskip("deepinv", reason="peers: run make test-peers")
 from deepinv.models import diffunet  # noqa: E402
@@ -18,7 +18,7 @@ SAME = 2e-6  # float32, relative; worst measured 4e-7
 def test_the_weights_of_lpips_have_the_name_that_torchvision_looks_for():
     from torchvision.models import AlexNet_Weights
 
-    from latino_engine.distill.perceptual import BACKBONE
+    from latino_engine.evaluation.perceptual import BACKBONE
 
     assert AlexNet_Weights.IMAGENET1K_V1.url.endswith(f"/{BACKBONE}")
 

@@ -18,7 +18,7 @@ import typer
 
 import latino_engine as le
 from benchmarks.peers import grid, run, samplers
-from latino_engine.evaluation import Evaluation, evaluate, score
+from latino_engine.evaluation.evaluator import Evaluation, evaluate, score
 from latino_engine.priors import save_prior
 
 pytestmark = pytest.mark.peers

@@ -1,0 +1,45 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+INTERRUPTED_AND_SAVED = 131  # leaves the program as 130, after the command's own sentence
+
+EnginePath = Annotated[Path, typer.Argument(help="Folder of a compiled engine.")]
+Json = Annotated[
+    bool, typer.Option("--json", help="Print one JSON object on stdout, nothing else.")
+]
+Backend = Annotated[str | None, typer.Option(help="auto, onnxruntime, torch or tensorrt.")]
+Threads = Annotated[
+    int | None, typer.Option(help="Threads of network and data step; all by default.")
+]
+Seed = Annotated[int, typer.Option(help="0 <= seed < 2^64; the same seed gives the same samples.")]
+Rebuild = Annotated[
+    bool,
+    typer.Option("--rebuild", help="Build TensorRT plans again that do not fit this machine."),
+]
+TensorRTPackage = Annotated[
+    str | None,
+    typer.Option(help="Which TensorRT builds: tensorrt_rtx or tensorrt; one that is installed."),
+]
+WorkspaceMib = Annotated[
+    int | None, typer.Option(help="TensorRT: most scratch memory of a layer, MiB.")
+]
+TorchCompile = Annotated[
+    bool, typer.Option("--torch-compile", help="With the backend torch: through torch.compile.")
+]
+
+
+def parse_size(text: str) -> int | tuple[int, int]:
+    """256 or (256, 320) from "256" or "256x320"."""
+    from latino_engine.errors import invalid
+
+    parts = text.lower().split("x")
+    if not all(part.strip().isdigit() for part in parts) or len(parts) > 2:
+        raise invalid("image_size", "a side such as 256, or 256x320", repr(text), "write it so")
+    sides = [int(part) for part in parts]
+    return sides[0] if len(sides) == 1 else (sides[0], sides[1])

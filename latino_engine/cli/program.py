@@ -1,0 +1,379 @@
+"""The command line. Heavy imports wait for the command that needs them, so that --help answers at
+once.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from latino_engine.cli import bench, export, importing, plans, training
+from latino_engine.cli.options import (
+    INTERRUPTED_AND_SAVED,
+    Backend,
+    EnginePath,
+    Json,
+    Rebuild,
+    Seed,
+    TensorRTPackage,
+    Threads,
+    TorchCompile,
+    WorkspaceMib,
+    parse_size,
+)
+from latino_engine.errors import UserError
+from latino_engine.version import __version__
+
+app = typer.Typer(
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Draw posterior samples for imaging inverse problems from a diffusion prior.",
+)
+
+# typer brings its own click in newer releases; this is the base of both usage errors.
+_USAGE_ERROR: type[Exception] = next(
+    base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException"
+)
+
+_INTERRUPTED = 130
+
+
+def _version(value: bool) -> None:
+    if value:
+        print(f"latino-engine {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command("compile")
+def compile_command(
+    prior: Annotated[str, typer.Argument(help="Shipped name (photo-small) or a prior's folder.")],
+    out: Annotated[Path, typer.Option("--output", "-o", help="Folder to write, e.g. a.engine.")],
+    backend: Backend = None,
+    adapter: Annotated[
+        str | None, typer.Option(help="Shipped name or a folder that distill wrote.")
+    ] = None,
+    precision: Annotated[str, typer.Option(help="fp32, fp16 or bf16.")] = "fp32",
+    image_size: Annotated[
+        str | None, typer.Option(help="256 or 256x320: where the runtimes are timed.")
+    ] = None,
+    max_batch: Annotated[int, typer.Option(help="Most images in the network together.")] = 8,
+    gpu: Annotated[
+        list[str] | None, typer.Option(help="With --backend tensorrt: sm_89; may be repeated.")
+    ] = None,
+    tensorrt_package: TensorRTPackage = None,
+    tf32: Annotated[
+        bool,
+        typer.Option("--tf32", help="TensorRT in fp32: round the factors of products to 10 bits."),
+    ] = False,
+    workspace_mib: WorkspaceMib = None,
+    prompt: Annotated[
+        str | None, typer.Option(help="Of a text-to-image pipeline: what the images show.")
+    ] = None,
+    lora: Annotated[
+        Path | None, typer.Option(help="Of a text-to-image pipeline: safetensors file to merge.")
+    ] = None,
+    max_gb: Annotated[
+        float | None,
+        typer.Option(help="Largest prior that is read, GB: 8.6, text-to-image 17.2."),
+    ] = None,
+    threads: Threads = None,
+    as_json: Json = False,
+) -> None:
+    """Compile a prior to an engine: export, check against float32 torch, time the runtimes."""
+    from latino_engine.compilation.compiler import compile as compile_prior
+    from latino_engine.priors import load_prior
+
+    with _busy(f"compiling {prior}"):
+        engine = compile_prior(
+            load_prior(prior, prompt=prompt, lora=lora, max_bytes=importing.size_limit(max_gb)),
+            out,
+            backend=backend or "auto",
+            precision=precision,
+            adapter=adapter,
+            image_size=None if image_size is None else parse_size(image_size),
+            max_batch=max_batch,
+            threads=threads,
+            gpu_architectures=gpu or None,
+            tensorrt_package=tensorrt_package,
+            tf32=tf32,
+            workspace_mib=workspace_mib,
+        )
+    if as_json:
+        print(json.dumps(engine.manifest, indent=1))
+    else:
+        Console().print(_engine_table(engine.folder, engine.manifest))
+
+
+@app.command()
+def sample(
+    engine: EnginePath,
+    image: Annotated[Path, typer.Argument(help="The measurement (PNG, JPEG, TIFF or npy).")],
+    operator: Annotated[
+        str,
+        typer.Option(
+            help="blur:std=1.6, sr:factor=4, inpaint:mask=mask.png, jpeg:quality=20, ...; several: "
+            "'blur:std=1 then poisson:peak=50', 'blur:std=2 and sr:factor=4'."
+        ),
+    ],
+    out: Annotated[Path, typer.Option("--output", "-o", help="Folder to write.")],
+    noise_std: Annotated[
+        float, typer.Option(help="Noise level of the measurement, image range 0 to 1.")
+    ] = 0.02,
+    num_samples: Annotated[int, typer.Option(help="How many draws.")] = 4,
+    seed: Seed = 0,
+    sampler: Annotated[str, typer.Option(help="auto, latino, ud2m or latino-pro.")] = "auto",
+    steps: Annotated[
+        int | None, typer.Option(help="LATINO: evaluations. UD2M: outer steps.")
+    ] = None,
+    unfold: Annotated[int | None, typer.Option(help="UD2M: inner iterations.")] = None,
+    simulate: Annotated[
+        bool,
+        typer.Option(
+            "--simulate", help="IMAGE is clean: measure it first, then tell PSNR and SSIM."
+        ),
+    ] = False,
+    tile: Annotated[
+        int | None,
+        typer.Option(help="Large images: side of the pieces that the network sees, e.g. 256."),
+    ] = None,
+    overlap: Annotated[
+        int | None, typer.Option(help="Pixels that tiles share; a quarter of the tile by default.")
+    ] = None,
+    delta: Annotated[
+        str | None,
+        typer.Option(help="Latent priors: a published row, a number, or one for each step."),
+    ] = None,
+    prompt_updates: Annotated[
+        int | None, typer.Option(help="latino-pro: updates of the prompt, 15 by default.")
+    ] = None,
+    backend: Backend = None,
+    threads: Threads = None,
+    rebuild: Rebuild = False,
+    torch_compile: TorchCompile = False,
+    as_json: Json = False,
+) -> None:
+    """Draw samples of p(x | y) for one measurement; write them, their mean and std, and one
+    picture.
+    """
+    from latino_engine.cli.restoration import restore
+    from latino_engine.loading import load
+
+    loaded = load(
+        engine, backend=backend, threads=threads, rebuild=rebuild, torch_compile=torch_compile
+    )
+    report = restore(
+        loaded,
+        image,
+        operator,
+        out,
+        noise_std=noise_std,
+        simulate=simulate,
+        num_samples=num_samples,
+        seed=seed,
+        sampler=sampler,
+        steps=steps,
+        unfold=unfold,
+        progress=True,
+        tile=tile,
+        overlap=overlap,
+        delta=delta,
+        prompt_updates=prompt_updates,
+    )
+    if as_json:
+        print(json.dumps(report, indent=1))
+    else:
+        Console().print(_report_table(report))
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option("--output", "-o", help="Folder to write.")] = Path(
+        "demo-output"
+    ),
+    threads: Threads = None,
+    as_json: Json = False,
+) -> None:
+    """Restore a shipped photograph three times: deblurring, 4x super-resolution, half of it
+    missing.
+    """
+    from latino_engine.cli.demonstration import run_demo
+
+    with _busy("compiling photo-small, then three restorations"):
+        rows = run_demo(out, threads=threads)
+    if as_json:
+        print(json.dumps(rows, indent=1))
+        return
+    table = Table(title="Chelsea, 256 x 256, noise std 0.02 (PSNR in dB, ms per sample)")
+    for name in ("task", "measured", "start", "sample", "mean", "NFE", "ms"):
+        table.add_column(name, justify="left" if name == "task" else "right", no_wrap=True)
+    for row in rows:
+        figures = [f"{row[key]:.2f}" for key in ("measured", "start", "sample", "mean")]
+        table.add_row(row["task"], *figures, str(row["nfe"]), f"{row['ms_per_sample']:.0f}")
+    console = Console()
+    console.print(table)
+    console.print(f"pictures: {', '.join(row['picture'] for row in rows)}", soft_wrap=True)
+
+
+@app.command()
+def info(
+    engine: Annotated[
+        Path | None, typer.Argument(help="An engine or a prior's folder; none: this installation.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Tell what an engine or a prior is and whether it is intact; none: this installation."""
+    from latino_engine import machine, manifest
+    from latino_engine.ops import cpu_extension
+    from latino_engine.runtimes import installed
+
+    if (
+        engine is not None
+        and (engine / "prior.json").is_file()
+        and not (engine / "engine.json").is_file()
+    ):
+        from latino_engine.priors import load_prior
+
+        importing.tell(importing.prior_facts(load_prior(engine)), as_json)
+        return
+    if engine is not None:
+        found = manifest.read_manifest(engine)
+        print(json.dumps(found, indent=1)) if as_json else Console().print(
+            _engine_table(engine, found)
+        )
+        return
+    facts: dict[str, Any] = {
+        "versions": machine.versions(),
+        "backends": installed(),
+        "native_cpu": cpu_extension.missing() or "built",
+        "machine": machine.machine(),
+    }
+    if as_json:
+        print(json.dumps(facts, indent=1))
+        return
+    table = Table(show_header=False)
+    for name, value in facts.items():
+        lines = [f"{k} {v}" for k, v in value.items()] if isinstance(value, dict) else value
+        table.add_row(name, "\n".join(lines) if isinstance(lines, list) else str(lines))
+    Console().print(table)
+
+
+training.register(app)
+bench.register(app)
+plans.register(app)
+export.register(app)
+importing.register(app)
+
+
+def _engine_table(folder: Path, fields: dict[str, Any]) -> Table:
+    prior = fields["prior"]
+    table = Table(title=str(folder), show_header=False)
+    table.add_row(
+        "prior", f"{prior['name']}, {prior['channels']} channels, {fields['prior_sha256'][:12]}"
+    )
+    latent = prior["architecture"]
+    if latent.get("name") == "latent":
+        text = f"{latent['pipeline']}, factor {latent['factor']}, {latent['channels']} channels"
+        table.add_row("latent", f"{text}, prompt {latent['prompt']!r}")
+    if fields.get("adapter"):
+        table.add_row("adapter", f"{fields['adapter']['name']}, {fields['sampler']['nfe']} NFE")
+    table.add_row("precision", fields["precision"])
+    table.add_row("sampler", f"{fields['sampler']['name']}, {fields['sampler']['nfe']} evaluations")
+    for name, record in fields["runtimes"].items():
+        chosen = " (chosen)" if name == fields["backend"] else ""
+        table.add_row(name + chosen, _runtime_text(record))
+    size = sum(facts["bytes"] for facts in fields["files"].values())
+    table.add_row("files", f"{len(fields['files'])}, {1e-6 * size:.1f} MB, SHA-256 as recorded")
+    return table
+
+
+def _runtime_text(record: dict[str, Any]) -> str:
+    if "refused" in record:
+        return f"{record['version']}: {record['refused']}"
+    if "plans" in record:
+        gpus = ", ".join(sorted(facts["architecture"] for facts in record["plans"].values()))
+        gpus += ", TF32" if record.get("options", {}).get("tf32") else ""
+        return (
+            f"{record['version']}: plans for {gpus}, relative error {record['relative_error']:.1e} "
+            f"(bound {record['bound']:.0e}; {record['measured_on']})"
+        )
+    size = " x ".join(str(n) for n in record["timed_at"])
+    return (
+        f"{record['version']}: relative error {record['relative_error']:.1e} "
+        f"(bound {record['bound']:.0e}), {record['time_ms']:.0f} ms at {size}"
+    )
+
+
+def _report_table(report: dict[str, Any]) -> Table:
+    table = Table(show_header=False)
+    for name in ("operator", "sampler", "num_samples", "nfe"):
+        table.add_row(name, str(report[name]))
+    stages = ", ".join(f"{name} {ms:.0f}" for name, ms in report["stages_ms"].items())
+    table.add_row("time", f"{report['time_ms']:.0f} ms ({stages})")
+    chi2 = [value for row in report["residual_chi2"] for value in row if value is not None]
+    average = sum(chi2) / len(chi2) if chi2 else None
+    table.add_row("residual chi2", f"{_figure(average)} (exact samples: about 1)")
+    for name, figures in report.get("quality", {}).items():
+        table.add_row(name, f"PSNR {_figure(figures['psnr'])} dB, SSIM {_figure(figures['ssim'])}")
+    table.add_row("written to", report["folder"])
+    return table
+
+
+def _figure(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+@contextmanager
+def _busy(title: str) -> Iterator[None]:
+    with Console(stderr=True).status(title):
+        yield
+
+
+def _one_line(message: Warning | str, *rest: Any, **more: Any) -> None:
+    print(f"warning: {message}", file=sys.stderr)
+
+
+def run(arguments: list[str]) -> int:
+    """Run the command line; a user's mistake becomes one line on stderr and exit status 2."""
+    warnings.showwarning = _one_line
+    try:
+        status = int(app(arguments, standalone_mode=False) or 0)
+    except UserError as error:
+        return _mistake(str(error))
+    except _USAGE_ERROR as error:
+        remedy = "see latino-engine --help, or --help of the command"
+        return _mistake(f"{error.format_message().rstrip('.')}; {remedy}")  # type: ignore[attr-defined]
+    except (KeyboardInterrupt, typer.Abort):
+        status = _INTERRUPTED
+    if status == INTERRUPTED_AND_SAVED:
+        return _INTERRUPTED
+    if status == _INTERRUPTED:  # typer turns Ctrl-C into this status
+        print("error: interrupted; nothing was written", file=sys.stderr)
+    return status
+
+
+def _mistake(sentence: str) -> int:
+    print(f"error: {' '.join(sentence.split())}", file=sys.stderr)
+    return 2
+
+
+def main() -> None:
+    """Entry point of `latino-engine` and of `python -m latino_engine`."""
+    sys.exit(run(sys.argv[1:] or ["--help"]))

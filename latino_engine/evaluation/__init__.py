@@ -1,0 +1,1 @@
+"""Scores of images and of distributions, and pictures of them."""

@@ -1,0 +1,1 @@
+"""Networks, and the whole sampler, as ONNX graphs."""

@@ -1,0 +1,116 @@
+"""The grammar of one operator: its words, its values, and what is wrong with them."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from latino_engine.errors import invalid
+from latino_engine.operators.protocol import Operator
+
+
+@dataclass(frozen=True)
+class Request:
+    name: str
+    example: str
+    values: dict[str, str]
+    noise_std: float | Tensor
+    image_shape: tuple[int, int]
+    default_seed: int
+
+    def number(self, key: str, expected: str, accept: Callable[[float], bool]) -> float:
+        text = self.values[key]
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not (math.isfinite(value) and accept(value)):
+            raise self.refuse(key, expected, repr(text))
+        return value
+
+    def integer(self, key: str, low: int, high: int) -> int:
+        text = self.values[key]
+        value = int(text) if text.isdecimal() else -1
+        if not low <= value <= high:
+            raise self.refuse(key, f"a whole number from {low} to {high}", repr(text))
+        return value
+
+    @property
+    def shorter_side(self) -> int:
+        """No kernel may be larger; a slip of the pen shall not ask for terabytes."""
+        return min(self.image_shape)
+
+    @property
+    def seed(self) -> int:
+        if "seed" not in self.values:
+            return self.default_seed
+        return self.integer("seed", 0, 2**64 - 1)
+
+    def choice(self, key: str, known: Sequence[str]) -> str:
+        text = self.values[key]
+        if text not in known:
+            expected, example = f"one of {', '.join(known)}", f"write e.g. {self.example}"
+            raise unknown(f"operator {self.name}, {key}", expected, text, known, example)
+        return text
+
+    def refuse(self, key: str, expected: str, got: object) -> Exception:
+        return invalid(f"operator {self.name}, {key}", expected, got, f"write e.g. {self.example}")
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way to describe an operator: its example, the optional keys, and what it builds."""
+
+    example: str
+    build: Callable[[Request], Operator]
+    optional: tuple[str, ...] = ()
+
+
+def parse_values(name: str, rest: str) -> dict[str, str]:
+    values: dict[str, str] = {}
+    for item in filter(None, (part.strip() for part in rest.split(","))):
+        key, equals, value = (part.strip() for part in item.partition("="))
+        if not equals or not key or not value:
+            remedy = f"write it as {name}:key=value,key=value"
+            raise invalid(f"operator {name}", "key=value", repr(item), remedy)
+        if key in values:
+            raise invalid(f"operator {name}", "each key once", f"{key} twice", "remove one of them")
+        values[key] = value
+    return values
+
+
+def choose(name: str, ways: dict[str, Way], values: dict[str, str]) -> Way:
+    """The way whose leading key is given, once all keys are known to belong to it."""
+    examples = " or ".join(way.example for way in ways.values())
+    known = sorted(
+        {key for key in ways if key} | {k for way in ways.values() for k in way.optional}
+    )
+    for key in values:
+        if key not in known:
+            expected = f"the keys {', '.join(known)}" if known else "no keys"
+            raise unknown(f"operator {name}", expected, key, known, f"write {examples}")
+    if "" in ways:
+        return ways[""]
+    leading = [key for key in ways if key in values]
+    if len(leading) != 1:
+        expected = f"{'one of the keys' if len(ways) > 1 else 'the key'} {', '.join(ways)}"
+        found = " and ".join(leading or values) or "none"
+        raise invalid(f"operator {name}", expected, found, f"write {examples}")
+    way = ways[leading[0]]
+    for key in values:
+        if key not in (leading[0], *way.optional):
+            expected = f"{leading[0]} without {key}"
+            raise invalid(f"operator {name}", expected, "both", f"write {examples}")
+    return way
+
+
+def unknown(
+    argument: str, expected: str, got: str, known: Iterable[str], otherwise: str
+) -> Exception:
+    nearest = difflib.get_close_matches(got, list(known), n=1)
+    remedy = f"did you mean {nearest[0]!r}?" if nearest else otherwise
+    return invalid(argument, expected, repr(got), remedy)

@@ -1,0 +1,1 @@
+"""Priors of others: checkpoints, folders and modules."""

@@ -1,0 +1,1 @@
+"""Priors of text-to-image pipelines, which denoise latents."""

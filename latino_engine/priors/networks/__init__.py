@@ -1,0 +1,1 @@
+"""The architectures that prior.json may name."""

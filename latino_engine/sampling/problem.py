@@ -1,0 +1,341 @@
+"""From a user's y and operator to the problem that the sampler solves: checks, units, start."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from latino_engine.errors import InvalidArgument, InvalidType, invalid, invalid_type
+from latino_engine.interop.physics import (
+    counts_gain,
+    from_physics,
+    is_physics,
+    is_reconstructor,
+    is_stacked,
+    measured_parts,
+)
+from latino_engine.operators import JPEG, MRI, Colorization, Demosaicing, LinearOperator, Stack
+from latino_engine.operators.parts.checks import SMALLEST_NOISE_STD, check_finite
+from latino_engine.operators.parts.fused_step import FixedStep
+from latino_engine.operators.protocol import DataStep, Operator
+from latino_engine.priors.prior import PriorSpec, check_image
+from latino_engine.schedule import Scalar
+
+_OPERATOR_NAMES = sorted(name for name in dir(Operator) if not name.startswith("_"))
+_LARGEST_VALUE = (
+    16.0  # |y| beyond this many ranges is a picture in 0..255, not one in the public range
+)
+
+_ADJOINT_GAP = 0.1  # projectors and back-projectors that are not quite matched stay below
+
+#: How the chain starts: a word, an image, or a restoration network (y, operator) -> x. The operator
+#: is the one that the caller gave: a physics of deepinv reaches a network of deepinv as it is.
+Init: TypeAlias = "str | Tensor | np.ndarray | Callable[[Tensor, Any], Tensor] | None"
+#: What was measured: a tensor, or one for each part of a stack.
+Measurement: TypeAlias = "Tensor | np.ndarray | Sequence[Tensor]"
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """A measurement, ready to be sampled.
+
+    Attributes:
+        operator: the forward model, public units.
+        spec: the prior's units.
+        y: the measurement, public units, float32, unobserved entries 0.
+        x_init: the start, (B, C, H, W), internal units.
+        sigma_y: noise level, internal units, a number or (B,) float64, > 0.
+    """
+
+    operator: Operator
+    spec: PriorSpec
+    y: Tensor
+    x_init: Tensor
+    sigma_y: Scalar
+
+    def data_step(self, index: Tensor) -> DataStep:
+        """The prox of the images `index`, internal units; samples of one y share its spectrum.
+
+        With internal = a public + b, a linear A gives the internal measurement a y + b A(1), and
+        the prox keeps its form and its gamma. A non-linear operator is called in public units: both
+        squares of the prox scale alike, so gamma stays here too.
+        """
+        shared = index[:1] if self.y.shape[0] == 1 else index
+        step = self._step(shared)
+        if len(shared) == len(index):
+            return step
+        return step.for_batch(len(index)) if isinstance(step, FixedStep) else self._step(index)
+
+    def _step(self, index: Tensor) -> DataStep:
+        operator, y = self.operator.take(index), self.y[index]
+        scale, offset = self.spec.scale, self.spec.offset
+        if operator.is_linear:
+            ones = torch.ones_like(self.x_init[index])
+            return operator.data_step(scale * y + offset * operator.A(ones))
+        public_step = operator.data_step(y)
+        if isinstance(public_step, FixedStep):
+            return public_step.in_units(scale, offset)
+
+        def internal_step(v: Tensor, gamma: Scalar) -> Tensor:
+            return scale * public_step((v - offset) / scale, gamma) + offset
+
+        return internal_step
+
+    def sigma_of(self, index: Tensor) -> Scalar:
+        """The noise level of the images `index`."""
+        return self.sigma_y[index] if isinstance(self.sigma_y, Tensor) else self.sigma_y
+
+    def residual_chi2(self, x: Tensor, index: Tensor) -> Tensor:
+        """||A x - y||^2 / (m sigma_y^2) for public samples x of the images `index`: (P,)
+        float64.
+        """
+        operator, y = self.operator.take(index), self.y[index]
+        whiten = getattr(operator, "residual", None)  # where the noise is not additive
+        residual = (
+            operator.observed(operator.A(x)) - y if whiten is None else cast(Tensor, whiten(x, y))
+        )
+        energy = _energy(residual)
+        sigma = torch.as_tensor(self.sigma_of(index), dtype=torch.float64).cpu() / self.spec.scale
+        return energy.cpu() / (operator.num_observed(y).double().cpu() * sigma**2)
+
+
+def make_problem(
+    y: Measurement, op: Operator | nn.Module, spec: PriorSpec, init: Init, device: str
+) -> Problem:
+    """Check the user's arguments and state the problem in the engine's units.
+
+    A physics of deepinv becomes an operator here; a restoration network is given the physics.
+
+    Raises:
+        ValueError, TypeError: an argument that cannot be used, in one sentence.
+    """
+    operator, y = _converted(y, op, device)
+    if not isinstance(operator, Operator):
+        expected = "an operator such as Blur or Inpainting"
+        lacking = [name for name in _OPERATOR_NAMES if not hasattr(operator, name)]
+        more = f" without {', '.join(lacking)}" if len(lacking) < len(_OPERATOR_NAMES) else ""
+        remedy = "wrap your own model in LinearOperator(A, A_adjoint, noise_std)"
+        raise invalid_type("op", expected, type(operator).__name__ + more, remedy)
+    if spec.channels == 1:
+        operator = _for_grey_images(operator)
+    measured = given = _as_tensor(y, device, isinstance(operator, LinearOperator))
+    _check_rank(measured, operator, spec)
+    measured = operator.observed(measured)
+    _check_values(measured, operator, spec)
+    if operator.batch_size not in (None, measured.shape[0]):
+        expected = f"a batch of {operator.batch_size}, one for each parameter set of the operator"
+        remedy = "give the operator as many kernels, masks or noise levels as there are images"
+        raise invalid("y", expected, measured.shape[0], remedy)
+    if isinstance(operator, LinearOperator):
+        _check_model(operator, measured)
+    estimate = operator.initial_estimate(measured)
+    check_image("y", estimate, spec)
+    x_public = _start(init, given, op, operator, estimate)
+    x_init = (spec.scale * x_public + spec.offset).contiguous()
+    return Problem(operator, spec, measured, x_init, _sigma_y(operator, spec))
+
+
+def _converted(y: Any, op: Any, device: str) -> tuple[Any, Any]:
+    """(operator, y): deepinv's physics and measurements as this package has them, and the parts of
+    a stack joined.
+    """
+    if is_physics(op) and is_stacked(op):
+        parts = [_as_tensor(part, device) for part in measured_parts(y, op)]
+        first = op[0].A_adjoint(parts[0])
+        operator = from_physics(op, device, tuple(first.shape[1:]))
+        return operator, cast(Stack, operator).join(parts)
+    if is_physics(op):
+        gain = counts_gain(op)
+        if gain is not None:
+            counts = _as_tensor(y, device)
+            y = gain.to(counts).reshape(-1, *(1,) * (counts.ndim - 1)) * counts
+        return from_physics(op, device), y
+    if isinstance(op, Stack) and isinstance(y, list | tuple):
+        return op, op.join([_as_tensor(part, device) for part in y])
+    return op, y
+
+
+def _check_model(operator: LinearOperator, y: Tensor) -> None:
+    image = operator.A_adjoint(y)
+    predicted = operator.A(torch.ones_like(image))
+    if predicted.shape != y.shape:
+        remedy = "A must return what was measured, for any number of images"
+        raise invalid("A", f"the shape of y {tuple(y.shape)}", tuple(predicted.shape), remedy)
+    if not bool(torch.isfinite(predicted).all() & torch.isfinite(image).all()):
+        got = "NaN or infinite numbers"
+        raise invalid("A, A_adjoint", "finite results for finite images", got, "correct the model")
+    _check_adjoint(operator, image)
+    if operator.batch_size is None and not _alike(operator, image):
+        # The images travel in chunks of any order: such a model would be applied to the wrong ones.
+        got = "one that depends on the place of an image in the batch"
+        raise invalid("A", "the same model for every image", got, "sample the images one by one")
+
+
+def _check_adjoint(operator: LinearOperator, image: Tensor) -> None:
+    """<A x, A x> = <x, A_adjoint(A x)> at x = A_adjoint(y), as far as approximations go: with
+    another A_adjoint conjugate gradients diverge.
+    """
+    measured = operator.A(image)
+    energy = _energy(measured)
+    back = operator.A_adjoint(measured)
+    inner = (image.double() * back.double()).reshape(len(image), -1).sum(dim=1)
+    wrong = (inner - energy).abs() > _ADJOINT_GAP * energy
+    if bool(wrong.any()):
+        got = f"{float((inner / energy)[wrong][0]):.3g} of it for x = A_adjoint(y)"
+        expected = "the adjoint of A, so that <x, A_adjoint(A x)> = ||A x||^2"
+        raise invalid("A_adjoint", expected, got, "correct it, or the scale of one of the two")
+
+
+def _energy(z: Tensor) -> Tensor:
+    """||z||^2 of every image, real or complex: (B,) float64."""
+    real = torch.view_as_real(z) if z.is_complex() else z
+    return real.reshape(len(z), -1).double().square().sum(dim=1)
+
+
+def _alike(operator: LinearOperator, image: Tensor) -> bool:
+    """Whether A commutes with a reordering of the batch."""
+    if image.shape[0] == 1:
+        return True
+    straight, reordered = operator.A(image), operator.A(image.flip(0)).flip(0)
+    return bool((straight - reordered).abs().max() <= 1e-3 * straight.abs().max())
+
+
+def _for_grey_images(operator: Operator) -> Operator:
+    """The operator for real images of one channel, where it has such a form."""
+    if isinstance(operator, MRI):
+        return MRI(operator.mask, operator.noise_std, operator.coil_maps, real_image=True)
+    return JPEG(operator.quality, grey=True) if isinstance(operator, JPEG) else operator
+
+
+def _as_tensor(y: Any, device: str, may_be_complex: bool = False) -> Tensor:
+    if isinstance(y, np.ndarray):
+        # A copy in this machine's byte order: torch shares no memory that is read-only.
+        y = torch.from_numpy(np.array(y, dtype=y.dtype.newbyteorder("="), order="C"))
+    if not isinstance(y, Tensor):
+        expected = "a torch tensor or a numpy array"
+        raise invalid_type("y", expected, type(y).__name__, "convert it by torch.as_tensor")
+    if y.is_complex() and may_be_complex:
+        return y.detach().to(device, torch.complex64)
+    if y.is_complex():
+        remedy = "store real and imaginary parts as two channels (torch.view_as_real)"
+        raise invalid_type("y", "real numbers", y.dtype, remedy)
+    if not y.is_floating_point():
+        remedy = "convert it, for example y.float() / 255"
+        raise invalid_type("y", "floating-point numbers in the public range", y.dtype, remedy)
+    return y.detach().to(device, torch.float32)
+
+
+def _check_rank(y: Tensor, operator: Operator, spec: PriorSpec) -> None:
+    grey = isinstance(operator, Colorization | Demosaicing)
+    channels = 2 if isinstance(operator, MRI) else 1 if grey else spec.channels
+    if isinstance(operator, LinearOperator):
+        wrong, expected = y.ndim < 2, "(B, ...)"
+    elif hasattr(operator, "check_measurement"):  # its y is no image
+        operator.check_measurement(y)
+        wrong, expected = False, ""
+    else:
+        ranks = (4, 5) if isinstance(operator, MRI) else (4,)
+        wrong, expected = y.ndim not in ranks, f"(B, {channels}, H, W)"
+    if wrong:
+        remedy = "add a batch axis" if y.ndim in (1, 3) else "reshape it"
+        raise invalid("y", f"{expected} float32", tuple(y.shape), remedy)
+    if y.shape[0] == 0:
+        raise invalid("y", "at least one measurement", "an empty batch", "give one or more")
+
+
+def _check_values(y: Tensor, operator: Operator, spec: PriorSpec) -> None:
+    check_finite(y)
+    low, high = spec.data_range
+    largest = float(y.abs().max())
+    no_image = isinstance(operator, MRI | LinearOperator) or hasattr(operator, "check_measurement")
+    if not no_image and largest > _LARGEST_VALUE * (high - low):
+        expected = f"an image in the prior's range [{low:g}, {high:g}]"
+        raise invalid("y", expected, f"values up to {largest:g}", "rescale it, for example y / 255")
+
+
+def _start(
+    init: Init, y: Tensor, op: Operator | nn.Module, operator: Operator, estimate: Tensor
+) -> Tensor:
+    if init is None:
+        return estimate
+    if isinstance(init, str):
+        if init != "measurement":
+            expected = "None, 'measurement', an image or a function (y, op) -> image"
+            raise invalid("init", expected, repr(init), "choose one of these")
+        found, remedy = operator.observed(y), "use init=None where y is no image of the same size"
+    else:
+        if callable(init) and not isinstance(init, Tensor):
+            init = _restored(init, y, op, operator, estimate)
+        try:
+            found = torch.as_tensor(cast(Tensor, init)).detach().to(y.device, torch.float32)
+        except (TypeError, RuntimeError) as error:
+            raise InvalidType(
+                f"init: expected an image, got {type(init).__name__}; give a tensor or a numpy "
+                "array"
+            ) from error
+        remedy = "give one public image for each measurement"
+    if found.shape != estimate.shape or found.is_complex():
+        raise invalid("init", f"shape {tuple(estimate.shape)}", tuple(found.shape), remedy)
+    if not bool(torch.isfinite(found).all()):
+        raise invalid("init", "finite numbers", "NaN or infinite entries", "clean the start")
+    return found
+
+
+def _restored(
+    network: Callable[[Any, Any], Tensor],
+    y: Tensor,
+    op: Operator | nn.Module,
+    operator: Operator,
+    image: Tensor,
+) -> Tensor:
+    """What a restoration network makes of y: one of deepinv, or any for a physics of deepinv, is
+    called as deepinv calls it.
+    """
+    if not (isinstance(op, nn.Module) or is_reconstructor(network)):
+        return network(operator.observed(y), op)
+    if not isinstance(op, nn.Module):
+        from latino_engine.interop.deepinv import to_physics
+
+        channels, height, width = image.shape[1:]
+        op = cast(nn.Module, to_physics(op, (channels, height, width)).to(image.device))
+    gain = counts_gain(op)
+    if gain is not None:
+        return network(y / gain.to(y).reshape(-1, *(1,) * (y.ndim - 1)), op)
+    if isinstance(operator, Stack):
+        from deepinv.utils import TensorList
+
+        return network(TensorList(operator.split(y)), op)
+    return network(operator.observed(y), op)
+
+
+def _sigma_y(operator: Operator, spec: PriorSpec) -> Scalar:
+    smallest = SMALLEST_NOISE_STD * (spec.data_range[1] - spec.data_range[0])
+    level = operator.noise_std
+    if isinstance(level, Tensor):
+        level = level.detach().to("cpu", torch.float64)
+        if bool((level == 0).any()):
+            _warn_noiseless(smallest)
+        level = torch.where(level == 0, smallest, level)
+        return spec.scale * level
+    if level < 0:
+        raise InvalidArgument(
+            f"noise_std: expected at least 0, got {level}; give a standard deviation"
+        )
+    if level == 0:
+        _warn_noiseless(smallest)
+    return spec.scale * float(level or smallest)
+
+
+def _warn_noiseless(smallest: float) -> None:
+    warnings.warn(
+        f"noise_std: 0 is taken as {smallest:g}; state the noise level of the measurement to be "
+        "rid of this",
+        UserWarning,
+        stacklevel=5,
+    )

@@ -1,0 +1,58 @@
+"""What is shipped: small enough, loads by name, and the adapters belong to their priors."""
+
+from __future__ import annotations
+
+from importlib import resources
+
+import pytest
+import torch
+
+import latino_engine as le
+from latino_engine.priors import adapters, loading
+
+ASSETS = resources.files("latino_engine") / "assets"
+PRIOR_OF = {
+    "photo-small": "photo-small",
+    "digits-32-2x2": "digits-32",
+    "digits-32-3x3": "digits-32",
+}
+LIMIT_MB = {"digits-32": 2.0, "photo-small": 10.0}
+
+
+def size_mb(path):
+    return sum(len(file.read_bytes()) for file in path.iterdir()) / 1e6
+
+
+@pytest.mark.parametrize("name", loading.SHIPPED)
+def test_priors(name):
+    prior = le.load_prior(name)
+    assert prior.name == name and prior.spec.licence
+    assert size_mb(ASSETS / name) <= LIMIT_MB[name]
+
+
+@pytest.mark.parametrize("name", adapters.SHIPPED)
+def test_adapters(name):
+    adapter = le.load_adapter(name)
+    prior = le.load_prior(PRIOR_OF[name])
+    merged = adapter.merge(prior)
+    assert adapter.name == name and size_mb(ASSETS / "adapters" / name) <= 4.0
+    assert set(adapter.schedule.steps) == {"Blur", "Inpainting", "SuperResolution"}
+    assert adapter.training["operators"] and "/" not in adapter.training["source"]
+    x = torch.zeros(1, prior.channels, 32, 32)
+    assert float((merged.denoise(x, 0.3) - prior.denoise(x, 0.3)).abs().max()) > 1e-3
+
+
+def test_a_digit_that_a_box_hides(tmp_path):
+    """Samples agree with what was measured and differ where nothing was."""
+    engine = le.compile("digits-32", tmp_path / "d.engine", "torch", adapter="digits-32-2x2")
+    x = torch.zeros(1, 1, 32, 32)
+    x[..., 6:26, 14:18] = 1.0  # a stroke like that of a 1
+    mask = torch.ones(32, 32)
+    mask[8:24, 8:24] = 0.0
+    op = le.Inpainting(mask, noise_std=0.05)
+    post = engine.sample(op.measure(x), op, num_samples=8)
+    hidden = mask[None, None] == 0
+    assert post.nfe == 4
+    assert float(post.std[hidden].mean()) > 2.0 * float(post.std[~hidden].mean())
+    error = (post.mean - x)[~hidden].square().mean().sqrt()
+    assert float(error) < 0.08
