@@ -1,4 +1,4 @@
-"""load and sample: from an engine on disk and a measurement to a posterior."""
+"""sample: from a compiled prior and a measurement to a posterior."""
 
 from __future__ import annotations
 

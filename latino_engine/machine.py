@@ -12,6 +12,8 @@ import psutil
 
 from latino_engine.version import __version__
 
+_PACKAGES = ("deepinv", "triton", "tensorrt_rtx", "tensorrt")
+
 
 def machine() -> dict[str, Any]:
     """What figures measured here should be read with."""
@@ -42,9 +44,6 @@ def _processor() -> str:
     except OSError:
         pass
     return platform.processor()
-
-
-_PACKAGES = ("deepinv", "triton", "tensorrt_rtx", "tensorrt")
 
 
 def machine_facts(device: str = "cpu") -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""How much memory one denoiser call takes, counted from its graph, and how much there is."""
+"""How much memory there is, how much one image takes, and whether it ran out."""
 
 from __future__ import annotations
 

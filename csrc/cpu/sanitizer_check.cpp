@@ -1,4 +1,4 @@
-// A program for tests/ops/test_native_fft.py: runs the inner steps of every size and instruction set on
+// A program for tests/ops: runs the inner steps of every size and instruction set on
 // arrays of exactly the size they must have, so that AddressSanitizer sees every stray access.
 #include <cmath>
 #include <cstdint>

@@ -1,8 +1,4 @@
-"""Images to train on: a folder of image files, an idx file or an npy file, as batches by number.
-
-A batch is a function of (seed, step) alone, so that a resumed run sees the very images that an
-uninterrupted one would have seen.
-"""
+"""Images to train and to judge on: a folder of image files, an idx file or an npy file."""
 
 from __future__ import annotations
 

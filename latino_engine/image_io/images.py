@@ -1,4 +1,4 @@
-"""Images, masks, kernels and arrays from and to files; the only place that knows integer pixels.
+"""Images, masks and kernels from and to files; the only place that knows integer pixels.
 
 Read: PNG, JPEG, TIFF and npy, 8 or 16 bits, grey or RGB. Written: PNG and npy, whole or not at all.
 """

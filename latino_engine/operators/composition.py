@@ -79,7 +79,7 @@ class Compose(SolvedByCG):
         return diagonal_step(where, self._normal, back_projected)
 
     def initial_estimate(self, y: Tensor) -> Tensor:
-        """The smooth image that explains y; see `smooth_start`."""
+        """The smooth image that explains y; see `regularised_start`."""
         back_projected = self.A_adjoint(y)
         grey = self._normal(mid_grey(back_projected))
         return smooth_estimate(self._normal, back_projected - grey, self.noise_std)

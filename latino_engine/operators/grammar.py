@@ -15,6 +15,8 @@ from latino_engine.operators.protocol import Operator
 
 @dataclass(frozen=True)
 class Request:
+    """One operator as it was written: its name, its values, and what the call says besides."""
+
     name: str
     example: str
     values: dict[str, str]

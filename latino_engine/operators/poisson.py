@@ -146,7 +146,7 @@ class PoissonNoise:
         return self._kept(y) * (mean - self._stabilised(y))
 
     def initial_estimate(self, y: Tensor) -> Tensor:
-        """The smooth image that explains y under its mean variance; see `smooth_start`."""
+        """The smooth image that explains y under its mean variance; see `regularised_start`."""
         y = self.operator.observed(y)
         back_projected = self.operator.A_adjoint(y)
         mean = y.double().flatten(1).sum(1) / self.operator.num_observed(y).clamp(min=1.0)

@@ -12,6 +12,7 @@ Progress: TypeAlias = "bool | Callable[[int, int], None] | None"
 
 @contextmanager
 def reporter(progress: Progress) -> Iterator[Callable[[int, int], None]]:
+    """The function (done, total) to tell, for the length of the block."""
     if callable(progress):
         yield progress
     elif not progress:
