@@ -21,7 +21,7 @@ from latino_engine.evaluation.pictures import restoration_picture
 from latino_engine.image_io import read_image, write_image, write_npy
 from latino_engine.image_io.arrays import read_kspace
 from latino_engine.latent_engine import LatentEngine
-from latino_engine.operators import Compose, PoissonNoise, Stack
+from latino_engine.operators import Compose, PoissonNoise, Stack, SuperResolution
 from latino_engine.operators.protocol import Operator
 from latino_engine.operators.spec import image_size_behind, parse_operator
 from latino_engine.posterior import POSTERIOR_FILES, Posterior, finite
@@ -127,17 +127,23 @@ def quality(
     post: Posterior, op: Operator, y: Tensor, truth: Tensor
 ) -> dict[str, dict[str, float | None]]:
     """PSNR (dB) and SSIM of each stage beside the truth; a small measurement is enlarged
-    bicubically.
+    bicubically, its pixels laid where the operator took them.
     """
     images = {"start": op.initial_estimate(y), "one sample": post.samples[0], "mean": post.mean}
     if y.ndim == 4 and y.shape[:2] == truth.shape[:2]:
-        shown = F.interpolate(y, truth.shape[-2:], mode="bicubic") if y.shape != truth.shape else y
-        images = {"measured": shown, **images}
+        images = {"measured": _enlarged(op, y, truth), **images}
     return {
         name: {"psnr": finite(psnr(x, truth).mean()), "ssim": _ssim(x, truth)}
         for name, x in images.items()
         if x.shape == truth.shape
     }
+
+
+def _enlarged(op: Operator, y: Tensor, truth: Tensor) -> Tensor:
+    last = op.operators[-1] if isinstance(op, Compose) else op
+    if isinstance(last, SuperResolution):
+        y = last.enlarged(y)
+    return y if y.shape == truth.shape else F.interpolate(y, truth.shape[-2:], mode="bicubic")
 
 
 def _ssim(x: Tensor, truth: Tensor) -> float | None:

@@ -142,7 +142,7 @@ def _to_linear(op: Operator, img_size: tuple[int, int, int], noise: Any) -> Any:
         return deepinv.physics.Denoising(noise)
     if isinstance(op, Blur):
         return deepinv.physics.BlurFFT(img_size, filter=op.kernel.float(), noise_model=noise)
-    if isinstance(op, SuperResolution):
+    if isinstance(op, SuperResolution) and op.is_periodic:
         return deepinv.physics.Downsampling(
             img_size,
             filter=op.kernel.float(),

@@ -23,6 +23,7 @@ from latino_engine.operators.jpeg import JPEG
 from latino_engine.operators.mri import MRI
 from latino_engine.operators.parts.mask_patterns import centred_box, random_columns, random_pixels
 from latino_engine.operators.parts.point_spread import growing_kernels
+from latino_engine.operators.parts.sampling_grid import GRIDS, KERNELS
 from latino_engine.operators.phase_retrieval import PhaseRetrieval
 from latino_engine.operators.poisson import PoissonNoise
 from latino_engine.operators.protocol import Operator
@@ -61,13 +62,15 @@ def _motion_blur(request: Request) -> Operator:
 def _super_resolution(request: Request) -> Operator:
     factor = request.integer("factor", 1, request.shorter_side)
     kernel = request.values.get("kernel", "bicubic")
-    if kernel in ("bicubic", "gaussian"):
-        return SuperResolution(factor, request.noise_std, kernel=kernel)
+    grid = request.choice("grid", GRIDS) if "grid" in request.values else None
+    if kernel in KERNELS:
+        return SuperResolution(factor, request.noise_std, kernel, grid=grid or "centred")
     if not Path(kernel).suffix:
-        names = ("bicubic", "gaussian")
-        expected = "bicubic, gaussian or a file (npy or an image)"
-        raise unknown("operator sr, kernel", expected, kernel, names, "name one of them")
-    return SuperResolution(factor, request.noise_std, kernel=image_io.read_kernel(kernel))
+        expected = (
+            "bicubic, gaussian, a library's such as pillow-bicubic, or a file (npy, an image)"
+        )
+        raise unknown("operator sr, kernel", expected, kernel, KERNELS, "name one of them")
+    return SuperResolution(factor, request.noise_std, image_io.read_kernel(kernel), grid=grid)
 
 
 def _inpainting(make_mask: Callable[[Request], Tensor]) -> Callable[[Request], Operator]:
@@ -200,7 +203,7 @@ OPERATORS: dict[str, dict[str, Way]] = {
     },
     "uniform": {"size": Way("uniform:size=9", _uniform_blur)},
     "motion": {"size": Way("motion:size=31,seed=3", _motion_blur, ("seed",))},
-    "sr": {"factor": Way("sr:factor=4,kernel=bicubic", _super_resolution, ("kernel",))},
+    "sr": {"factor": Way("sr:factor=4,kernel=bicubic", _super_resolution, ("kernel", "grid"))},
     "inpaint": {
         "mask": Way("inpaint:mask=mask.png", _inpainting(_mask_from_file)),
         "random": Way("inpaint:random=0.5,seed=0", _inpainting(_random_mask), ("seed",)),

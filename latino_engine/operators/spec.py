@@ -4,7 +4,10 @@
     blur:kernel=psf.npy        the blur of a file, npy or an image, divided by its sum
     uniform:size=9             the mean over 9 x 9 pixels
     motion:size=31,seed=3      a random motion inside 31 x 31 pixels
-    sr:factor=4,kernel=...     bicubic (the default), gaussian, or a file as above
+    sr:factor=4,kernel=...     bicubic (the default), gaussian, a library's resizing such as
+                               pillow-bicubic, torch-bicubic, matlab-bicubic or area, or a file as
+                               above; grid=centred (the default, where libraries put the pixels)
+                               or grid=corner (from pixel 0, the default of a file)
     inpaint:mask=mask.png      0 = missing, any other value = observed
     inpaint:random=0.5,seed=0  this fraction of the pixels is missing, the same in all channels
     inpaint:box=64             a centred square is missing; box=64x48 is height x width

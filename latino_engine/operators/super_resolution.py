@@ -1,4 +1,4 @@
-"""Super-resolution: circular convolution, then every s-th pixel."""
+"""Super-resolution: a convolution and every s-th pixel, or the resizing of a library."""
 
 from __future__ import annotations
 
@@ -25,12 +25,21 @@ from latino_engine.operators.parts.checks import (
     show_noise_std,
     starting_gamma,
 )
-from latino_engine.operators.parts.fused_step import FusedStep
-from latino_engine.operators.parts.point_spread import (
-    bicubic_profile,
-    check_compat,
-    gaussian_kernel,
-    keys_cubic,
+from latino_engine.operators.parts.fused_step import FixedStep, FusedStep
+from latino_engine.operators.parts.point_spread import check_compat
+from latino_engine.operators.parts.resampling import LIBRARY_FILTERS, resize_matrix
+from latino_engine.operators.parts.sampling_grid import (
+    check_grid,
+    interpolation_matrix,
+    moments,
+    named_kernel,
+    on_corner_grid,
+    wrapped,
+)
+from latino_engine.operators.parts.separable_step import (
+    SingularParts,
+    separable_step,
+    singular_parts,
 )
 from latino_engine.operators.parts.simulation import add_measurement_noise
 from latino_engine.operators.parts.size_table import SizeTable
@@ -38,24 +47,35 @@ from latino_engine.operators.parts.spectra import as_kernel, complex_of, kernel_
 from latino_engine.operators.protocol import DataStep
 from latino_engine.ops import cuda_launches, reference
 
-_GAUSSIAN_STD_PER_FACTOR = (
-    0.5  # |h| = 0.29 at the new Nyquist frequency: little aliasing, still sharp
-)
+#: gamma of the fused formula costs gamma times the rounding of its numbers: 1e-4 in float32 here,
+#: which the default schedules reach at this noise level.
+_LARGE_GAMMA, _SMALL_NOISE_STD = 1e3, 5e-3
 
 
 @dataclass(frozen=True, eq=False, repr=False, init=False)
 class SuperResolution:
-    """y = (h * x)[::s, ::s] + noise, a circular convolution sampled from pixel 0.
+    """y = (h * x)[::s, ::s] + noise, a circular convolution sampled every s pixels.
 
     x: (B, C, H, W) with H and W multiples of s; y: (B, C, H/s, W/s); float32 or float64.
+
+    Pixel i of y lies on pixel s i of x (grid "corner"), or in the middle of the s pixels that it
+    stands for, at s i + (s - 1) / 2 (grid "centred"): this is where every image library puts it.
+    With the kernel of a library, y is the resized image of that library to the last pixel: its
+    borders do not wrap around.
 
     Args:
         factor: s >= 1, an integer.
         noise_std: standard deviation of the noise, public units, a number or (B,), >= 0.
-        kernel: "bicubic" (Keys, a = -1/2, 4 s taps to an axis), "gaussian" (std 0.5 s pixels), or
-            an array (kh, kw) or (B|1, C|1, kh, kw) whose pixel (kh//2, kw//2) is the origin.
+        kernel: "bicubic" (Keys, a = -1/2, widened by s), "gaussian" (std 0.5 s pixels), an array
+            (kh, kw) or (B|1, C|1, kh, kw), or one of `LIBRARY_FILTERS`: "pillow-bicubic",
+            "pillow-lanczos", "torch-bicubic" (antialias=True), "matlab-bicubic" (imresize), "area"
+            and others.
         compat: None for the exact data step. "ud2m" takes the surrogate of the authors' UD2M code,
             for checkpoints that were trained with it; see `_surrogate_step`.
+        grid: "corner", where pixel (kh//2, kw//2) of the kernel lies on pixel s i (the kernel of
+            "bicubic" is centred half a pixel after it), or "centred", where its middle lies on that
+            of the small pixel: kh and kw are odd or even as s is. None: "centred" for the kernel of
+            a library, which has no other, else "corner".
 
     Raises:
         ValueError, TypeError: a parameter or an image that cannot be used, in one sentence.
@@ -65,6 +85,7 @@ class SuperResolution:
     kernel: Tensor
     noise_std: float | Tensor
     kernel_name: str
+    grid: str
     batch_size: int | None
     compat: str | None
     _table: SizeTable
@@ -75,25 +96,37 @@ class SuperResolution:
         noise_std: float | ArrayLike,
         kernel: str | ArrayLike = "bicubic",
         compat: str | None = None,
+        grid: str | None = None,
     ) -> None:
         if isinstance(factor, bool) or not isinstance(factor, int):
             raise invalid_type("factor", "an integer", type(factor).__name__, "give whole pixels")
         if factor < 1:
             raise invalid("factor", "at least 1", factor, "give the ratio of the two resolutions")
-        taps = _named_kernel(kernel, factor) if isinstance(kernel, str) else as_kernel(kernel)
+        own_grid = "centred" if isinstance(kernel, str) and kernel in LIBRARY_FILTERS else "corner"
+        grid = own_grid if grid is None else check_grid(grid)
+        if isinstance(kernel, str):
+            taps = named_kernel(kernel, factor, grid)
+        else:
+            taps = as_kernel(kernel)
+            taps = on_corner_grid(taps, factor) if grid == "centred" else taps
+        if check_compat(compat) is not None and grid == "centred":
+            remedy = "leave compat out: the authors' data step is made for pixel 0"
+            raise invalid("grid", "'corner' with compat", "'centred'", remedy)
         sigma_y = as_noise_std(noise_std)
         object.__setattr__(self, "factor", factor)
         object.__setattr__(self, "kernel", taps)
         object.__setattr__(self, "noise_std", sigma_y)
         object.__setattr__(self, "kernel_name", kernel if isinstance(kernel, str) else "array")
         object.__setattr__(self, "batch_size", common_batch("kernel", taps.shape[:1], sigma_y))
-        object.__setattr__(self, "compat", check_compat(compat))
+        object.__setattr__(self, "grid", grid)
+        object.__setattr__(self, "compat", compat)
         object.__setattr__(self, "_table", SizeTable())
 
     def __repr__(self) -> str:
         kh, kw = self.kernel.shape[-2:]
         sigma_y = show_noise_std(self.noise_std)
-        more = "" if self.compat is None else f", compat={self.compat!r}"
+        more = ", centred grid" if self.grid == "centred" and self.is_periodic else ""
+        more += "" if self.compat is None else f", compat={self.compat!r}"
         name = f"{self.kernel_name} kernel {kh} x {kw}"
         return f"SuperResolution({self.factor}x, {name}, {sigma_y}{more})"
 
@@ -102,18 +135,29 @@ class SuperResolution:
         """True."""
         return True
 
+    @property
+    def is_periodic(self) -> bool:
+        """True where the image wraps around: a convolution with `kernel`, sampled from pixel 0."""
+        return self.kernel_name not in LIBRARY_FILTERS
+
     def A(self, x: Tensor) -> Tensor:
-        """(h * x)[::s, ::s]."""
+        """(h * x)[::s, ::s], or x as the library resizes it."""
         check_image("x", x, self.batch_size, self.kernel.shape[1])
         size, s = (x.shape[-2], x.shape[-1]), self.factor
         if size[0] % s or size[1] % s:
             crop = f"crop it to {size[0] - size[0] % s} x {size[1] - size[1] % s}"
             raise invalid("x", f"sides divisible by {s}", f"{size[0]} x {size[1]}", crop)
+        if not self.is_periodic:
+            rows, columns = self._resize_matrices(x, (size[0] // s, size[1] // s))
+            return rows @ x @ columns.mT
         return ops.convolve(x, self._half_spectrum(x, size))[..., ::s, ::s].contiguous()
 
     def A_adjoint(self, y: Tensor) -> Tensor:
-        """Zeros between the pixels of y, then correlation with h."""
+        """Zeros between the pixels of y, then correlation with h; or the transposed matrices."""
         check_image("y", y, self.batch_size, self.kernel.shape[1])
+        if not self.is_periodic:
+            rows, columns = self._resize_matrices(y, (y.shape[-2], y.shape[-1]))
+            return rows.mT @ y @ columns
         size, s = self._full_size(y), self.factor
         spread = y.new_zeros((*y.shape[:2], *size))
         spread[..., ::s, ::s] = y
@@ -124,7 +168,13 @@ class SuperResolution:
 
         b = V + gamma conj(h) tile(Y),
         X = b - gamma conj(h) tile(fold(h b) / (1 + gamma fold(|h|^2))).
+
+        For the kernel of a library by the singular vectors of its matrices, `separable_step`.
         """
+        large = not isinstance(gamma, Tensor) or gamma.device.type == "cpu"
+        large = large and float(torch.as_tensor(gamma).detach().max()) > _LARGE_GAMMA
+        if large and self.compat is None and self.is_periodic:
+            return self._corrected_step(y)(v, gamma)
         return self.data_step(y)(v, gamma)
 
     def data_step(self, y: Tensor) -> DataStep:
@@ -133,6 +183,10 @@ class SuperResolution:
         check_finite(y)
         if self.compat is not None:
             return self._surrogate_step(y)
+        if not self.is_periodic:
+            return separable_step(y, *self._resize_parts(y))
+        if float(torch.as_tensor(self.noise_std).min()) < _SMALL_NOISE_STD:
+            return self._corrected_step(y)
         factor = self.factor
         size = self._full_size(y)
         h, folded_power = self._spectra(y, size)
@@ -163,16 +217,19 @@ class SuperResolution:
         )
 
     def initial_estimate(self, y: Tensor) -> Tensor:
-        """Bicubic interpolation at the kernel's centroid, then one prox, gamma = (0.1 / sigma_y)^2.
+        """`enlarged(y)`, then one prox, gamma = (0.1 / sigma_y)^2."""
+        return self.prox(self.enlarged(y), y, starting_gamma(self.noise_std))
+
+    def enlarged(self, y: Tensor) -> Tensor:
+        """Bicubic interpolation of y on the grid of x, (B, C, H, W).
 
         Pixel i of y lies at s i - (centroid of h), so that neither an even s nor a lopsided kernel
-        shifts the start; y is divided by the kernel's sum. For the bicubic kernel the interpolation
-        is A_adjoint(y) / A_adjoint(1).
+        nor the grid shifts it; y is divided by the kernel's sum. For the bicubic kernel this is
+        A_adjoint(y) / A_adjoint(1). At a border that does not wrap around, edge pixels repeat.
         """
         check_image("y", y, self.batch_size, self.kernel.shape[1])
         rows, columns = self._interpolation(y)
-        upsampled = rows @ y @ columns
-        return self.prox(upsampled, y, starting_gamma(self.noise_std))
+        return rows @ y @ columns
 
     def measure(self, x: Tensor, seed: int = 0) -> Tensor:
         """A(x) + noise_std * eps, reproducible by the seed."""
@@ -191,10 +248,39 @@ class SuperResolution:
         if self.batch_size is None:
             return self
         index = check_index(index, self.batch_size)
-        named = self.kernel_name != "array"
-        kernel = self.kernel_name if named else pick(self.kernel, index)
         sigma_y = pick_noise_std(self.noise_std, index)
-        return SuperResolution(self.factor, sigma_y, kernel, self.compat)
+        if self.kernel_name != "array":
+            return SuperResolution(self.factor, sigma_y, self.kernel_name, self.compat, self.grid)
+        kernel = pick(self.kernel, index)  # its origin is already that of the corner
+        taken = SuperResolution(self.factor, sigma_y, kernel, self.compat)
+        object.__setattr__(taken, "grid", self.grid)
+        return taken
+
+    def _corrected_step(self, y: Tensor) -> DataStep:
+        """The prox as a correction of v, X = V + conj(h) tile(g (Y - fold(h V)) / (1 + g F)) with
+        F = fold(|h|^2): the same number, without the difference of two large ones that `prox` has.
+        """
+        check_image("y", y, self.batch_size, self.kernel.shape[1])
+        check_finite(y)
+        factor, size = self.factor, self._full_size(y)
+        h, folded_power = self._spectra(y, size)
+
+        def prox(v: Tensor, gamma: float | Tensor, *constants: Tensor) -> Tensor:
+            h, folded, Y = constants
+            weight = ops.per_image(gamma, v)
+            V = torch.fft.fft2(v)
+            missing = Y - reference.alias_fold(h * V, factor)
+            tiled = (missing * (weight / (1.0 + weight * folded))).repeat(1, 1, factor, factor)
+            correction: Tensor = torch.fft.ifft2(h.conj() * tiled)
+            return v + correction.real
+
+        return FixedStep(
+            formula=("alias_correction", factor),
+            shape=(*y.shape[:2], *size),
+            dtype=y.dtype,
+            constants=(h, folded_power, torch.fft.fft2(y)),
+            prox=prox,
+        )
 
     def _surrogate_step(self, y: Tensor) -> DataStep:
         """Re IFFT[(V + g conj(h) F(bilinear(y))) / (1 + g h^2)], g = 4 gamma: no prox of this A.
@@ -226,7 +312,9 @@ class SuperResolution:
         """h (all frequencies) and fold(|h|^2) for images of this size."""
 
         def build() -> tuple[Tensor, ...]:
-            h = kernel_full_spectrum(self.kernel, size)
+            centred = self.grid == "centred"
+            kernel = wrapped(self.kernel, self.factor, size) if centred else self.kernel
+            h = kernel_full_spectrum(kernel, size)
             folded = reference.alias_fold(h.real**2 + h.imag**2, self.factor)
             return h.to(like.device, complex_of(like)), folded.to(like.device, like.dtype)
 
@@ -248,57 +336,33 @@ class SuperResolution:
         size = (y.shape[-2], y.shape[-1])
 
         def build() -> tuple[Tensor, ...]:
-            total, row_centroid, column_centroid = _moments(self.kernel)
-            rows = (
-                _interpolation_matrix(size[0], self.factor, row_centroid) / total[..., None, None]
-            )
-            columns = _interpolation_matrix(size[1], self.factor, column_centroid).mT
+            s, wraps = self.factor, self.is_periodic
+            total, row_centroid, column_centroid = moments(self.kernel)
+            rows = interpolation_matrix(size[0], s, row_centroid, wraps) / total[..., None, None]
+            columns = interpolation_matrix(size[1], s, column_centroid, wraps).mT
             return rows.to(y.device, y.dtype), columns.to(y.device, y.dtype)
 
         rows, columns = self._table.get("interpolation", size, y, build)
         return rows, columns
 
+    def _resize_matrices(self, like: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """The library's matrices (h, H) and (w, W) for small images of this size."""
 
-def _named_kernel(name: str, factor: int) -> Tensor:
-    """The kernel of this name as (1, 1, kh, kw)."""
-    if name == "bicubic":
-        profile = bicubic_profile(factor)
-        return torch.outer(profile, profile)[None, None]
-    if name == "gaussian":
-        return gaussian_kernel(_GAUSSIAN_STD_PER_FACTOR * factor)[None, None]
-    raise invalid("kernel", '"bicubic", "gaussian" or an array', f'"{name}"', "choose one of them")
+        def build() -> tuple[Tensor, ...]:
+            pair = (resize_matrix(self.kernel_name, side, self.factor) for side in size)
+            return tuple(matrix.to(like.device, like.dtype) for matrix in pair)
 
+        rows, columns = self._table.get("resize", size, like, build)
+        return rows, columns
 
-def _moments(kernel: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Sum and centroid (relative to the origin, inside the kernel), each (B|1, C|1).
+    def _resize_parts(self, y: Tensor) -> tuple[SingularParts, SingularParts]:
+        """The singular parts of both matrices, for a y of this size."""
+        size = (y.shape[-2], y.shape[-1])
 
-    A kernel that (nearly) sums to zero has no centroid: it counts as centred with sum 1.
-    """
-    kh, kw = kernel.shape[-2:]
-    total = kernel.sum(dim=(-2, -1))
-    usable = total.abs() > 1e-3 * kernel.abs().sum(dim=(-2, -1))
-    total = torch.where(usable, total, torch.ones_like(total))
-    row = torch.arange(kh, dtype=torch.float64, device="cpu") - kh // 2
-    column = torch.arange(kw, dtype=torch.float64, device="cpu") - kw // 2
-    row_centroid = (kernel.sum(dim=-1) @ row / total).clamp(float(row[0]), float(row[-1]))
-    column_centroid = (kernel.sum(dim=-2) @ column / total).clamp(
-        float(column[0]), float(column[-1])
-    )
-    zero = torch.zeros_like(total)
-    return (
-        total,
-        torch.where(usable, row_centroid, zero),
-        torch.where(usable, column_centroid, zero),
-    )
+        def build() -> tuple[Tensor, ...]:
+            matrices = (resize_matrix(self.kernel_name, side, self.factor) for side in size)
+            parts = (part for matrix in matrices for part in singular_parts(matrix))
+            return tuple(part.to(y.device, y.dtype) for part in parts)
 
-
-def _interpolation_matrix(length: int, factor: int, centroid: Tensor) -> Tensor:
-    """Circular bicubic interpolation (..., s * length, length) from samples at s i - centroid."""
-    pixel = torch.arange(factor * length, dtype=torch.float64, device="cpu")
-    position = (pixel + centroid[..., None]) / factor  # in units of samples
-    matrix = torch.zeros(*position.shape, length, dtype=torch.float64, device="cpu")
-    for offset in (-1, 0, 1, 2):
-        neighbour = position.floor() + offset
-        weight = keys_cubic(position - neighbour)
-        matrix.scatter_add_(-1, (neighbour.long() % length)[..., None], weight[..., None])
-    return matrix
+        u, s, v, *columns = self._table.get("singular parts", size, y, build)
+        return (u, s, v), (columns[0], columns[1], columns[2])

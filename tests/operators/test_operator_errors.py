@@ -114,7 +114,8 @@ CONSTRUCTION: tuple[Row, ...] = (
     (
         lambda: SuperResolution(2, 0.02, kernel="lanczos"),
         ValueError,
-        'kernel: expected "bicubic", "gaussian" or an array, got "lanczos"; choose one of them',
+        'kernel: expected "bicubic", "gaussian", a library\'s filter such as "pillow-bicubic", or '
+        'an array, got "lanczos"; did you mean "pillow-lanczos"?',
     ),
     (
         lambda: Inpainting(0.5 * MASK, 0.02),

@@ -38,9 +38,13 @@ def mask_of(text: str, seed: int = 0) -> torch.Tensor:
         ("uniform:size=9", Blur.uniform(9, 0.05)),
         ("motion:size=31,seed=3", Blur.motion(31, 0.05, seed=3)),
         ("motion:size=31", Blur.motion(31, 0.05, seed=7)),
-        ("sr:factor=4", SuperResolution(4, 0.05)),
+        ("sr:factor=4", SuperResolution(4, 0.05, grid="centred")),
+        ("sr:factor=4,grid=corner", SuperResolution(4, 0.05)),
         ("sr:factor=2,kernel=bicubic", SuperResolution(2, 0.05, kernel="bicubic")),
-        ("sr:factor=4,kernel=gaussian", SuperResolution(4, 0.05, kernel="gaussian")),
+        (
+            "sr:factor=4,kernel=gaussian",
+            SuperResolution(4, 0.05, kernel="gaussian", grid="centred"),
+        ),
     ],
 )
 def test_kernels(text: str, wanted: Blur | SuperResolution) -> None:
@@ -286,8 +290,8 @@ INPAINT = "inpaint:mask=mask.png or inpaint:random=0.5,seed=0 or inpaint:box=64"
         ),
         (
             "sr:factor=4,kernel=bicubik",
-            "operator sr, kernel: expected bicubic, gaussian or a file (npy or an image), "
-            "got 'bicubik'; did you mean 'bicubic'?",
+            "operator sr, kernel: expected bicubic, gaussian, a library's such as pillow-bicubic, "
+            "or a file (npy, an image), got 'bicubik'; did you mean 'bicubic'?",
         ),
         (
             "jpeg:quality=101",
