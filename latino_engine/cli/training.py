@@ -43,13 +43,24 @@ def train_prior(
     ] = None,
     pad: Annotated[int, typer.Option(help="Black pixels around the images of an array file.")] = 0,
     flip: Annotated[bool, typer.Option(help="Mirror squares left to right at random.")] = False,
+    turn: Annotated[bool, typer.Option(help="Turn squares by multiples of 90 degrees.")] = False,
     smallest_scale: Annotated[
         float, typer.Option(help="Make images smaller by a random factor from here to 1.")
     ] = 1.0,
+    network: Annotated[
+        str, typer.Option(help="unet, or resunet: convolutions alone, no normalisation.")
+    ] = "unet",
     widths: Annotated[str, typer.Option(help="Channels per resolution.")] = "32,64,128",
+    down_blocks: Annotated[
+        str, typer.Option(help="Of resunet: blocks per resolution on the way down, as 1,2,2.")
+    ] = "",
+    up_blocks: Annotated[str, typer.Option(help="The same on the way up.")] = "",
     batch: Annotated[int, typer.Option(help="Squares per step.")] = 64,
     learning_rate: Annotated[float, typer.Option(help="At its highest.")] = 1e-3,
     warmup: Annotated[int, typer.Option(help="Steps until it is reached.")] = 100,
+    cooldown: Annotated[
+        float, typer.Option(help="Part of the run over which the learning rate falls to 0.")
+    ] = 1.0,
     ema: Annotated[float, typer.Option(help="Decay of the moving average.")] = 0.998,
     blocks_per_level: Annotated[int, typer.Option(help="Residual blocks per resolution.")] = 2,
     sigma_max: Annotated[
@@ -62,6 +73,18 @@ def train_prior(
     ] = 0.3,
     checkpoint_minutes: Annotated[float, typer.Option(help="How often to write.")] = 1.0,
     half: Annotated[bool, typer.Option(help="Store the weights as float16.")] = False,
+    start: Annotated[
+        str | None, typer.Option(help="Prior of the same network to begin with, name or folder.")
+    ] = None,
+    validation: Annotated[
+        Path | None, typer.Option(help="Images to denoise at every checkpoint: validation.csv.")
+    ] = None,
+    precision: Annotated[
+        str, typer.Option(help="fp32, bf16, or auto: the faster on this machine.")
+    ] = "fp32",
+    torch_compile: Annotated[
+        bool, typer.Option(help="Compile the step: faster after the first minute.")
+    ] = False,
     seed: Seed = 0,
     licence: Annotated[str, typer.Option(help="Of the weights, for prior.json.")] = "",
     device: Annotated[str | None, typer.Option(help="cpu or cuda.")] = None,
@@ -77,13 +100,18 @@ def train_prior(
         size=size,
         pad=pad,
         flip=flip,
+        turn=turn,
         smallest_scale=smallest_scale,
+        network=network,
         widths=_parse_widths(widths),
+        down_blocks=_parse_blocks("down_blocks", down_blocks),
+        up_blocks=_parse_blocks("up_blocks", up_blocks),
         minutes=minutes,
         steps=steps,
         batch=batch,
         learning_rate=learning_rate,
         warmup=warmup,
+        cooldown=cooldown,
         ema=ema,
         blocks_per_level=blocks_per_level,
         sigma_max=sigma_max,
@@ -92,6 +120,10 @@ def train_prior(
         sampler_sigma_max=sampler_sigma_max,
         checkpoint_minutes=checkpoint_minutes,
         half=half,
+        start=start,
+        validation=None if validation is None else str(validation),
+        precision=precision,
+        compiled=torch_compile,
         seed=seed,
         licence=licence,
     )
@@ -122,11 +154,19 @@ def _tells() -> bool:
 
 
 def _parse_widths(text: str) -> tuple[int, ...]:
+    return _parse_numbers("widths", text, 1, "channel counts such as 32,64,128")
+
+
+def _parse_blocks(name: str, text: str) -> tuple[int, ...]:
+    return _parse_numbers(name, text, 0, "counts such as 1,2,2") if text else ()
+
+
+def _parse_numbers(name: str, text: str, least: int, expected: str) -> tuple[int, ...]:
     from latino_engine.errors import invalid
 
     parts = text.split(",")
-    if not all(part.strip().isdecimal() and int(part) > 0 for part in parts):
-        raise invalid("widths", "channel counts such as 32,64,128", repr(text), "write it so")
+    if not all(part.strip().isdecimal() and int(part) >= least for part in parts):
+        raise invalid(name, expected, repr(text), "write it so")
     return tuple(int(part) for part in parts)
 
 

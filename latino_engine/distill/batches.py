@@ -21,6 +21,7 @@ def draw_batch(
     seed: int,
     step: int,
     smallest_scale: float = 1.0,
+    turn: bool = False,
 ) -> Tensor:
     """Batch number `step`: random images, random squares of them, (batch, C, crop, crop) in [-1,
     1].
@@ -33,6 +34,7 @@ def draw_batch(
         seed, step: what the draw depends on, alone.
         smallest_scale: each image is made smaller by a factor from here to 1 (its logarithm
             uniform), but never smaller than the crop; 1 leaves the images as they are.
+        turn: turn each by a random multiple of 90 degrees.
     """
     random = np.random.Generator(np.random.Philox(key=seed, counter=[0, 0, 0, step]))
     squares = []
@@ -46,7 +48,8 @@ def draw_batch(
         left = int(random.integers(pixels.shape[2] - side + 1))
         square = pixels[:, top : top + side, left : left + side]
         square = square if side == crop else _smaller(square, crop)
-        squares.append(square[:, :, ::-1] if flip and random.random() < 0.5 else square)
+        square = square[:, :, ::-1] if flip and random.random() < 0.5 else square
+        squares.append(np.rot90(square, int(random.integers(4)), (1, 2)) if turn else square)
     return torch.from_numpy(np.stack(squares)).float() / 127.5 - 1.0
 
 

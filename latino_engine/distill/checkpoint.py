@@ -79,3 +79,9 @@ def read_tensors(
                 _, index, entry = key.split(".")
                 state.setdefault(int(index), {})[entry] = tensor
         optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+        for parameter, kept in optimizer.state.items():
+            # A fused optimizer reads moments in the parameter's own order of memory.
+            same = {k: v for k, v in kept.items() if v.shape == parameter.shape}
+            kept |= {
+                k: torch.empty_like(parameter, dtype=v.dtype).copy_(v) for k, v in same.items()
+            }

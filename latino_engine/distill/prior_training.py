@@ -19,6 +19,8 @@ from torch import Tensor
 from latino_engine.atomic import atomic_file
 from latino_engine.distill.batches import check_scale, draw_batch
 from latino_engine.distill.checkpoint import read_facts, read_tensors, write_checkpoint
+from latino_engine.distill.prior_step import PRECISIONS, Step
+from latino_engine.distill.prior_validation import LEVELS, Validation
 from latino_engine.distill.runs import (
     Interruptible,
     Report,
@@ -37,10 +39,16 @@ from latino_engine.distill.runs import (
 )
 from latino_engine.errors import invalid
 from latino_engine.image_io import write_image
-from latino_engine.image_io.datasets import CHECKPOINT, ImageSource, open_images
+from latino_engine.image_io.datasets import (
+    CHECKPOINT,
+    ImageSource,
+    check_channels,
+    open_images,
+)
 from latino_engine.ops.checks import check_seed
 from latino_engine.priors.folder import write_prior
 from latino_engine.priors.loading import load_prior
+from latino_engine.priors.networks.resunet import ResUNet
 from latino_engine.priors.networks.unet import UNet
 from latino_engine.priors.preconditioning import EDMDenoiser
 from latino_engine.priors.prior import Prior, PriorSpec
@@ -48,7 +56,24 @@ from latino_engine.priors.prior import Prior, PriorSpec
 _GRID_SIDE = 4  # samples per side of a sample grid
 _HEUN_STEPS = 18
 #: What may change when a run is resumed.
-_FREE = ("name", "minutes", "steps", "checkpoint_minutes", "licence", "half", "learning_rate")
+_FREE = (
+    "name",
+    "minutes",
+    "steps",
+    "checkpoint_minutes",
+    "licence",
+    "half",
+    "learning_rate",
+    "cooldown",
+    "precision",
+    "compiled",
+    "validation",
+)
+#: Network's name -> its class and the options that are its arguments.
+_NETWORKS: dict[str, tuple[type[torch.nn.Module], tuple[str, ...]]] = {
+    "unet": (UNet, ("widths", "blocks_per_level", "attention_heads", "embedding", "groups")),
+    "resunet": (ResUNet, ("widths", "down_blocks", "up_blocks", "embedding")),
+}
 
 
 @dataclass(frozen=True)
@@ -61,11 +86,18 @@ class PriorTraining:
         size: side of the squares that are cut from the images.
         pad: black pixels added around the images of an array file.
         flip: mirror squares left to right at random.
+        turn: turn squares by a random multiple of 90 degrees.
         smallest_scale: images are made smaller by a random factor from here to 1.
-        widths, blocks_per_level, attention_heads, embedding, groups: of the U-Net.
+        network: "unet" (normalised, with attention) or "resunet" (convolutions alone; its time
+            and memory grow with the number of pixels).
+        widths, blocks_per_level, attention_heads, embedding, groups: of the network.
+        down_blocks, up_blocks: of "resunet": blocks per resolution on the way down and up;
+            blocks_per_level of each if empty.
         minutes, steps: how long, in wall time or optimizer steps; exactly one is given.
         batch: squares per step.
-        learning_rate: at its highest; linear warm-up, cosine to 0.
+        learning_rate: at its highest; linear warm-up, in the end a cosine to 0.
+        cooldown: the part of the run over which the cosine falls: 1 is all of it; with less, a run
+            can be made longer at any time before.
         warmup: steps of the warm-up.
         ema: decay of the weights' moving average, reached gradually.
         log_sigma_mean, log_sigma_std: ln sigma ~ N(mean, std^2), internal units.
@@ -74,6 +106,12 @@ class PriorTraining:
         seed: of the weights, the images and the noise.
         checkpoint_minutes: how often the run is written down.
         half: store the weights as float16 (they are read back as float32).
+        start: folder of a prior of the same network, whose weights the run begins with.
+        validation: images to denoise at every checkpoint; `validation.csv` then holds the PSNR at
+            the noise levels 15, 25 and 50 of 255 over the squares seen.
+        precision: "fp32", "bf16" (autocast) or "auto", the faster of the two by a trial at the
+            start of each sitting, so that its bits may change from one to the next.
+        compiled: compile the step by torch.compile.
         licence: of the weights.
     """
 
@@ -82,17 +120,22 @@ class PriorTraining:
     size: int
     pad: int = 0
     flip: bool = False
+    turn: bool = False
     smallest_scale: float = 1.0
+    network: str = "unet"
     widths: tuple[int, ...] = (32, 64, 128)
     blocks_per_level: int = 2
     attention_heads: int = 4
     embedding: int = 128
     groups: int = 8
+    down_blocks: tuple[int, ...] = ()
+    up_blocks: tuple[int, ...] = ()
     minutes: float | None = None
     steps: int | None = None
     batch: int = 64
     learning_rate: float = 1e-3
     warmup: int = 100
+    cooldown: float = 1.0
     ema: float = 0.998
     log_sigma_mean: float = -1.2
     log_sigma_std: float = 1.4
@@ -102,6 +145,10 @@ class PriorTraining:
     checkpoint_minutes: float = 1.0
     half: bool = False
     licence: str = ""
+    start: str | None = None
+    validation: str | None = None
+    precision: str = "fp32"
+    compiled: bool = False
 
 
 def train_prior(
@@ -165,7 +212,26 @@ def _check(options: PriorTraining) -> None:
     check_scale(options.smallest_scale)
     if options.pad < 0:
         raise invalid("pad", "0 or more", options.pad, "choose how many black pixels to add")
-    if any(width % options.groups for width in options.widths):
+    if not 0.0 < options.cooldown <= 1.0:
+        remedy = "1 lets the learning rate fall over the whole run"
+        raise invalid("cooldown", "a number above 0, at most 1", options.cooldown, remedy)
+    if options.precision not in PRECISIONS:
+        known = ", ".join(PRECISIONS)
+        raise invalid("precision", f"one of {known}", repr(options.precision), "choose one")
+    _check_network(options)
+
+
+def _check_network(options: PriorTraining) -> None:
+    if options.network not in _NETWORKS:
+        known = ", ".join(_NETWORKS)
+        raise invalid("network", f"one of {known}", repr(options.network), "choose one")
+    for name in ("down_blocks", "up_blocks"):
+        counts = getattr(options, name)
+        if counts and (len(counts) != len(options.widths) or min(counts) < 0):
+            expected = f"{len(options.widths)} numbers, one for each of widths"
+            raise invalid(name, expected, counts, "give as many as widths")
+    normalised = "groups" in _NETWORKS[options.network][1]
+    if normalised and any(width % options.groups for width in options.widths):
         expected = f"multiples of groups = {options.groups}"
         raise invalid("widths", expected, options.widths, "choose other widths or groups")
 
@@ -185,15 +251,40 @@ class _Run:
         self.interruptible = Interruptible()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(options.seed)
-            network = UNet(channels=self.source.channels, **self._architecture())
+            kind = _NETWORKS[options.network][0]
+            network = kind(channels=self.source.channels, **self._architecture())
         self.model = EDMDenoiser(network, sigma_data=0.5).to(self.device)
+        if options.start is not None and not self.resumed:
+            self._begin_with(options.start)
+        # Convolutions are faster where the channels of a pixel stand side by side.
+        self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average = copy.deepcopy(self.model).requires_grad_(False)
-        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=options.learning_rate)
+        self.optimizer = torch.optim.AdamW(
+            self.model.parameters(), lr=options.learning_rate, fused=True
+        )
+        self.validation: Validation | None = None
+        if options.validation is not None:
+            multiple = _size_multiple(options)
+            self.validation = Validation(options.validation, multiple, self.device)
+            owner = "the training set"
+            check_channels(self.validation, self.source.channels, owner, "validation folder")
         self.written = time.monotonic()
 
     def _architecture(self) -> dict[str, Any]:
-        names = ("widths", "blocks_per_level", "attention_heads", "embedding", "groups")
-        return {name: getattr(self.options, name) for name in names}
+        o = self.options
+        found = {name: getattr(o, name) for name in _NETWORKS[o.network][1]}
+        usual = (o.blocks_per_level,) * len(o.widths)
+        return {k: v or usual if k.endswith("_blocks") else v for k, v in found.items()}
+
+    def _begin_with(self, start: str) -> None:
+        """The weights of a prior of the same network, shipped or a folder."""
+        found = load_prior(start)
+        mine = {"name": self.options.network, **json.loads(json.dumps(self._architecture()))}
+        theirs = {k: v for k, v in found.spec.architecture.items() if k in mine}
+        if theirs != mine or found.channels != self.source.channels:
+            got = f"{theirs} for {found.channels} channels"
+            raise invalid("start", f"a prior of the network {mine}", got, "use its options")
+        self.model.load_state_dict(found.denoiser.state_dict())
 
     def _modules(self) -> dict[str, torch.nn.Module]:
         return {"model": self.model, "average": self.average}
@@ -217,14 +308,16 @@ class _Run:
 
     def train(self, report: Report) -> None:
         """Steps until the run's length is reached; the next batch is prepared meanwhile."""
+        o = self.options
         with ThreadPoolExecutor(1) as pool:
             coming = pool.submit(self._batch, self.state.step)
+            step = Step(self.model, o.precision, o.compiled, coming.result()[0].to(self.device))
             while self.fraction() < 1.0:
                 start = time.perf_counter()
-                x = coming.result().to(self.device)
+                x, eps, sigma = (part.to(self.device) for part in coming.result())
                 coming = pool.submit(self._batch, self.state.step + 1)
                 with falling_back(self.average, self.model, [self.optimizer], self.state.step):
-                    loss = self._step(x)
+                    loss = self._step(step, x, eps, sigma)
                 spent = time.perf_counter() - start
                 self.state.step += 1
                 self.state.seconds += spent
@@ -234,33 +327,37 @@ class _Run:
                 if time.monotonic() - self.written > 60.0 * self.options.checkpoint_minutes:
                     self.write()
 
-    def _batch(self, step: int) -> Tensor:
+    def _batch(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Squares, noise and noise levels of a step, a function of (seed, step) alone."""
         o = self.options
-        return draw_batch(self.source, o.batch, o.size, o.flip, o.seed, step, o.smallest_scale)
-
-    def _step(self, x: Tensor) -> float:
-        o, step = self.options, self.state.step
+        x = draw_batch(self.source, o.batch, o.size, o.flip, o.seed, step, o.smallest_scale, o.turn)
         generator = torch.Generator().manual_seed(((o.seed << 32) + step) % 2**63)
-        sigma = torch.exp(
-            o.log_sigma_mean + o.log_sigma_std * torch.randn(len(x), generator=generator)
-        ).to(self.device)
-        eps = torch.randn(x.shape, generator=generator).to(self.device)
-        level = sigma[:, None, None, None]
-        weight = (level**2 + 0.25) / (0.5 * level) ** 2
-        loss = (weight * (self.model(x + level * eps, sigma) - x) ** 2).mean()
+        sigma = torch.randn(len(x), generator=generator)
+        eps = torch.randn(x.shape, generator=generator)
+        layout = torch.channels_last
+        sigma = torch.exp(o.log_sigma_mean + o.log_sigma_std * sigma)
+        return x.contiguous(memory_format=layout), eps.contiguous(memory_format=layout), sigma
+
+    def _step(self, loss_of: Step, x: Tensor, eps: Tensor, sigma: Tensor) -> float:
+        o, step = self.options, self.state.step
         self.optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward(loss)
+        loss = loss_of(x, eps, sigma)
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-        value = float(loss.detach())
+        value = float(loss)
         check_loss(value, float(norm), step)
         follow(self.average, self.model, o.ema, step)
-        warm = min(1.0, (step + 1) / o.warmup)
-        rate = o.learning_rate * warm * 0.5 * (1.0 + math.cos(math.pi * self.fraction()))
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = self._rate()
         self.optimizer.step()
         check_finite(self.model, step + 1)
         return value
+
+    def _rate(self) -> float:
+        """The learning rate of the next step: a rise, a level and a cosine to 0."""
+        o = self.options
+        warm = min(1.0, (self.state.step + 1) / o.warmup)
+        late = max(0.0, 1.0 - (1.0 - self.fraction()) / o.cooldown)
+        return o.learning_rate * warm * 0.5 * (1.0 + math.cos(math.pi * late))
 
     def prior(self) -> Prior:
         """The prior with the averaged weights, on the CPU."""
@@ -272,7 +369,7 @@ class _Run:
             data_range=(0.0, 1.0),
             sigma_min=0.002,
             sigma_max=o.sigma_max,
-            architecture={"name": "unet", **json.loads(json.dumps(self._architecture()))},
+            architecture={"name": o.network, **json.loads(json.dumps(self._architecture()))},
             preconditioning={"name": "edm", "sigma_data": 0.5},
             sampler={"sigma_max": o.sampler_sigma_max, "sigma_min": 0.02, "steps": 8},
             licence=o.licence,
@@ -290,11 +387,25 @@ class _Run:
         with atomic_file(self.folder / "training.json") as file:
             file.write((json.dumps(asdict(self.options), indent=1) + "\n").encode())
         self.state.write_losses(self.folder)
+        if self.validation is not None:
+            self._validate(self.validation, prior)
         if prior.channels in (1, 3):
             grid = sample_grid(prior, self.options.size, self.options.seed)
             if bool(grid.isfinite().all()):  # an early network may overflow at high noise
                 write_image(self.folder / f"samples-{self.state.step:07d}.png", grid)
         self.written = time.monotonic()
+
+    def _validate(self, validation: Validation, prior: Prior) -> None:
+        """Add a row to validation.csv; that of a step that was written twice stands once."""
+        path = self.folder / "validation.csv"
+        title = ",".join(["squares", "seconds", *(f"psnr_{level}" for level in LEVELS)])
+        rows = path.read_text().splitlines()[1:] if path.exists() else []
+        squares = self.state.step * self.options.batch
+        values = [f"{value:.3f}" for value in validation.psnr(prior.denoiser)]
+        row = ",".join([str(squares), f"{self.state.seconds:.0f}", *values])
+        kept = [line for line in rows if int(line.split(",")[0]) < squares]
+        with atomic_file(path) as file:
+            file.write("\n".join([title, *kept, row, ""]).encode())
 
 
 @torch.no_grad()

@@ -215,8 +215,8 @@ def follow(average: nn.Module, model: nn.Module, ema: float, step: int) -> None:
     buffers = zip(average.buffers(), model.buffers(), strict=True)
     if not _all([(now.isfinite() | ~kept.isfinite()).all() for kept, now in buffers]):
         raise _weights_stopped(step)
-    for mean, new in _trained(average, model):
-        mean.lerp_(new, 1.0 - min(ema, 1.0 - 1.0 / (step + 1)))
+    means, news = zip(*_trained(average, model), strict=True)
+    torch._foreach_lerp_(means, news, 1.0 - min(ema, 1.0 - 1.0 / (step + 1)))
     for kept, now in zip(average.buffers(), model.buffers(), strict=True):
         kept.copy_(now)
 

@@ -39,12 +39,16 @@ _BYTES = (COMPRESSION.LZW, COMPRESSION.PACKBITS, COMPRESSION.JPEG)
 _IDX_IMAGES = 3  # axes: image, row, column
 
 
-class ImageSource(Protocol):
-    """Numbered images of one channel count."""
+class HasChannels(Protocol):
+    """Images of one channel count."""
 
     @property
     def channels(self) -> int:
         """Channels of every image."""
+
+
+class ImageSource(HasChannels, Protocol):
+    """Numbered images of one channel count."""
 
     def __len__(self) -> int: ...
 
@@ -164,7 +168,7 @@ def open_images(source: str | Path, crop: int, pad: int = 0) -> ImageSource:
     return ArrayImages(array)
 
 
-def check_channels(source: ImageSource, channels: int, owner: str, kind: str) -> None:
+def check_channels(source: HasChannels, channels: int, owner: str, kind: str) -> None:
     """Raise the sentence for images of other channels than the owner has, a `kind` of thing."""
     if source.channels != channels:
         expected = f"images of {channels} channels, as {owner} has"

@@ -15,6 +15,7 @@ from torch.overrides import TorchFunctionMode
 from latino_engine.errors import PriorInvalid
 from latino_engine.priors.networks.ddpm_network import DDPMUNet
 from latino_engine.priors.networks.guided_diffusion_network import ADMUNet
+from latino_engine.priors.networks.resunet import ResUNet
 from latino_engine.priors.networks.unet import UNet
 from latino_engine.priors.preconditioning import (
     EDMDenoiser,
@@ -68,6 +69,7 @@ def _diffusers_unet(channels: int, **arguments: Any) -> nn.Module:
 #: architecture's name -> network from (channels=, its arguments)
 ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
     "unet": UNet,
+    "resunet": ResUNet,
     "adm-unet": ADMUNet,
     "ddpm-unet": DDPMUNet,
     "diffusers-unet2d": _diffusers_unet,
