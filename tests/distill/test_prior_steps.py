@@ -13,13 +13,14 @@ from blobs import prior_training as options
 from torch.utils.flop_counter import FlopCounterMode
 
 import latino_engine as le
-from latino_engine import cli
-from latino_engine.distill.data import draw_batch, open_images
+from latino_engine.cli import program
+from latino_engine.distill.batches import draw_batch
 from latino_engine.distill.prior_step import Step, denoising_loss, faster
 from latino_engine.distill.prior_training import _Run, train_prior
 from latino_engine.errors import InvalidArgument
+from latino_engine.image_io.datasets import open_images
+from latino_engine.priors.networks.resunet import ResUNet
 from latino_engine.priors.preconditioning import EDMDenoiser
-from latino_engine.priors.resunet import ResUNet
 
 RESUNET = {"network": "resunet", "widths": (8, 16), "down_blocks": (1, 1), "up_blocks": (1, 2)}
 
@@ -212,5 +213,5 @@ def test_the_command_line_takes_the_blocks(source, tmp_path, capsys):
     more = (
         " --network resunet --widths 8,16 --down-blocks 1,0 --up-blocks 0,1 --cooldown 0.5 --json"
     )
-    assert cli.run((command + more).split()) == 0
+    assert program.run((command + more).split()) == 0
     assert '"down_blocks": [\n    1,\n    0\n   ]' in capsys.readouterr().out
