@@ -32,9 +32,9 @@ from latino_engine.evaluation.metrics import psnr
 from latino_engine.evaluation.scores import crps
 from latino_engine.export.denoiser import export_denoiser
 from latino_engine.image_io import read_image
-from latino_engine.machine import commit, machine_facts, software_versions
 from latino_engine.priors.precision import to_precision
 from latino_engine.priors.prior import Prior
+from latino_engine.system.machine import commit, machine_facts, software_versions
 
 Way = Callable[[Tensor, Tensor], Tensor]
 _PROBE = (64, 96)

@@ -27,11 +27,11 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.operations.case import Case, Timing, measure, rows
 from benchmarks.operations.fused import fused_cases
-from latino_engine import machine
 from latino_engine.atomic import atomic_file
 from latino_engine.bench import table
 from latino_engine.bench.peaks import machine_peaks
 from latino_engine.ops import cuda_extension, triton
+from latino_engine.system import machine
 
 RESULTS = Path(__file__).parent / "results" / "gpu_kernels.csv"
 SIZES = ((1, 256), (8, 256), (1, 512), (8, 512), (1, 1024))  # (batch, side)

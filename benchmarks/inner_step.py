@@ -29,12 +29,13 @@ import torch
 from torch import Tensor
 
 import latino_engine as le
-from latino_engine import machine, ops
+from latino_engine import ops
 from latino_engine.atomic import atomic_file
 from latino_engine.bench import table, timer
 from latino_engine.operators.parts.spectra import kernel_full_spectrum, kernel_spectrum
 from latino_engine.ops import cpu_extension, philox
 from latino_engine.ops.reference import alias_fold
+from latino_engine.system import machine
 
 RESULTS = Path(__file__).parent / "results" / "inner_step.csv"
 SIZES = ((1, 256), (8, 256), (1, 512), (8, 512))  # (batch, side), three channels

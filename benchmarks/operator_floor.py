@@ -21,8 +21,8 @@ from torch import Tensor
 
 from latino_engine.atomic import atomic_file
 from latino_engine.bench.timer import quantile, time_in_turn
-from latino_engine.machine import commit, machine_facts
 from latino_engine.operators import MRI, Blur, Inpainting, SuperResolution
+from latino_engine.system.machine import commit, machine_facts
 
 GAMMA, NOISE_STD, BOUND = 3.0, 0.02, 2e-5
 FIELDS = (

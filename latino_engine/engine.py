@@ -15,7 +15,6 @@ from torch import Tensor
 from latino_engine import ops
 from latino_engine.errors import UserError, invalid, whole_number
 from latino_engine.learned_schedule import parse_schedule
-from latino_engine.memory import available_bytes, bytes_per_image
 from latino_engine.operators import Denoising, Inpainting
 from latino_engine.operators.protocol import Operator
 from latino_engine.posterior import Posterior
@@ -43,6 +42,7 @@ from latino_engine.schedule import (
     latino_schedule,
     ud2m_schedule,
 )
+from latino_engine.system.memory import available_bytes, bytes_per_image
 
 SAMPLERS = ("auto", "latino", "ud2m")
 _MEMORY_SHARE = 0.5  # of what is free: the rest is for the caller's own images

@@ -8,8 +8,8 @@ import shlex
 from pathlib import Path
 from typing import Any, cast
 
-from latino_engine.cache import file_sha256
 from latino_engine.errors import EngineInvalid
+from latino_engine.system.cache import file_sha256
 
 FORMAT_VERSION = 1
 MANIFEST = "engine.json"

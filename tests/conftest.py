@@ -15,9 +15,20 @@ import pytest
 import torch
 
 
+def _compiles_cuda(item: pytest.Item) -> bool:
+    """Whether a test runs on the shim, which is compiled from the .cu files."""
+    names = getattr(item, "fixturenames", ())
+    call = getattr(item, "callspec", None)
+    return "shim" in names or (call is not None and call.params.get("ran") == "cuda")
+
+
+# First of all, so that `-m` sees the marks that are added here.
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Processes side by side must collect the same names, and an address differs in each."""
+    """Mark what compiles CUDA, and refuse names that differ between processes side by side."""
     for item in items:
+        if _compiles_cuda(item):
+            item.add_marker("cuda_compile")
         if " at 0x" in item.nodeid:
             raise pytest.UsageError(
                 f"{item.nodeid}: a test's name holds an address; give its parametrize other ids"

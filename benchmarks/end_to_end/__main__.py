@@ -27,10 +27,10 @@ from benchmarks.end_to_end.measure import (
     measure,
     method_names,
 )
-from latino_engine import machine
 from latino_engine.atomic import atomic_file
 from latino_engine.bench import table
 from latino_engine.errors import UserError, invalid
+from latino_engine.system import machine
 
 RESULTS = Path(__file__).parents[1] / "results" / "measurements.csv"
 

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from benchmarks.operations.grid import GRIDS
-from latino_engine import machine
 from latino_engine.atomic import atomic_file
 from latino_engine.bench import table
 from latino_engine.bench.peaks import machine_peaks
+from latino_engine.system import machine
 
 RESULTS = Path(__file__).parents[1] / "results" / "measurements.csv"
 

@@ -39,8 +39,8 @@ from latino_engine.evaluation.learned_scores import learned_scores
 from latino_engine.image_io.datasets import ImageSource, open_images
 from latino_engine.operators.spec import parse_operator
 from latino_engine.priors import Prior, load_prior
-from latino_engine.progress import progress_bar
 from latino_engine.sampling.problem import make_problem
+from latino_engine.system.progress import progress_bar
 
 Report = Callable[[int, int], None]
 

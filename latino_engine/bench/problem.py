@@ -9,11 +9,11 @@ from torch import Tensor
 
 from latino_engine.bench.options import BenchOptions
 from latino_engine.errors import InvalidArgument, invalid
-from latino_engine.memory import available_bytes
 from latino_engine.operators import MRI
 from latino_engine.operators.protocol import Operator
 from latino_engine.operators.spec import parse_operator
 from latino_engine.priors.prior import PriorSpec
+from latino_engine.system.memory import available_bytes
 
 if TYPE_CHECKING:
     from latino_engine.engine import Engine

@@ -20,13 +20,13 @@ from latino_engine.compilation.plans import rebuild_unfit_plans
 from latino_engine.engine import Engine
 from latino_engine.errors import EngineInvalid
 from latino_engine.loading import load
-from latino_engine.machine import machine, machine_facts, software_versions
 from latino_engine.manifest import read_manifest
 from latino_engine.priors.folder import parse_spec
 from latino_engine.priors.latent.prior import is_latent
 from latino_engine.runtimes import installed
 from latino_engine.sampling.clock import listening
 from latino_engine.sampling.threads import torch_threads
+from latino_engine.system.machine import machine, machine_facts, software_versions
 
 STAGES = ("prox", "noise", "denoise", "other")
 _PROX_CALLS = 10

@@ -62,7 +62,7 @@ def bench(
     """
     from latino_engine.bench.options import BenchOptions
     from latino_engine.bench.runner import bench_engine
-    from latino_engine.progress import progress_bar
+    from latino_engine.system.progress import progress_bar
 
     options = BenchOptions(
         operator=operator,
@@ -111,9 +111,9 @@ def _open(stack: ExitStack, **paths: Path | None) -> dict[str, tuple[Path, Binar
 
 
 def _write(files: dict[str, tuple[Path, BinaryIO]], measured: Measured) -> None:
-    from latino_engine import machine
     from latino_engine.bench import table, trace
     from latino_engine.bench.pictures import bench_picture
+    from latino_engine.system import machine
 
     report = measured.report
     if "csv" in files:

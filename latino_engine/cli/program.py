@@ -240,9 +240,10 @@ def info(
     as_json: Json = False,
 ) -> None:
     """Tell what an engine or a prior is and whether it is intact; none: this installation."""
-    from latino_engine import machine, manifest
+    from latino_engine import manifest
     from latino_engine.ops import cpu_extension
     from latino_engine.runtimes import installed
+    from latino_engine.system import machine
 
     if (
         engine is not None

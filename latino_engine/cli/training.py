@@ -92,7 +92,7 @@ def train_prior(
 ) -> None:
     """Train a prior on images by denoising; a run that was killed goes on where it was written."""
     from latino_engine.distill import prior_training
-    from latino_engine.progress import training_bar
+    from latino_engine.system.progress import training_bar
 
     options = prior_training.PriorTraining(
         source=str(source),
@@ -251,7 +251,7 @@ def distill(
     """Distil a few-step sampler: an adapter of a prior, with learned step sizes; resumable."""
     from latino_engine.distill.distillation import distill as run_distillation
     from latino_engine.distill.options import Distillation
-    from latino_engine.progress import training_bar
+    from latino_engine.system.progress import training_bar
 
     options = Distillation(
         source=str(source),
@@ -334,7 +334,7 @@ def evaluate(
     """Score an engine on true images: PSNR, SSIM, CRPS, energy score, coverage, calibration."""
     from latino_engine.evaluation import evaluator
     from latino_engine.loading import load
-    from latino_engine.progress import progress_bar
+    from latino_engine.system.progress import progress_bar
 
     options = evaluator.Evaluation(
         source=str(source),

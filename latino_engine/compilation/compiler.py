@@ -32,7 +32,6 @@ from latino_engine.errors import (
 from latino_engine.export.denoiser import export_denoiser
 from latino_engine.export.graph_memory import memory_model
 from latino_engine.loading import load
-from latino_engine.machine import machine, versions
 from latino_engine.manifest import ENGINE_FILES, write_manifest
 from latino_engine.priors.adapters import Adapter, load_adapter
 from latino_engine.priors.folder import FORMAT_VERSION as PRIOR_FORMAT
@@ -54,6 +53,7 @@ from latino_engine.runtimes.tensorrt_package import (
 )
 from latino_engine.sampling.checks import check_threads
 from latino_engine.sampling.threads import torch_threads
+from latino_engine.system.machine import machine, versions
 
 _PROBE_SIDES = (64, 96)
 _TIMING_SIDE = 128  # where the caller names no size

@@ -19,7 +19,6 @@ from latino_engine.errors import AccuracyError
 from latino_engine.export.denoiser import EXPORTER_VERSION, OPSET
 from latino_engine.export.graph_memory import memory_model
 from latino_engine.export.latent import export_latent
-from latino_engine.machine import machine, versions
 from latino_engine.manifest import ENGINE_FILES, write_manifest
 from latino_engine.priors.folder import FORMAT_VERSION as PRIOR_FORMAT
 from latino_engine.priors.folder import write_prior
@@ -32,6 +31,7 @@ from latino_engine.priors.latent.prior import (
 )
 from latino_engine.runtimes.latent import NETWORKS, LatentRuntime, open_latent
 from latino_engine.sampling.threads import torch_threads
+from latino_engine.system.machine import machine, versions
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -11,11 +11,11 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from latino_engine.cache import through_cache
 from latino_engine.priors.assembly import MODULE
 from latino_engine.priors.precision import to_precision
 from latino_engine.priors.prior import Prior
-from latino_engine.quiet import quiet
+from latino_engine.system.cache import through_cache
+from latino_engine.system.quiet import quiet
 
 OPSET = 18
 EXPORTER_VERSION = (

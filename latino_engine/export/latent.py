@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from latino_engine.cache import through_cache
 from latino_engine.export.denoiser import OPSET
 from latino_engine.priors.latent.prior import (
     Conditioning,
@@ -18,8 +17,9 @@ from latino_engine.priors.latent.prior import (
     LatentPrior,
     denoiser_inputs,
 )
-from latino_engine.quiet import quiet
 from latino_engine.runtimes.latent import NETWORKS
+from latino_engine.system.cache import through_cache
+from latino_engine.system.quiet import quiet
 
 #: protobuf's limit is 2 GiB: larger weights lie beside the graph.
 _LARGEST_GRAPH = 3 << 29

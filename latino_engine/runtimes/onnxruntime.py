@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from latino_engine.cache import cache_folder
 from latino_engine.errors import BackendNotAvailable
+from latino_engine.system.cache import cache_folder
 
 if TYPE_CHECKING:
     import onnxruntime

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from latino_engine.atomic import atomic_file
-from latino_engine.cache import cache_folder, file_sha256
 from latino_engine.errors import BackendNotAvailable, OutputNotWritable
-from latino_engine.progress import progress_bar
 from latino_engine.runtimes.tensorrt_package import load_package, package_version
+from latino_engine.system.cache import cache_folder, file_sha256
+from latino_engine.system.progress import progress_bar
 
 BUILDER_VERSION = 1  # raise it when the plan of the same graph changes: part of the cache's key
 

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from latino_engine.errors import BackendNotAvailable
-from latino_engine.memory import is_out_of_memory
 from latino_engine.priors.loading import load_prior
 from latino_engine.priors.precision import to_precision
+from latino_engine.system.memory import is_out_of_memory
 
 PRECISIONS = ("fp32", "fp16", "bf16")
 

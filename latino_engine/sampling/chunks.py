@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from latino_engine import ops
-from latino_engine.memory import is_out_of_memory
 from latino_engine.operators.parts.fused_step import FixedStep
 from latino_engine.operators.protocol import DataStep
 from latino_engine.sampler import Noise, sample_posterior
@@ -20,6 +19,7 @@ from latino_engine.sampling.noise_stream import NoiseStream
 from latino_engine.sampling.problem import Problem
 from latino_engine.sampling.tiles import Tiles
 from latino_engine.schedule import InnerStep, OuterStep, Scalar, Schedule, ScheduleBuilder
+from latino_engine.system.memory import is_out_of_memory
 
 if TYPE_CHECKING:
     from latino_engine.engine import Engine

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Protocol
 
 import torch
 
-from latino_engine.memory import available_bytes
+from latino_engine.system.memory import available_bytes
 
 
 class Graph(Protocol):

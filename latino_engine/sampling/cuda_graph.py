@@ -16,7 +16,6 @@ from typing import TypeAlias
 
 from torch import Tensor
 
-from latino_engine.memory import is_out_of_memory
 from latino_engine.operators.parts.fused_step import FixedStep
 from latino_engine.operators.protocol import DataStep
 from latino_engine.priors.prior import PriorSpec, pad_to_multiple
@@ -25,6 +24,7 @@ from latino_engine.sampler import Denoiser
 from latino_engine.sampling.cuda_driver import Driver, Graph
 from latino_engine.sampling.graph_steps import CallBuffers, sample_tabled, structure
 from latino_engine.schedule import Scalar, Schedule
+from latino_engine.system.memory import is_out_of_memory
 
 NUM_WORKERS = 2  # callers served at once; each holds its own graphs, buffers and TensorRT context
 NUM_GRAPHS = 8  # of a worker; the one that was used longest ago goes

@@ -18,7 +18,7 @@ def reporter(progress: Progress) -> Iterator[Callable[[int, int], None]]:
     elif not progress:
         yield lambda done, total: None
     else:
-        from latino_engine.progress import progress_bar
+        from latino_engine.system.progress import progress_bar
 
         with progress_bar("sampling") as update:
             yield update

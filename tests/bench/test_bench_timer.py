@@ -12,11 +12,11 @@ import torch
 from tiny import tiny_prior
 
 import latino_engine as le
-from latino_engine import machine
 from latino_engine.bench import peaks, timer
 from latino_engine.bench.peak_memory import peak_memory, process_peak_bytes
 from latino_engine.bench.trace import Recorder, Span, chrome_trace
 from latino_engine.sampling.clock import StageClock, listening
+from latino_engine.system import machine
 
 
 def test_quantiles():

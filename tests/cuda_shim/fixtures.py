@@ -21,6 +21,8 @@ def shim_folder(config: pytest.Config) -> Path:
 @pytest.fixture(name="shim", scope="session")
 def compiled_shim(request: pytest.FixtureRequest) -> ModuleType:
     """The extension's functions on host memory, compiled from the same .cu files."""
+    if "not cuda_compile" in request.config.option.markexpr:
+        pytest.fail("a test that runs on the shim lacks the marker cuda_compile")
     problem = build.missing()
     if problem is not None:
         pytest.skip(problem)

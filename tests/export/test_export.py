@@ -16,7 +16,7 @@ from latino_engine.errors import AccuracyError
 from latino_engine.export import denoiser
 from latino_engine.export.denoiser import export_denoiser
 from latino_engine.export.graph_memory import memory_model, peak_bytes
-from latino_engine.memory import bytes_per_image
+from latino_engine.system.memory import bytes_per_image
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from latino_engine.memory import available_bytes, is_out_of_memory
+from latino_engine.system.memory import available_bytes, is_out_of_memory
 
 
 @pytest.mark.parametrize(

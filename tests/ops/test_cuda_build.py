@@ -69,6 +69,7 @@ def test_known_answers(
 
 
 @needs_shim
+@pytest.mark.cuda_compile
 def test_a_missing_barrier_is_noticed(request: pytest.FixtureRequest) -> None:
     """One mutant, to prove the mechanism; mutate.py tries them all."""
     folder = shim_folder(request.config)
@@ -77,6 +78,7 @@ def test_a_missing_barrier_is_noticed(request: pytest.FixtureRequest) -> None:
 
 
 @needs_shim
+@pytest.mark.cuda_compile
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_every_missing_barrier_is_noticed(request: pytest.FixtureRequest) -> None:
@@ -87,6 +89,7 @@ def test_every_missing_barrier_is_noticed(request: pytest.FixtureRequest) -> Non
 
 
 @needs_shim
+@pytest.mark.cuda_compile
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_no_stray_access(request: pytest.FixtureRequest, tmp_path: Path) -> None:
@@ -127,11 +130,13 @@ def compare_resources(architectures: tuple[str, ...], folder: Path) -> None:
 
 
 @needs_nvcc
+@pytest.mark.cuda_compile
 def test_resources_of_one_architecture(request: pytest.FixtureRequest) -> None:
     compare_resources(("sm_90",), shim_folder(request.config))
 
 
 @needs_nvcc
+@pytest.mark.cuda_compile
 @pytest.mark.slow
 def test_resources(request: pytest.FixtureRequest) -> None:
     compare_resources(resources.ARCHITECTURES, shim_folder(request.config))
@@ -175,6 +180,7 @@ def test_every_launch_fits_its_registers_and_shared_memory(device: str) -> None:
 
 
 @needs_nvrtc
+@pytest.mark.cuda_compile
 @pytest.mark.parametrize("architecture", ("sm_80", "sm_90", "sm_100"))
 def test_nvrtc_compiles_the_kernels(architecture: str) -> None:
     """One kernel of every file."""
@@ -186,6 +192,7 @@ def test_nvrtc_compiles_the_kernels(architecture: str) -> None:
 
 
 @needs_nvrtc
+@pytest.mark.cuda_compile
 @pytest.mark.slow
 def test_nvrtc_compiles_every_kernel() -> None:
     names = cuda_nvrtc.kernel_names()
@@ -195,6 +202,7 @@ def test_nvrtc_compiles_every_kernel() -> None:
 
 
 @needs_nvrtc
+@pytest.mark.cuda_compile
 def test_nvrtc_finds_its_second_library() -> None:
     """Some versions ask for it by name alone: it must be loaded before."""
     path = cuda_nvrtc.library_path()
@@ -213,12 +221,14 @@ for name in sys.argv[1:]:
 
 
 @needs_nvrtc
+@pytest.mark.cuda_compile
 def test_nvrtc_says_what_is_wrong() -> None:
     with pytest.raises(RuntimeError, match="nope"):
         cuda_nvrtc.compile_kernels(["fourier_columns<nope>"], "sm_90")
 
 
 @needs_shim
+@pytest.mark.cuda_compile
 def test_the_binding_without_nvcc(request: pytest.FixtureRequest) -> None:
     """Compiled by g++ alone it launches by name: the same checks, the same shapes of blocks."""
     python = build.pybind_folder()

@@ -6,10 +6,10 @@ import pytest
 import torch
 from tiny import tiny_prior
 
-from latino_engine.cache import cache_folder
 from latino_engine.errors import BackendNotAvailable
 from latino_engine.export.denoiser import export_denoiser
 from latino_engine.runtimes import onnxruntime as runtime
+from latino_engine.system.cache import cache_folder
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 TENSORRT, OPENVINO = "TensorrtExecutionProvider", "OpenVINOExecutionProvider"

@@ -29,7 +29,7 @@ from latino_engine.priors.latent.pipeline_files import (
 )
 from latino_engine.priors.latent.prior import ARCHITECTURE, Conditioning, LatentModel, LatentPrior
 from latino_engine.priors.prior import PriorSpec
-from latino_engine.quiet import quiet
+from latino_engine.system.quiet import quiet
 
 _PREDICTIONS = ("epsilon", "v_prediction", "sample")
 _FLOATS = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32}

@@ -70,7 +70,7 @@ def software_versions() -> dict[str, str]:
     return found
 
 
-def commit(root: Path = Path(__file__).parents[1]) -> str:
+def commit(root: Path = Path(__file__).parents[2]) -> str:
     """The commit of the source folder, "-dirty" behind it where code differs; "" elsewhere.
 
     The tables that measurements are added to, documentation and pictures are no code.
