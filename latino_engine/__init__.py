@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         SuperResolution,
         Tomography,
     )
+    from latino_engine.operators.serialisation import operator
     from latino_engine.posterior import Posterior
     from latino_engine.priors import (
         Prior,
@@ -84,6 +85,7 @@ __all__ = [
     "load_adapter",
     "load_latent_prior",
     "load_prior",
+    "operator",
     "save_adapter",
     "save_prior",
 ]
@@ -109,6 +111,7 @@ _HOME = {
     "SpatiallyVaryingBlur": "operators",
     "Stack": "operators",
     "Tomography": "operators",
+    "operator": "operators.serialisation",
     "Engine": "engine",
     "load": "loading",
     "compile": "compilation.compiler",

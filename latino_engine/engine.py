@@ -15,9 +15,10 @@ from torch import Tensor
 from latino_engine import ops
 from latino_engine.errors import UserError, invalid, whole_number
 from latino_engine.learned_schedule import parse_schedule
+from latino_engine.manifest import engine_sha256
 from latino_engine.operators import Denoising, Inpainting
 from latino_engine.operators.protocol import Operator
-from latino_engine.posterior import Posterior
+from latino_engine.posterior import Asked, Posterior, init_name
 from latino_engine.priors.folder import parse_spec
 from latino_engine.priors.prior import PriorSpec, check_image, pad_to_multiple
 from latino_engine.runtimes import DenoiserRuntime
@@ -40,8 +41,10 @@ from latino_engine.schedule import (
     ScheduleBuilder,
     few_step_sigmas,
     latino_schedule,
+    schedule_rows,
     ud2m_schedule,
 )
+from latino_engine.system.machine import versions
 from latino_engine.system.memory import available_bytes, bytes_per_image
 
 SAMPLERS = ("auto", "latino", "ud2m")
@@ -64,6 +67,7 @@ class Engine:
     ) -> None:
         self.folder = folder
         self.manifest = manifest
+        self.sha256 = engine_sha256(manifest)
         self.backend = backend
         self.threads = threads
         self.spec: PriorSpec = parse_spec(manifest["prior"])
@@ -169,7 +173,7 @@ class Engine:
         Raises:
             ValueError, TypeError: an argument that cannot be used, in one sentence.
         """
-        start = time.perf_counter()
+        start, asked = time.perf_counter(), init
         num_samples = check_counts(num_samples, keep_samples)
         seed = ops.check_seed(seed)
         multiple, clock = self.spec.size_multiple, StageClock(self.driver)
@@ -192,6 +196,7 @@ class Engine:
         spent = clock.spent
         about = {
             "prior": self.spec.name,
+            "engine_sha256": self.sha256,
             "data_range": list(self.spec.data_range),
             "operator": repr(problem.operator),
             "backend": self.backend,
@@ -199,9 +204,23 @@ class Engine:
             "execution": run.execution,
             "sampler": sampler if sampler != "auto" else "latino" if learned is None else "adapter",
             "seed": seed,
+            "schedule": schedule_rows(build(problem.sigma_y)),
+            "versions": versions(),
         }
         if tiles is not None:
             about |= {"tile": tiles.side, "overlap": tiles.overlap}
+        about["request"] = {
+            "num_samples": num_samples,
+            "seed": seed,
+            "sampler": sampler,
+            "steps": None if steps is None else int(steps),
+            "unfold": None if unfold is None else int(unfold),
+            "init": init_name(asked),
+            "image_ids": ids.tolist(),
+            "keep_samples": keep_samples,
+            "tile": None if tile is None else int(tile),
+            "overlap": None if overlap is None else int(overlap),
+        }
         stages = {**spent, "other": total - sum(spent.values())}
         return Posterior(
             nfe=run.nfe,
@@ -209,6 +228,7 @@ class Engine:
             stages_ms=stages,
             num_samples=num_samples,
             about=about,
+            asked=Asked(problem.y, problem.operator, asked),
             **collected,
         )
 

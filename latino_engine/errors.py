@@ -49,6 +49,10 @@ class ImageUnreadable(UserError, ValueError):
     """An image file that cannot be used as a measurement."""
 
 
+class PosteriorInvalid(UserError, ValueError):
+    """A saved posterior that is missing, damaged or of another version."""
+
+
 class OutputNotWritable(UserError, OSError):
     """A folder or file that cannot be written; whatever stood there before is unchanged."""
 

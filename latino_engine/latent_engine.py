@@ -15,7 +15,7 @@ from torch import Tensor
 from latino_engine.engine import Engine
 from latino_engine.errors import InvalidArgument, invalid, invalid_type, whole_number
 from latino_engine.operators.protocol import Operator
-from latino_engine.posterior import Posterior
+from latino_engine.posterior import Posterior, init_name
 from latino_engine.priors.latent.latent_folder import read_conditioning
 from latino_engine.priors.latent.latent_schedule import (
     DELTAS,
@@ -132,8 +132,10 @@ class LatentEngine(Engine):
         self._check(sampler, unfold, tile, overlap, prompt_updates)
         engine = self if delta is None else self.with_delta(delta)
         rest = (num_samples, seed, "latino", steps, None)
+        own = {"sampler": sampler, "delta": _plain_delta(engine.delta)}
         if sampler != "latino-pro":
-            return Engine.sample(engine, y, op, *rest, init, image_ids, keep_samples, progress)
+            post = Engine.sample(engine, y, op, *rest, init, image_ids, keep_samples, progress)
+            return replace(post, about=post.about | {"request": post.about["request"] | own})
         from latino_engine.sampling.latent_prompts import search_prompts
 
         search = PromptSearch()
@@ -146,10 +148,13 @@ class LatentEngine(Engine):
         post = Engine.sample(tuned, y, op, *rest, found.start, image_ids, keep_samples, progress)
         nfe = search.updates * len(search.times)
         about = {"sampler": sampler, "prompt_updates": search.updates, "prompt_nfe": nfe}
+        own |= {"prompt_updates": prompt_updates, "init": init_name(init)}
+        about["request"] = post.about["request"] | own
         total = post.time_ms + found.time_ms
         return replace(
             post,
             about=post.about | about,
+            asked=None if post.asked is None else replace(post.asked, init=init),
             time_ms=total,
             stages_ms=post.stages_ms | {"other": post.stages_ms["other"] + found.time_ms},
             prompt_embedding=found.conditioning.prompt,
@@ -254,6 +259,13 @@ class LatentEngine(Engine):
             latent_engine=self,
             by_residual=isinstance(rule, DeltaRule) and rule.by_residual,
         )
+
+
+def _plain_delta(delta: Delta) -> Any:
+    """delta as JSON has it; a rule by the name of its row."""
+    if isinstance(delta, DeltaRule):
+        return next((name for name, rule in DELTAS.items() if rule == delta), repr(delta))
+    return delta if delta is None or isinstance(delta, str | float) else np.array(delta).tolist()
 
 
 def open_latent_engine(

@@ -77,6 +77,13 @@ def read_manifest(folder: Path, plans: bool = True) -> dict[str, Any]:
     return cast(dict[str, Any], fields)
 
 
+def engine_sha256(manifest: dict[str, Any]) -> str:
+    """The hash of an engine as its manifest was read: that of the manifest, which names those of
+    all files.
+    """
+    return _digest(manifest)
+
+
 def is_plan(name: str) -> bool:
     """Whether a file of an engine was built for one GPU."""
     return name.endswith(_PLAN)

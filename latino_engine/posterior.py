@@ -4,25 +4,61 @@ from __future__ import annotations
 
 import json
 import math
+import warnings
+import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from latino_engine.atomic import atomic_folder
-from latino_engine.errors import InvalidArgument, invalid
+from latino_engine.atomic import atomic_file, atomic_folder
+from latino_engine.errors import InvalidArgument, PosteriorInvalid, invalid
 from latino_engine.image_io import write_image, write_npy
+from latino_engine.operators.protocol import Operator
+from latino_engine.operators.serialisation import record, restored
+from latino_engine.system.machine import versions
+
+if TYPE_CHECKING:
+    from latino_engine.engine import Engine
 
 #: Names that a saved posterior may hold: the first marks a folder as one.
-POSTERIOR_FILES = ("posterior.json", "*.npy", "*.png")
+POSTERIOR_FILES = ("posterior.json", "*.npy", "*.npz", "*.png")
+FORMAT_VERSION = 1
+#: Arrays of a posterior besides those of its operator.
+_ARRAYS = ("samples", "mean", "squares", "residual_chi2", "prompt_embedding", "measurement", "init")
 
 
 def finite(value: Tensor | float) -> float | None:
     """A number as JSON has it: None where it is infinite or not a number."""
     number = float(value)
     return number if math.isfinite(number) else None
+
+
+@dataclass(frozen=True, eq=False)
+class Asked:
+    """What a posterior was asked with: y and the operator as the sampler saw them, and the start.
+
+    Attributes:
+        measurement: y, public units, float32, entries that were not observed are 0.
+        operator: the forward model; None where it held functions, which no file can hold.
+        init: as given to `sample`; a network is kept in memory alone.
+    """
+
+    measurement: Tensor
+    operator: Operator | None
+    init: Any = None
+
+
+def init_name(init: Any) -> str | None:
+    """A start as JSON has it: None, its word, "an image" or "a network"."""
+    if init is None or isinstance(init, str):
+        return init
+    return "an image" if isinstance(init, Tensor | np.ndarray) else "a network"
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +72,9 @@ class Posterior:
         time_ms: wall time of the whole call.
         stages_ms: its split: prox, noise, denoise, other.
         num_samples: S.
-        about: what was asked and what ran, as JSON types.
+        about: what was asked and what ran, as JSON types: the engine's hash, the operator, the
+            schedule with all its numbers, the arguments of `sample` and versions among them.
+        asked: measurement and operator, with which `repeat` draws again.
         prompt_embedding: (B, tokens, width): the prompts that LATINO-PRO found, else None.
     """
 
@@ -49,6 +87,7 @@ class Posterior:
     kept: Tensor | None
     running: tuple[Tensor, Tensor] | None
     prompt_embedding: Tensor | None = None
+    asked: Asked | None = None
 
     @property
     def samples(self) -> Tensor:
@@ -109,19 +148,78 @@ class Posterior:
             f"{self.time_ms:.0f} ms, chi2={float(self.residual_chi2.mean()):.2f})"
         )
 
-    def save(self, folder: str | Path) -> None:
-        """Write samples.npy, mean.npy, std.npy, a PNG of each image and posterior.json; all or
-        nothing.
+    def save(self, path: str | Path) -> None:
+        """Write everything to one npz file, or to a folder with npy and PNG files; all or nothing.
 
-        The npy files hold the unclamped float32 values; PNGs are 8 bit, clamped to the public
-        range, written for 1 or 3 channels. Without kept samples, samples are left out; without two
-        samples, the std.
+        A name that ends on .npz is a file with the arrays samples, or mean and squares (the sum of
+        squared deviations) where samples were not kept, residual_chi2, measurement, those of the
+        operator, and `about` and `operator` as JSON. `latino_engine.operator("saved:file=NAME")`
+        reads the operator of it. A folder holds samples.npy, mean.npy, std.npy, a PNG of each image
+        (8 bits, clamped to the public range, for 1 or 3 channels), measurement.npy, operator.npz
+        and posterior.json. Without two samples the std is left out. Floats are unclamped float32.
 
         Raises:
-            OutputNotWritable: the folder cannot be written, or holds other things than a posterior.
+            OutputNotWritable: the path cannot be written, or holds other things than a posterior.
         """
-        with atomic_folder(folder, ours=POSTERIOR_FILES) as partial:
+        if Path(path).suffix.lower() == ".npz":
+            with atomic_file(path) as file:
+                np.savez(file, **self._arrays(), **self._texts())
+            return
+        with atomic_folder(path, ours=POSTERIOR_FILES) as partial:
             self.write_into(partial)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Posterior:
+        """The posterior that `save`, or the command `sample`, wrote: a file or a folder.
+
+        Raises:
+            PosteriorInvalid: a file that is missing, damaged or of another version.
+        """
+        place = Path(path)
+        try:
+            if place.is_dir():
+                arrays: Mapping[str, NDArray[Any]] = _folder_arrays(place)
+                return cls._restored(json.loads((place / "posterior.json").read_text()), arrays)
+            with np.load(place, allow_pickle=False) as stored:
+                return cls._restored(json.loads(str(stored["about"])), stored)
+        except (OSError, ValueError, EOFError, KeyError, TypeError, zipfile.BadZipFile) as error:
+            if isinstance(error, PosteriorInvalid):
+                raise
+            found = "no such file" if not place.exists() else "another or a damaged one"
+            raise PosteriorInvalid(
+                f"{place}: expected a posterior that was saved, got {found}; "
+                "name the npz file or the folder that Posterior.save wrote"
+            ) from error
+
+    def repeat(self, engine: Engine) -> Posterior:
+        """Draw the same samples again, with the measurement and the arguments that are kept here.
+
+        The engine must be the one that drew them, by its hash. On the same machine with the same
+        versions the samples are equal to the last bit; other versions are told in a warning.
+
+        Raises:
+            ValueError: another engine, an operator or a start that was a function.
+        """
+        if self.about["engine_sha256"] != engine.sha256:
+            expected = f"the engine {self.about['engine_sha256'][:12]} that drew the samples"
+            remedy = "load that engine; its hash is the sha256 in its engine.json"
+            raise invalid("engine", expected, engine.sha256[:12], remedy)
+        if self.asked is None or self.asked.operator is None:
+            remedy = "call sample with the operator again"
+            raise invalid("operator", "one that a file can hold", "a model of functions", remedy)
+        request = dict(self.about["request"])
+        if request["init"] in ("an image", "a network"):
+            request["init"] = self.asked.init
+            if self.asked.init is None:  # read from a file, which holds no network
+                remedy = "call sample with it again"
+                raise invalid("init", "a word or an image", "a network", remedy)
+        if self.about["versions"] != versions():
+            warnings.warn(
+                "repeat: the versions differ from those that drew the samples; "
+                "see about['versions']",
+                stacklevel=2,
+            )
+        return engine.sample(self.asked.measurement, self.asked.operator, **request)
 
     def write_into(self, folder: Path) -> None:
         """Write the files of `save` into an existing folder."""
@@ -137,12 +235,80 @@ class Posterior:
                 array if name == "sample" else array[0],
             )
             self._write_pictures(folder, name, stack)
+        arrays, texts = self._arrays(), self._texts()
+        for name in ("squares", "residual_chi2", "prompt_embedding", "measurement", "init"):
+            if name in arrays:
+                write_npy(folder / f"{name}.npy", arrays[name])
+        if "operator" in texts:
+            kept = {name: array for name, array in arrays.items() if name not in _ARRAYS}
+            np.savez(folder / "operator.npz", operator=texts["operator"], **kept)
         text = json.dumps(self.summary(), indent=1, allow_nan=False)
         (folder / "posterior.json").write_text(text + "\n")
+
+    def _arrays(self) -> dict[str, Any]:
+        asked = self.asked
+        kept = {
+            "samples": self.kept,
+            "mean": None if self.running is None else self.running[0],
+            "squares": None if self.running is None else self.running[1],
+            "residual_chi2": self.residual_chi2,
+            "prompt_embedding": self.prompt_embedding,
+            "measurement": None if asked is None else asked.measurement,
+        }
+        arrays = {name: t.detach().cpu().numpy() for name, t in kept.items() if t is not None}
+        if asked is not None and init_name(asked.init) == "an image":
+            arrays["init"] = torch.as_tensor(asked.init).detach().cpu().numpy()
+        if asked is not None and asked.operator is not None:
+            arrays |= _recorded(asked.operator)[1]
+        return arrays
+
+    def _texts(self) -> dict[str, Any]:
+        texts: dict[str, Any] = {"about": np.array(json.dumps(self.summary(), allow_nan=False))}
+        if self.asked is not None and self.asked.operator is not None:
+            fields, _ = _recorded(self.asked.operator)
+            if fields is not None:
+                texts["operator"] = np.array(json.dumps(fields))
+        return texts
+
+    @classmethod
+    def _restored(cls, about: dict[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Posterior:
+        if about["format_version"] != FORMAT_VERSION:
+            raise PosteriorInvalid(
+                f"posterior: expected format version {FORMAT_VERSION}, got "
+                f"{about['format_version']!r}; update latino-engine"
+            )
+
+        def tensor(name: str) -> Tensor | None:
+            return torch.from_numpy(np.array(arrays[name])) if name in arrays else None
+
+        kept = tensor("samples")
+        mean, squares = (None, None) if kept is not None else (tensor("mean"), tensor("squares"))
+        chi2, measurement = tensor("residual_chi2"), tensor("measurement")
+        if chi2 is None or (kept is None and (mean is None or squares is None)):
+            raise KeyError("samples")
+        operator = None
+        if "operator" in arrays:
+            operator = restored(json.loads(str(arrays["operator"])), arrays)
+        own = ("format_version", "num_samples", "nfe", "time_ms", "stages_ms", "residual_chi2")
+        return cls(
+            residual_chi2=chi2,
+            nfe=int(about["nfe"]),
+            time_ms=float(about["time_ms"]),
+            stages_ms=about["stages_ms"],
+            num_samples=int(about["num_samples"]),
+            about={name: value for name, value in about.items() if name not in own},
+            kept=kept,
+            running=None
+            if kept is not None or mean is None or squares is None
+            else (mean, squares),
+            prompt_embedding=tensor("prompt_embedding"),
+            asked=None if measurement is None else Asked(measurement, operator, tensor("init")),
+        )
 
     def summary(self) -> dict[str, Any]:
         """The figures as JSON types."""
         return {
+            "format_version": FORMAT_VERSION,
             **self.about,
             "num_samples": self.num_samples,
             "nfe": self.nfe,
@@ -162,3 +328,23 @@ class Posterior:
                 parts += [f"{s:03d}"] if name == "sample" else []
                 parts += [f"image{b:03d}"] if len(images) > 1 else []
                 write_image(folder / ("_".join(parts) + ".png"), image)
+
+
+def _recorded(op: Operator) -> tuple[dict[str, Any] | None, dict[str, Any]]:
+    """The record of an operator; none for one of the user's own functions."""
+    try:
+        return record(op, "operator.")
+    except InvalidArgument:
+        return None, {}
+
+
+def _folder_arrays(folder: Path) -> dict[str, NDArray[Any]]:
+    arrays = {
+        name: np.load(folder / f"{name}.npy", allow_pickle=False)
+        for name in _ARRAYS
+        if (folder / f"{name}.npy").is_file()
+    }
+    if (folder / "operator.npz").is_file():
+        with np.load(folder / "operator.npz", allow_pickle=False) as stored:
+            arrays |= {name: stored[name] for name in stored.files}
+    return arrays

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -244,3 +244,16 @@ def _entry(table: Sequence[Sequence[Scalar]] | float, n: int, k: int) -> Scalar:
             "smaller "
             "table; give one number for all, or N x K numbers"
         ) from None
+
+
+def schedule_rows(schedule: Schedule) -> dict[str, Any]:
+    """A schedule as JSON types: its outer steps with their rows, and the last prox."""
+
+    def plain(value: Any) -> Any:
+        return value.tolist() if isinstance(value, Tensor) else value
+
+    outer = []
+    for step in schedule.outer:
+        rows = [{name: plain(value) for name, value in vars(row).items()} for row in step.steps]
+        outer.append({**vars(step), "steps": rows})
+    return {"outer": outer, "final_gamma": plain(schedule.final_gamma)}

@@ -162,7 +162,7 @@ def _size(request: Request) -> int:
 
 def _mask_from_file(request: Request) -> Tensor:
     mask = image_io.read_mask(request.values["mask"])
-    if tuple(mask.shape) != request.image_shape:
+    if request.size is not None and tuple(mask.shape) != request.size:
         expected = "{} x {} pixels as the image".format(*request.image_shape)
         got = "{} x {}".format(*mask.shape)
         raise invalid(f"operator {request.name}, mask", expected, got, "crop or resize the mask")
@@ -193,6 +193,12 @@ def _random_columns(request: Request) -> Tensor:
     expected = "a number of 1 or more"
     acceleration = request.number("acceleration", expected, lambda v: v >= 1)
     return random_columns(acceleration, request.image_shape, request.seed)
+
+
+def _saved(request: Request) -> Operator:
+    from latino_engine.operators.serialisation import load_operator  # which knows all of them
+
+    return load_operator(request.values["file"])
 
 
 #: name -> leading key -> the way that it begins; "" where no key is needed.
@@ -228,6 +234,9 @@ OPERATORS: dict[str, dict[str, Way]] = {
         "kernels": Way("varying:kernels=psfs.npy", _kernel_grid),
         "std": Way("varying:std=0.8x2.5,grid=5", _growing_blur, ("grid",)),
     },
+    "saved": {"file": Way("saved:file=operator.npz", _saved)},
 }
+#: Keys whose values are names of files.
+FILE_KEYS = frozenset({"kernel", "kernels", "mask", "file"})
 #: One example of every form, for help texts.
 EXAMPLES = tuple(way.example for ways in OPERATORS.values() for way in ways.values())

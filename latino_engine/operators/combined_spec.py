@@ -70,10 +70,11 @@ def combine(
     """
     parts = _AND.split(text)
     if len(parts) == 1:
-        return _chain(text, parse, noise_std, image_shape)
+        description, level = own_noise(text, noise_std)
+        return _chain(description, parse, level, image_shape)
     operators = []
     for part in parts:
-        description, level = _own_noise(part, noise_std)
+        description, level = own_noise(part, noise_std)
         operators.append(_chain(description, parse, level, image_shape))
     return Stack(operators, image_shape)
 
@@ -107,7 +108,7 @@ def _check_inner(text: str, operator: Operator) -> None:
         raise invalid(f"operator {text}", "a linear operator before `then`", got, remedy)
 
 
-def _own_noise(text: str, noise_std: NoiseStd) -> tuple[str, NoiseStd]:
+def own_noise(text: str, noise_std: NoiseStd) -> tuple[str, NoiseStd]:
     """The description without `noise=`, and the level that it states for its last operator."""
     *before, last = re.split(r"(?<=\s)then\s+", text)
     head, colon, rest = last.partition(":" if ":" in last else ",")

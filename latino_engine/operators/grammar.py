@@ -12,6 +12,8 @@ from torch import Tensor
 from latino_engine.errors import invalid
 from latino_engine.operators.protocol import Operator
 
+_LARGEST_SIDE = 8192  # of a kernel, where the size of the image is not known
+
 
 @dataclass(frozen=True)
 class Request:
@@ -21,8 +23,16 @@ class Request:
     example: str
     values: dict[str, str]
     noise_std: float | Tensor
-    image_shape: tuple[int, int]
+    size: tuple[int, int] | None
     default_seed: int
+
+    @property
+    def image_shape(self) -> tuple[int, int]:
+        """(H, W) of the image, for an operator that depends on it."""
+        if self.size is None:
+            remedy = "give image_shape=(256, 256)"
+            raise invalid("image_shape", f"(H, W) for the operator {self.name}", None, remedy)
+        return self.size
 
     def number(self, key: str, expected: str, accept: Callable[[float], bool]) -> float:
         text = self.values[key]
@@ -44,7 +54,7 @@ class Request:
     @property
     def shorter_side(self) -> int:
         """No kernel may be larger; a slip of the pen shall not ask for terabytes."""
-        return min(self.image_shape)
+        return _LARGEST_SIDE if self.size is None else min(self.size)
 
     @property
     def seed(self) -> int:

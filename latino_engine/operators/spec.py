@@ -30,15 +30,19 @@ Several are joined by `then` and `and`; see `combined_spec`:
     blur:std=1 then poisson:peak=50
     blur:std=2 and sr:factor=4,noise=0.05
 
-A seed that is left out is that of the call. File names may hold no comma.
+    saved:file=operator.npz    any operator, as `spec_of` wrote it, with its own noise level
+
+A seed that is left out is that of the call. `noise=0.05` at the end of a description is its noise
+level, in place of the call's. File names may hold no comma.
 """
 
 from __future__ import annotations
 
 from torch import Tensor
 
+from latino_engine.errors import invalid
 from latino_engine.operators.builders import OPERATORS
-from latino_engine.operators.combined_spec import combine, image_size, is_combined
+from latino_engine.operators.combined_spec import combine, image_size, is_combined, own_noise
 from latino_engine.operators.grammar import Request, choose, parse_values, unknown
 from latino_engine.operators.protocol import Operator
 
@@ -46,7 +50,7 @@ from latino_engine.operators.protocol import Operator
 def parse_operator(
     text: str,
     noise_std: float | Tensor,
-    image_shape: tuple[int, int],
+    image_shape: tuple[int, int] | None,
     seed: int = 0,
     channels: int = 3,
 ) -> Operator:
@@ -56,7 +60,8 @@ def parse_operator(
         text: `name:key=value,key=value`, e.g. `sr:factor=4`.
         noise_std: standard deviation of the noise, public units, a number or (B,); not used by
             `jpeg`.
-        image_shape: (H, W) of the image that is restored, which masks must fit.
+        image_shape: (H, W) of the image that is restored, which masks must fit; None where no
+            operator depends on it.
         seed: for what is random and names no seed of its own.
         channels: of the image, which several operators need.
 
@@ -65,12 +70,20 @@ def parse_operator(
         ImageUnreadable: a mask or kernel file that cannot be used.
     """
 
-    def parse(one: str, level: float | Tensor, shape: tuple[int, int]) -> Operator:
+    def parse(one: str, level: float | Tensor, shape: tuple[int, int] | None) -> Operator:
         return _parse_one(one, level, shape, seed)
 
     if is_combined(text):
+        if image_shape is None:
+            expected = "(H, W) for several operators together"
+            raise invalid("image_shape", expected, None, "give image_shape=(256, 256)")
         return combine(text, parse, noise_std, (channels, *image_shape))
-    return parse(text, noise_std, image_shape)
+    description, level = own_noise(text, noise_std)
+    if description != text and text.strip().startswith(("jpeg", "poisson", "saved")):
+        name = text.strip().partition(":")[0]
+        remedy = "leave it out: the operator has a noise level of its own"
+        raise invalid(f"operator {name}", "no noise", text, remedy)
+    return parse(description, level, image_shape)
 
 
 def image_size_behind(text: str, measured: tuple[int, int]) -> tuple[int, int]:
@@ -79,11 +92,15 @@ def image_size_behind(text: str, measured: tuple[int, int]) -> tuple[int, int]:
     Raises:
         InvalidArgument, ImageUnreadable: a blur whose kernel cannot be told.
     """
-    return image_size(text, measured, lambda one, level, shape: _parse_one(one, level, shape, 0))
+
+    def parse(one: str, level: float | Tensor, shape: tuple[int, int]) -> Operator:
+        return _parse_one(own_noise(one, level)[0], level, shape, 0)
+
+    return image_size(text, measured, parse)
 
 
 def _parse_one(
-    text: str, noise_std: float | Tensor, image_shape: tuple[int, int], seed: int
+    text: str, noise_std: float | Tensor, image_shape: tuple[int, int] | None, seed: int
 ) -> Operator:
     name, _, rest = text.strip().partition(":")
     ways = OPERATORS.get(name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import subprocess
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,12 @@ def machine() -> dict[str, Any]:
 
 def versions() -> dict[str, str]:
     """Versions of what shapes an engine's results."""
+    return dict(_versions())
+
+
+@cache
+def _versions() -> dict[str, str]:
+    # Ten milliseconds of reading files, which every call of `sample` would pay.
     found = {"latino-engine": __version__, "python": platform.python_version()}
     for package in ("torch", "onnx", "onnxscript", "onnxruntime", "numpy"):
         try:

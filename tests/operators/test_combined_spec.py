@@ -188,7 +188,8 @@ REFUSED = {
     "denoise and denoise:noise=1,noise=2": "operator denoise:noise=1,noise=2, noise: expected one "
     "number >= 0, got several; write noise=0.05",
     "blur:std=1 then blurr:std=1": "operator: expected one of blur, uniform, motion, sr, inpaint, "
-    "denoise, jpeg, mri, demosaic, colorize, tomography, cs, phase, poisson, varying, got 'blurr'; "
+    "denoise, jpeg, mri, demosaic, colorize, tomography, cs, phase, poisson, varying, saved, "
+    "got 'blurr'; "
     "did you mean 'blur'?",
     "varying:std=2": "operator varying, std: expected CENTRExCORNER in pixels, above 0, at most 8, "
     "got '2'; write e.g. varying:std=0.8x2.5,grid=5",

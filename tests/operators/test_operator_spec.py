@@ -13,6 +13,7 @@ from latino_engine.errors import ImageUnreadable, InvalidArgument
 from latino_engine.operators import JPEG, MRI, Blur, Denoising, Inpainting, SuperResolution
 from latino_engine.operators.builders import EXAMPLES
 from latino_engine.operators.protocol import Operator
+from latino_engine.operators.serialisation import save_operator
 from latino_engine.operators.spec import parse_operator
 
 SHAPE = (48, 40)
@@ -169,15 +170,16 @@ def test_every_example_parses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     np.save("psf.npy", np.ones((3, 3)))
     np.save("mask.npy", np.eye(256))
     np.save("psfs.npy", np.ones((2, 3, 3, 3)))
+    save_operator(Denoising(0.05), "operator.npz")
     Image.fromarray(np.eye(256, dtype=np.uint8) * 255).save("mask.png")
     operators = [parse_operator(text, 0.05, (256, 256)) for text in EXAMPLES]
     assert all(isinstance(operator, Operator) for operator in operators)
-    assert len({text.partition(":")[0] for text in EXAMPLES}) == 15
+    assert len({text.partition(":")[0] for text in EXAMPLES}) == 16
 
 
 NAMES = (
     "blur, uniform, motion, sr, inpaint, denoise, jpeg, mri, demosaic, colorize, tomography, cs, "
-    "phase, poisson, varying"
+    "phase, poisson, varying, saved"
 )
 BLUR = "blur:std=1.6,size=13 or blur:kernel=psf.npy"
 INPAINT = "inpaint:mask=mask.png or inpaint:random=0.5,seed=0 or inpaint:box=64"
