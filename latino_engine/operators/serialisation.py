@@ -178,7 +178,13 @@ def restored(fields: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> O
         KeyError, TypeError, ValueError: fields that are no record.
     """
     values = {name: _restored(value, arrays) for name, value in fields.items()}
-    return cast(Operator, _CLASSES[values.pop("class")](**values))
+    kind = _CLASSES[values.pop("class")]
+    if kind is SuperResolution and isinstance(values["kernel"], Tensor):
+        grid, values["grid"] = values["grid"], "corner"  # where the taps have been moved to
+        op = SuperResolution(**values)
+        object.__setattr__(op, "grid", grid)
+        return op
+    return cast(Operator, kind(**values))
 
 
 def _restored(value: Any, arrays: Mapping[str, NDArray[Any]]) -> Any:
@@ -207,5 +213,5 @@ def _words(op: Operator) -> str | None:
         same = torch.equal(op.weights, Colorization(0.0).weights)
         return f"colorize:{noise}" if same else None
     if isinstance(op, SuperResolution) and op.kernel_name != "array" and op.compat is None:
-        return f"sr:factor={op.factor},kernel={op.kernel_name},{noise}"
+        return f"sr:factor={op.factor},kernel={op.kernel_name},grid={op.grid},{noise}"
     return None

@@ -26,6 +26,8 @@ OTHERS = {
     "poisson of a blur": lambda: le.PoissonNoise(le.Blur.gaussian(1.0, 0.0), 40.0),
     "phase": lambda: le.PhaseRetrieval.coded_diffraction((SIDE, SIDE), 0.05, 2, seed=4),
     "two noise levels": lambda: le.Denoising([0.1, 0.2]),
+    "centred": lambda: le.SuperResolution(2, 0.1, torch.rand(4, 6), grid="centred"),
+    "a library's": lambda: le.SuperResolution(2, 0.1, kernel="pillow-bicubic"),
     "authors' kernel": lambda: le.SuperResolution(2, 0.1, kernel="gaussian", compat="ud2m"),
 }
 
@@ -41,7 +43,9 @@ def same_measurement(one, other, x):
     assert one.batch_size == other.batch_size
     level = torch.as_tensor(one.noise_std)
     assert torch.equal(level, torch.as_tensor(other.noise_std))
-    assert torch.equal(one.measure(x, seed=3), other.measure(x, seed=3))
+    y = one.measure(x, seed=3)
+    assert torch.equal(y, other.measure(x, seed=3))
+    assert torch.equal(one.initial_estimate(y), other.initial_estimate(y))
 
 
 @pytest.mark.parametrize("case", SAVED, ids=lambda case: case.name)
@@ -85,6 +89,7 @@ def test_the_level_of_the_call_and_the_level_in_words():
         le.JPEG(35),
         le.SuperResolution(4, 0.03),
         le.SuperResolution(2, 0.1 + 0.2, kernel="gaussian"),
+        le.SuperResolution(3, 0.1, kernel="torch-bicubic"),
         le.Demosaicing(0.01, "GBRG"),
         le.Colorization(0.2),
     ],
