@@ -5,6 +5,7 @@
     python -m benchmarks.quality ablation MNIST      short trainings, one choice changed at a time
     python -m benchmarks.quality change MNIST        another operator at inference than in training
     python -m benchmarks.quality beyond MNIST PHOTOS_TEST    shipped adapters, other forward models
+    python -m benchmarks.quality denoising CBSD68    one evaluation beside the published figures
     python -m benchmarks.quality limits PHOTOS PHOTOS_TEST   what limits the photographs
     python -m benchmarks.quality picture MNIST       four doubtful digits
     python -m benchmarks.quality tables              docs/results.md from all rows on file
@@ -21,7 +22,7 @@ from typing import Annotated
 
 import typer
 
-from benchmarks.quality import ablation, limits, pictures, tables
+from benchmarks.quality import ablation, denoising, limits, pictures, tables
 from benchmarks.quality.rows import Problem, Sampler, peer_row, score_row
 from latino_engine.errors import UserError
 
@@ -152,6 +153,21 @@ def beyond(
             _say(f"{operator}, noise {noise:g}", sampler.name)
             problem = Problem(str(folder), operator, noise, 256, 0, 7)
             score_row("beyond-photos", problem, sampler)
+
+
+@app.command("denoising")
+def denoising_command(
+    folder: Folder,
+    prior: Annotated[str, typer.Option(help="Shipped name or folder.")] = PHOTOS,
+    curve: Annotated[
+        Path | None, typer.Option(help="validation.csv of the prior's training, to be kept.")
+    ] = None,
+) -> None:
+    """Gaussian denoising at 15, 25 and 50 of 255, and docs/prior-training.png."""
+    denoising.measure(folder, prior)
+    if curve is not None:
+        denoising.keep_curve(curve, Path(prior).name)
+    denoising.picture(_DOCS / denoising.PICTURE)
 
 
 @app.command("limits")

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.quality import limits
+from benchmarks.quality import denoising, limits
 from benchmarks.quality.rows import COVERAGE_RULE, RESULTS, read_row
 from latino_engine.atomic import atomic_file
 
@@ -90,6 +90,7 @@ def write(path: Path) -> None:
             parts += list(_tables(rows))
         if table == "photos":
             parts.append(limits.section())
+            parts += list(denoising.section())
     with atomic_file(path) as file:
         file.write("".join(parts).encode())
 
