@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import gzip
+import os
 import struct
 import threading
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
@@ -84,10 +85,7 @@ class FolderImages:
         self._lock = threading.Lock()
         self._kept: OrderedDict[int, Bytes] = OrderedDict()
         self._bytes = 0
-        shapes = [_shape(path) for path in self._paths]
-        self.channels = shapes[0][0]
-        for path, shape in zip(self._paths, shapes, strict=True):
-            self._check(path, shape)
+        self.channels = _common_channels(self._paths, crop)
 
     def __len__(self) -> int:
         return len(self._paths)
@@ -114,17 +112,59 @@ class FolderImages:
         return pixels
 
     def _check(self, path: Path, shape: tuple[int, ...]) -> None:
-        channels, height, width = shape
-        if min(height, width) < self._crop:
-            raise ImageUnreadable(
-                f"{path}: expected sides of at least {self._crop}, the crop, got {height} x "
-                f"{width}; choose a smaller --size or take the image out"
-            )
-        if channels != self.channels:
-            raise ImageUnreadable(
-                f"{path}: expected {self.channels} channels, as the first image has, got "
-                f"{channels}; convert the images to one kind"
-            )
+        if (problem := _problem(shape, self.channels, self._crop)) is not None:
+            raise _refusal(path.parent, self.channels, self._crop, {path: problem})
+
+
+def _common_channels(paths: Sequence[Path], crop: int) -> int:
+    """The number of channels of most of the files, by their headers.
+
+    Raises:
+        ImageUnreadable: naming every file that is no image, smaller than the crop or of another
+            number of channels.
+    """
+    shapes: dict[Path, tuple[int, ...]] = {}
+    problems: dict[Path, str] = {}
+    for path in paths:
+        try:
+            shapes[path] = _shape(path)
+        except ImageUnreadable as error:
+            problems[path] = str(error)
+    counts = Counter(shape[0] for shape in shapes.values())
+    channels = counts.most_common(1)[0][0] if counts else 0
+    for path, shape in shapes.items():
+        if (problem := _problem(shape, channels, crop)) is not None:
+            problems[path] = problem
+    if problems:
+        folder = Path(os.path.commonpath([path.parent for path in paths]))
+        raise _refusal(folder, channels, crop, problems)
+    return channels
+
+
+def _problem(shape: tuple[int, ...], channels: int, crop: int) -> str | None:
+    """Why images of this (C, H, W) cannot be used, None where they can."""
+    if min(shape[1:]) < crop:
+        return f"{shape[1]} x {shape[2]} pixels"
+    return None if shape[0] == channels else _counted(shape[0], "channel")
+
+
+def _refusal(folder: Path, channels: int, crop: int, problems: dict[Path, str]) -> ImageUnreadable:
+    """One message for all files that cannot be used."""
+    if len(problems) == 1 and not channels:
+        return ImageUnreadable(next(iter(problems.values())))
+    listed = ", ".join(
+        text if text.startswith(str(path)) else f"{os.path.relpath(path, folder)} ({text})"
+        for path, text in sorted(problems.items())
+    )
+    return ImageUnreadable(
+        f"{folder}: expected images of {_counted(channels, 'channel')}, as most of them have, with "
+        f"sides of at least {crop}, the crop, got {_counted(len(problems), 'file')} that cannot be "
+        f"used: {listed}; take them out, convert them or choose a smaller --size"
+    )
+
+
+def _counted(number: int, word: str) -> str:
+    return f"{number} {word}{'' if number == 1 else 's'}"
 
 
 def open_images(source: str | Path, crop: int, pad: int = 0) -> ImageSource:
@@ -178,11 +218,13 @@ def check_channels(source: HasChannels, channels: int, owner: str, kind: str) ->
 def files_below(folder: Path, kinds: Sequence[str]) -> list[Path]:
     """What ends in one of these (lower case, with the dot), at any depth, in order.
 
-    Left out is what stands in the folder of a run below it, such as that run's own samples.
+    Left out is what stands in the folder of a run below it, such as that run's own samples, and
+    hidden files, such as those that macOS writes beside images (`._x.jpg`).
     """
     below = list(folder.rglob("*"))
     runs = {path.parent for path in below if path.name == CHECKPOINT} - {folder}
-    found = (path for path in below if path.suffix.lower() in kinds)
+    shown = (path for path in below if not path.name.startswith("."))
+    found = (path for path in shown if path.suffix.lower() in kinds)
     return sorted(path for path in found if runs.isdisjoint(path.parents))
 
 

@@ -255,18 +255,32 @@ def test_images_that_cannot_be_used(tmp_path):
     )
 
 
-def test_mixed_and_small_photographs(tmp_path):
-    grey, colour = np.zeros((20, 20), np.uint8), np.zeros((20, 20, 3), np.uint8)
-    Image.fromarray(grey).save(tmp_path / "a.png")
-    Image.fromarray(colour).save(tmp_path / "b.png")
+def test_all_photographs_that_cannot_be_used_are_named_in_one_message(tmp_path):
+    colour = np.zeros((20, 20, 3), np.uint8)
+    for name in ("a", "b"):
+        Image.fromarray(colour).save(tmp_path / f"{name}.png")
+    assert len(open_images(tmp_path, 16)) == 2
+    (tmp_path / "._a.png").write_bytes(b"Mac OS X resource fork")  # passed over
+    assert len(open_images(tmp_path, 16)) == 2
+
+    Image.fromarray(colour[..., 0]).save(tmp_path / "grey.png")
     assert refused(ImageUnreadable, lambda: open_images(tmp_path, crop=16)) == (
-        f"{tmp_path / 'b.png'}: expected 1 channels, as the first image has, got 3; "
-        "convert the images to one kind"
+        f"{tmp_path}: expected images of 3 channels, as most of them have, with sides of at least "
+        "16, the crop, got 1 file that cannot be used: grey.png (1 channel); take them out, "
+        "convert them or choose a smaller --size"
     )
-    assert refused(ImageUnreadable, lambda: open_images(tmp_path, crop=32)) == (
-        f"{tmp_path / 'a.png'}: expected sides of at least 32, the crop, got 20 x 20; "
-        "choose a smaller --size or take the image out"
-    )
+
+    (tmp_path / "more").mkdir()
+    Image.fromarray(colour[:12]).save(tmp_path / "more" / "small.png")
+    Image.fromarray(colour).convert("CMYK").save(tmp_path / "cmyk.jpg")
+    frames = [Image.fromarray(colour), Image.fromarray(255 - colour)]
+    frames[0].save(tmp_path / "moving.png", save_all=True, append_images=frames[1:])
+    (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8\xff")
+    message = refused(ImageUnreadable, lambda: open_images(tmp_path, crop=16))
+    assert "got 5 files that cannot be used: " in message
+    for part in ("grey.png (1 channel)", "more/small.png (12 x 20 pixels)", "broken.jpg"):
+        assert part in message
+    assert "cmyk.jpg" in message and "moving.png" in message
 
 
 @pytest.mark.parametrize(
