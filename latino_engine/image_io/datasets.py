@@ -129,7 +129,7 @@ def _common_channels(paths: Sequence[Path], crop: int) -> int:
         try:
             shapes[path] = _shape(path)
         except ImageUnreadable as error:
-            problems[path] = str(error)
+            problems[path] = str(error).partition(", got ")[2].partition(";")[0] or str(error)
     counts = Counter(shape[0] for shape in shapes.values())
     channels = counts.most_common(1)[0][0] if counts else 0
     for path, shape in shapes.items():
@@ -150,16 +150,13 @@ def _problem(shape: tuple[int, ...], channels: int, crop: int) -> str | None:
 
 def _refusal(folder: Path, channels: int, crop: int, problems: dict[Path, str]) -> ImageUnreadable:
     """One message for all files that cannot be used."""
-    if len(problems) == 1 and not channels:
-        return ImageUnreadable(next(iter(problems.values())))
     listed = ", ".join(
-        text if text.startswith(str(path)) else f"{os.path.relpath(path, folder)} ({text})"
-        for path, text in sorted(problems.items())
+        f"{os.path.relpath(path, folder)} ({text})" for path, text in sorted(problems.items())
     )
+    kind = f"of {_counted(channels, 'channel')}, as most of them have, " if channels else ""
     return ImageUnreadable(
-        f"{folder}: expected images of {_counted(channels, 'channel')}, as most of them have, with "
-        f"sides of at least {crop}, the crop, got {_counted(len(problems), 'file')} that cannot be "
-        f"used: {listed}; take them out, convert them or choose a smaller --size"
+        f"{folder}: expected images {kind}with sides of at least {crop}, the crop, got "
+        f"{_counted(len(problems), 'file')} that cannot be used: {listed}; take them out, convert them or choose a smaller --size"
     )
 
 
