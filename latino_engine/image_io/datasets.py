@@ -129,6 +129,8 @@ def _common_channels(paths: Sequence[Path], crop: int) -> int:
         try:
             shapes[path] = _shape(path)
         except ImageUnreadable as error:
+            if len(paths) == 1:
+                raise
             problems[path] = str(error).partition(", got ")[2].partition(";")[0] or str(error)
     counts = Counter(shape[0] for shape in shapes.values())
     channels = counts.most_common(1)[0][0] if counts else 0
@@ -156,7 +158,8 @@ def _refusal(folder: Path, channels: int, crop: int, problems: dict[Path, str]) 
     kind = f"of {_counted(channels, 'channel')}, as most of them have, " if channels else ""
     return ImageUnreadable(
         f"{folder}: expected images {kind}with sides of at least {crop}, the crop, got "
-        f"{_counted(len(problems), 'file')} that cannot be used: {listed}; take them out, convert them or choose a smaller --size"
+        f"{_counted(len(problems), 'file')} that cannot be used: {listed}; take them out, "
+        "convert them or choose a smaller --size"
     )
 
 
