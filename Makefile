@@ -83,10 +83,11 @@ lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf build site *.egg-info demo-output .pytest_cache .mypy_cache .ruff_cache
+	rm -rf build site *.egg-info demo-output .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

@@ -17,8 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from latino_engine import load_prior
-from latino_engine.compilation.audit import exact_graph
-from latino_engine.export.denoiser import export_denoiser
+from latino_engine.export.denoiser import exact_graph, export_denoiser
 from latino_engine.priors import Prior
 from latino_engine.priors.networks.unet import Attention, UNet
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import math
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,8 +20,7 @@ from latino_engine.compilation.accuracy import (
     relative_errors,
 )
 from latino_engine.errors import AccuracyError, invalid
-from latino_engine.export.denoiser import export_denoiser
-from latino_engine.export.merged_layers import merged_products
+from latino_engine.export.denoiser import exact_graph
 from latino_engine.export.mixed_precision import (
     POINTWISE,
     PRODUCTS,
@@ -32,7 +30,6 @@ from latino_engine.export.mixed_precision import (
     rounded_twin,
     rounding,
     to_typed,
-    transposed_convolutions_as_shuffles,
 )
 from latino_engine.priors.loading import pixel_prior
 from latino_engine.priors.prior import Prior
@@ -70,18 +67,6 @@ class LayerError:
     error: float
     largest: float
     kept: bool
-
-
-def exact_graph(prior: Prior) -> onnx.ModelProto:
-    """The prior's denoiser as a float32 graph of operations that TensorRT has in each precision,
-    linear layers of the same input merged.
-    """
-    import onnx
-
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "denoiser.onnx"
-        export_denoiser(prior, "fp32", path)
-        return merged_products(transposed_convolutions_as_shuffles(onnx.load(str(path))))
 
 
 def graph_runtime(model: onnx.ModelProto) -> Callable[[Tensor, Tensor], Tensor]:

@@ -16,12 +16,12 @@ from latino_engine.atomic import atomic_folder
 from latino_engine.compilation.accuracy import BOUNDS, check_accuracy, probe_sigmas, relative_errors
 from latino_engine.compilation.audit import (
     audit_layers,
-    exact_graph,
     named,
     probe_sides,
     typed_errors,
 )
 from latino_engine.errors import AccuracyError, BackendNotAvailable, UserError, invalid
+from latino_engine.export.denoiser import exact_graph
 from latino_engine.export.mixed_precision import to_typed
 from latino_engine.manifest import ENGINE_FILES, damaged_plans, read_manifest, write_manifest
 from latino_engine.priors.folder import parse_spec

@@ -6,16 +6,23 @@ from __future__ import annotations
 
 import hashlib
 import json
+import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
+from latino_engine.export.merged_layers import merged_products
+from latino_engine.export.mixed_precision import transposed_convolutions_as_shuffles
 from latino_engine.priors.assembly import MODULE
 from latino_engine.priors.precision import to_precision
 from latino_engine.priors.prior import Prior
 from latino_engine.system.cache import through_cache
 from latino_engine.system.quiet import quiet
+
+if TYPE_CHECKING:
+    import onnx
 
 OPSET = 18
 EXPORTER_VERSION = (
@@ -44,6 +51,18 @@ def export_denoiser(prior: Prior, precision: str, target: Path) -> str:
         key, target, lambda: _export(to_precision(prior.denoiser, precision), prior, target)
     )
     return key
+
+
+def exact_graph(prior: Prior) -> onnx.ModelProto:
+    """The prior's denoiser as a float32 graph of operations that TensorRT has in each precision,
+    linear layers of the same input merged.
+    """
+    import onnx
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "denoiser.onnx"
+        export_denoiser(prior, "fp32", path)
+        return merged_products(transposed_convolutions_as_shuffles(onnx.load(str(path))))
 
 
 def _export(denoiser: nn.Module, prior: Prior, target: Path) -> None:

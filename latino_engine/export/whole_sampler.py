@@ -16,8 +16,8 @@ from torch import Tensor
 
 from latino_engine import ops
 from latino_engine.atomic import atomic_file
-from latino_engine.compilation.audit import exact_graph
 from latino_engine.errors import invalid, invalid_type, whole_number
+from latino_engine.export.denoiser import exact_graph
 from latino_engine.export.whole_sampler_graph import COLUMNS, FAMILIES, TRANSFORMS, sampler_graph
 from latino_engine.operators import Blur, Denoising, Inpainting
 from latino_engine.operators.parts.spectra import kernel_full_spectrum, kernel_spectrum

@@ -9,7 +9,7 @@ import pytest
 from onnx import helper
 
 from latino_engine import load_prior
-from latino_engine.compilation.audit import exact_graph
+from latino_engine.export.denoiser import exact_graph
 
 ROOT = Path(__file__).parents[2]
 _spec = importlib.util.spec_from_file_location("gpu_budget", ROOT / "benchmarks" / "gpu_budget.py")

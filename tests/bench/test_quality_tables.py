@@ -1,4 +1,4 @@
-"""docs/results.md and README hold what the scored rows give; a row is scored once."""
+"""docs/results.md and docs/at-a-glance.md hold what the scored rows give; a row is scored once."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from latino_engine.priors import load_prior, save_prior
 from latino_engine.priors.adapters import load_adapter
 
 ROOT = Path(__file__).parents[2]
+GLANCE = ROOT / "docs" / "at-a-glance.md"
 PHOTOS_HASH, DIGITS_HASH = (load_prior(n).content_hash() for n in ("photo-small", "digits-32"))
 ROW = {
     "name": "some sampler",
@@ -51,6 +52,15 @@ def filed(table: str, problem: rows.Problem, sampler: str) -> dict[str, Any]:
     return row
 
 
+def coverages(table, level, sampler, operators, noise, size) -> str:
+    """The range of a row's coverages over the operators, in words."""
+    found = [
+        100 * filed(table, rows.Problem("", op, noise, size), sampler)["coverage_active"][level]
+        for op in operators
+    ]
+    return f"{min(found):.0f} to {max(found):.0f} %"
+
+
 def test_the_page_is_what_the_rows_give(tmp_path: Path):
     tables.write(tmp_path / "page.md")
     text = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
@@ -58,8 +68,8 @@ def test_the_page_is_what_the_rows_give(tmp_path: Path):
     assert (tmp_path / "page.md").read_text(encoding="utf-8") == text, message
 
 
-def test_the_photographs_of_the_readme_are_rows():
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+def test_the_photographs_at_a_glance_are_rows():
+    text = GLANCE.read_text(encoding="utf-8")
     names = ("deblurring", "4x super-resolution", "half of the pixels missing")
     for task, operator in zip(names, quality.PHOTO_OPERATORS, strict=True):
         cells = []
@@ -69,10 +79,13 @@ def test_the_photographs_of_the_readme_are_rows():
             cells += [f"{row['psnr_mean']:.2f}"] if own else []
             cells += [f"{row['crps']:.4f}"]
         assert f"| {task} | {' | '.join(cells)} |" in text
+    held = coverages("photos", "0.5", "distilled_2_x_2", quality.PHOTO_OPERATORS, 0.02, 256)
+    text = " ".join(text.split())
+    assert f"The 50 % intervals of the distilled sampler hold {held} of the pixels in doubt" in text
 
 
 @pytest.mark.parametrize("score", ["crps", "energy_score"])
-def test_the_digits_of_the_readme_are_rows(score: str):
+def test_the_digits_at_a_glance_are_rows(score: str):
     found = [json.loads(file.read_text()) for file in (rows.RESULTS / "digits").glob("*.json")]
     for operator in quality.OPERATORS:
         mine = [row for row in found if row["operator"] == operator]
@@ -113,7 +126,7 @@ def test_the_rows_of_photographs_are_of_the_shipped_adapter(operator: str):
 
 
 def test_beyond_its_training_the_adapter_of_photographs_leads_still():
-    """What the page and the README say of it, from the rows."""
+    """What the pages say of it, from the rows."""
     gains, below = [], 0
     for operator, noise in quality._PHOTOS_BEYOND:
         problem = rows.Problem("", operator, noise, 256)
@@ -129,7 +142,7 @@ def test_beyond_its_training_the_adapter_of_photographs_leads_still():
         assert (ours["coverage_active"]["0.5"] < 0.3) == lost
         gains.append(round(100 * (1 - ours["crps"] / latino["crps"])))
     assert 2 * below == len(gains)
-    text = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    text = " ".join(GLANCE.read_text(encoding="utf-8").split())
     assert f"keeps a CRPS {min(gains)} to {max(gains)} % below that of LATINO with 8" in text
 
 
