@@ -33,7 +33,7 @@ if TYPE_CHECKING:
         SuperResolution,
         Tomography,
     )
-    from latino_engine.operators.serialisation import operator
+    from latino_engine.operators.spec import operator
     from latino_engine.posterior import Posterior
     from latino_engine.priors import (
         Prior,
@@ -111,7 +111,7 @@ _HOME = {
     "SpatiallyVaryingBlur": "operators",
     "Stack": "operators",
     "Tomography": "operators",
-    "operator": "operators.serialisation",
+    "operator": "operators.spec",
     "Engine": "engine",
     "load": "loading",
     "compile": "compilation.compiler",

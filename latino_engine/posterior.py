@@ -6,10 +6,10 @@ import json
 import math
 import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -23,9 +23,6 @@ from latino_engine.operators.protocol import Operator
 from latino_engine.operators.serialisation import record, restored
 from latino_engine.system.machine import versions
 
-if TYPE_CHECKING:
-    from latino_engine.engine import Engine
-
 #: Names that a saved posterior may hold: the first marks a folder as one.
 POSTERIOR_FILES = ("posterior.json", "*.npy", "*.npz", "*.png")
 FORMAT_VERSION = 1
@@ -37,6 +34,18 @@ def finite(value: Tensor | float) -> float | None:
     """A number as JSON has it: None where it is infinite or not a number."""
     number = float(value)
     return number if math.isfinite(number) else None
+
+
+class Sampling(Protocol):
+    """An engine, as far as `Posterior.repeat` needs it."""
+
+    @property
+    def sha256(self) -> str:
+        """The hash of what it was compiled from."""
+
+    @property
+    def sample(self) -> Callable[..., Posterior]:
+        """(y, operator, ...) -> draws from p(x | y)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -191,7 +200,7 @@ class Posterior:
                 "name the npz file or the folder that Posterior.save wrote"
             ) from error
 
-    def repeat(self, engine: Engine) -> Posterior:
+    def repeat(self, engine: Sampling) -> Posterior:
         """Draw the same samples again, with the measurement and the arguments that are kept here.
 
         The engine must be the one that drew them, by its hash. On the same machine with the same

@@ -41,7 +41,6 @@ from latino_engine.operators import (
     Tomography,
 )
 from latino_engine.operators.protocol import Operator
-from latino_engine.operators.spec import parse_operator
 
 Arrays = dict[str, Any]  # name -> array
 
@@ -54,30 +53,6 @@ _CLASSES: dict[str, Any] = {
     )
 }
 _REMEDY = "write it by Posterior.save or by save_operator"
-
-
-def operator(
-    text: str,
-    noise_std: float | Tensor = 0.02,
-    image_shape: tuple[int, int] | None = None,
-    seed: int = 0,
-    channels: int = 3,
-) -> Operator:
-    """The operator of a description such as "blur:std=1.6,noise=0.05", as the command line has it.
-
-    Args:
-        text: in the grammar of `latino_engine.operators.spec`.
-        noise_std: standard deviation of the noise, public units, a number or (B,); `noise=` in the
-            description takes its place.
-        image_shape: (H, W) of the image that is restored; random masks, boxes, tomography,
-            compressed sensing, phase retrieval and several operators together need it.
-        seed: for what is random and names no seed of its own.
-        channels: of the image, which several operators together need.
-
-    Raises:
-        ValueError: a description that cannot be read, or an image_shape that is missing.
-    """
-    return parse_operator(text, noise_std, image_shape, seed, channels)
 
 
 def spec_of(op: Operator, file: PathLike | None = None) -> str:
