@@ -16,7 +16,7 @@ from latino_engine import ops
 from latino_engine.errors import UserError, invalid, whole_number
 from latino_engine.learned_schedule import parse_schedule
 from latino_engine.manifest import engine_sha256
-from latino_engine.operators import Denoising, Inpainting
+from latino_engine.operators import Denoising
 from latino_engine.operators.protocol import Operator
 from latino_engine.posterior import Asked, Posterior, init_name
 from latino_engine.priors.folder import parse_spec
@@ -36,7 +36,6 @@ from latino_engine.sampling.reporting import Progress, reporter
 from latino_engine.sampling.threads import torch_threads
 from latino_engine.sampling.tiles import Tiles, denoise_tiles, make_tiles
 from latino_engine.schedule import (
-    INPAINTING_R,
     Scalar,
     ScheduleBuilder,
     few_step_sigmas,
@@ -270,8 +269,7 @@ class Engine:
         if sampler == "ud2m":
             sigmas = few_step_sigmas(3 if steps is None else steps, self.spec.sigma_table)
             inner = 3 if unfold is None else unfold
-            radius = INPAINTING_R if isinstance(op, Inpainting) else 1.0
-            return lambda sigma_y: ud2m_schedule(sigma_y, sigmas, inner, r=radius)
+            return lambda sigma_y: ud2m_schedule(sigma_y, sigmas, inner, r=op.first_radius)
         if unfold is not None:
             remedy = "leave it out, or use sampler='ud2m'"
             raise invalid("unfold", "None for the sampler 'latino'", unfold, remedy)

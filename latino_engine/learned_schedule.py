@@ -11,6 +11,7 @@ from typing import Any, cast
 import torch
 
 from latino_engine.errors import AdapterInvalid
+from latino_engine.operators.protocol import Operator
 from latino_engine.schedule import DEFAULT_ZETA, Scalar, Schedule, ScheduleBuilder, ud2m_schedule
 
 _STEP_SIZES = ("r", "d", "lam")
@@ -47,15 +48,15 @@ class LearnedSchedule:
         """Network evaluations per sample, N K."""
         return len(self.sigmas) * self.unfold
 
-    def step_sizes(self, operator: object) -> Mapping[str, Table]:
+    def step_sizes(self, operator: Operator) -> Mapping[str, Table]:
         """r, d and lam for this operator."""
-        return self.step_sizes_of(type(operator).__name__)
+        return self.step_sizes_of(operator.kind)
 
     def step_sizes_of(self, kind: str) -> Mapping[str, Table]:
         """r, d and lam for an operator class of this name."""
         return self.steps[kind] if kind in self.steps else _geometric_mean(self.steps.values())
 
-    def builder(self, operator: object) -> ScheduleBuilder:
+    def builder(self, operator: Operator) -> ScheduleBuilder:
         """sigma_y (internal units) -> the schedule for this operator [UD2M, Alg. 1]."""
         tables = self.step_sizes(operator)
         return lambda sigma_y: self.schedule(sigma_y, tables)

@@ -12,8 +12,8 @@ from benchmarks.operations import eager
 from benchmarks.operations.case import OURS, Arguments, Case, Provider
 from benchmarks.operations.fused import GAMMA, images, in_float64
 from latino_engine import ops
-from latino_engine.bench.counting import Count, count_call
 from latino_engine.operators import MRI, Blur, Inpainting
+from latino_engine.operators.parts.cost import Count
 from latino_engine.operators.parts.spectra import kernel_spectrum
 
 
@@ -37,8 +37,7 @@ def call_cases(batch: int, height: int, width: int, device: str = "cpu") -> list
     def masked(of: tuple[int, ...], count: int = 1) -> Arguments:
         return (*images(count, of, device), mask)
 
-    convolved = count_call(blur, "A", shape)
-    assert convolved is not None
+    convolved = blur.cost("A", shape)
     one_way = Count(convolved.flops / 2, convolved.bytes / 2 + half)
     mri = MRI(mask[0, 0].cpu(), 0.02)
 
@@ -59,15 +58,15 @@ def call_cases(batch: int, height: int, width: int, device: str = "cpu") -> list
         _case("convolve", shape, convolution, convolve, convolved),
         _case("convolved_spectrum", shape, convolution, spectrum, one_way),
         _case("keep_observed", shape, partial(masked, shape), lambda x, m: torch.where(m > 0, x, 0),
-              count_call(Inpainting(mask.cpu(), 0.02), "A", shape)),
+              Inpainting(mask.cpu(), 0.02).cost("A", shape)),
         _case("kspace_forward", kspace, partial(masked, kspace), eager.mri_A,
-              count_call(mri, "A", kspace)),
+              mri.cost("A", kspace)),
         _case("kspace_adjoint", kspace, partial(masked, kspace), eager.mri_A_adjoint,
-              count_call(mri, "A_adjoint", kspace)),
+              mri.cost("A_adjoint", kspace)),
         _case("fourier_mask_prox", kspace, partial(masked, kspace, 2), last,
-              count_call(mri, "prox", kspace), kspace_prox),
+              mri.cost("prox", kspace), kspace_prox),
         _case("observed_prox", shape, partial(masked, shape, 2), observed,
-              count_call(Inpainting(mask[0, 0].cpu(), 0.02), "prox", shape), pixel_prox),
+              Inpainting(mask[0, 0].cpu(), 0.02).cost("prox", shape), pixel_prox),
     ]  # fmt: skip
 
 

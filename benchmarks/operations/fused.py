@@ -11,8 +11,8 @@ from torch import Tensor
 
 from benchmarks.operations.case import OURS, Arguments, Case, Provider
 from latino_engine import ops
-from latino_engine.bench.counting import Count, count_prox
 from latino_engine.operators import MRI, Blur, Inpainting, SuperResolution
+from latino_engine.operators.parts.cost import Count
 from latino_engine.operators.parts.spectra import kernel_spectrum
 from latino_engine.ops import cpu_extension, cuda, inner_steps, reference, triton
 from latino_engine.ops.philox import philox_normals
@@ -192,7 +192,7 @@ def _step_case(
 def _fourier_cases(shape: tuple[int, int, int, int], device: str) -> list[Case]:
     op = Blur.gaussian(1.6, 0.02, size=13)
     size = (shape[-2], shape[-1])
-    count = count_prox(op, shape)
+    count = op.cost("data_step", shape)
 
     def constants() -> tuple[Tensor, ...]:
         y = op.A(images(1, shape, device, seed=8)[0])
@@ -221,7 +221,7 @@ def _fourier_cases(shape: tuple[int, int, int, int], device: str) -> list[Case]:
 
 def _alias_cases(shape: tuple[int, int, int, int], device: str) -> list[Case]:
     op = SuperResolution(FACTOR, 0.02)
-    count = count_prox(op, shape)
+    count = op.cost("data_step", shape)
     height, width = shape[-2:]
 
     def constants() -> tuple[Tensor, ...]:
@@ -267,7 +267,7 @@ def _masked_cases(shape: tuple[int, int, int, int], device: str) -> list[Case]:
         label: (lambda v, mask, y, run=run: run(v, mask, y, GAMMA))
         for label, run in _backends(ops.masked_prox, device).items()
     }
-    count = count_prox(Inpainting(torch.ones(shape[-2:]), 0.02), shape)
+    count = Inpainting(torch.ones(shape[-2:]), 0.02).cost("data_step", shape)
     return [
         Case(
             "masked_prox", shape, make, {**prox, "eager": eager},
@@ -296,7 +296,7 @@ def _fourier_mask_case(shape: tuple[int, int, int, int], device: str) -> Case:
         z = torch.fft.fftshift(z, dim=axes)
         return torch.cat((z.real, z.imag), dim=1)
 
-    count = count_prox(MRI(torch.ones(size), 0.02), shape)
+    count = MRI(torch.ones(size), 0.02).cost("data_step", shape)
     return _step_case(
         "fourier_mask_prox_noise", shape, ops.fourier_mask_prox_noise, eager, constants, count,
         device,

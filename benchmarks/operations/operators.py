@@ -13,7 +13,6 @@ from benchmarks.operations import eager
 from benchmarks.operations.case import BOUND, OURS, Arguments, Case, Provider
 from benchmarks.operations.model import GAMMA, NOISE_STD, Model, closed, iterative
 from benchmarks.operations.sensors import sensor_models
-from latino_engine.bench.counting import count_call
 from latino_engine.operators import (
     JPEG,
     MRI,
@@ -116,7 +115,7 @@ def _cases(model: Model, shape: tuple[int, int, int, int], device: str) -> list[
                 make,
                 providers,
                 lambda plain=plain, make=make: plain(*(a.double() for a in make())),
-                count=count_call(model.op, method, shape),
+                count=model.op.cost(method, shape),
                 bound=model.prox_bound if method == "prox" else BOUND,
             )
         )

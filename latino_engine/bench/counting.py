@@ -1,10 +1,9 @@
-"""Floating-point operations and bytes, counted from the graph and from the operator.
+"""Floating-point operations and bytes of a denoiser, counted from its graph.
 
 Conventions. A multiply-add is two operations; every other arithmetic node counts one per element of
-its result (a sigmoid too). A real FFT of n points takes 2.5 n log2 n, a complex one twice that.
-Bytes of the graph: every node reads its inputs and writes its outputs, views excepted; a runtime
-that fuses nodes or finds them in a cache moves less. Bytes of a data step: what must be read and
-written once.
+its result (a sigmoid too). Every node reads its inputs and writes its outputs, views excepted; a
+runtime that fuses nodes or finds them in a cache moves less. The calls of an operator count
+themselves: `Operator.cost`.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from latino_engine.operators import JPEG, MRI, Blur, Denoising, Inpainting, SuperResolution
+from latino_engine.operators.parts.cost import Count
 
 _ITEM_BYTES = {1: 4, 10: 2, 16: 2, 11: 8, 7: 8, 6: 4, 9: 1, 2: 1, 3: 1}  # by ONNX element type
 _VIEWS = ("Reshape", "Unsqueeze", "Squeeze", "Identity", "Shape", "Flatten")
@@ -23,19 +22,6 @@ _MOVES = ("Concat", "Split", "Slice", "Transpose", "DepthToSpace", "SpaceToDepth
 _FREE = (*_VIEWS, *_MOVES, "Cast", "Gather", "Constant", "ConstantOfShape", "Pad")
 _MATRIX = ("Conv", "ConvTranspose", "MatMul", "Gemm")
 _NORM_FLOPS, _SOFTMAX_FLOPS = 6, 5  # per element: two sums, difference, product; exp, sum, ...
-
-
-@dataclass(frozen=True)
-class Count:
-    """Operations and bytes of one call."""
-
-    flops: float
-    bytes: float
-
-    @property
-    def intensity(self) -> float:
-        """Operations per byte."""
-        return self.flops / self.bytes
 
 
 @dataclass(frozen=True)
@@ -149,75 +135,3 @@ def _node_flops(node: Any, sizes: dict[str, tuple[int, ...]]) -> float:
     if node.op_type.endswith("Normalization"):
         return float(_NORM_FLOPS * out)
     return float((_SOFTMAX_FLOPS if node.op_type == "Softmax" else 1) * out)
-
-
-def count_prox(op: object, shape: tuple[int, ...]) -> Count | None:
-    """Count one data step on images of this shape, from its formula with y's part precomputed.
-
-    Args:
-        op: the operator.
-        shape: (B, C, H, W) of the images.
-
-    Returns:
-        None for data steps by conjugate gradients, whose length depends on the data.
-    """
-    batch, channels, height, width = shape
-    planes, pixels = batch * channels, height * width
-    image, half = 4 * planes * pixels, height * (width // 2 + 1)  # bytes; bins
-    transform = 2.5 * pixels * math.log2(max(2, pixels))  # of one real plane, one way
-    if isinstance(op, Blur):
-        kernels = math.prod(op.kernel.shape[:-2])
-        flops = planes * (2 * transform + 8 * half)
-        return Count(flops, 2 * image + 8 * planes * half + 4 * kernels * half)
-    if isinstance(op, SuperResolution):
-        kernels = math.prod(op.kernel.shape[:-2])
-        flops = planes * (2 * transform + 24 * half)
-        return Count(flops, 2 * image + 8 * planes * half + 8 * kernels * half)
-    if isinstance(op, Inpainting):
-        return Count(5 * planes * pixels, 3 * image + 4 * op.mask.numel())
-    if isinstance(op, Denoising):
-        return Count(3 * planes * pixels, 3 * image)
-    if isinstance(op, JPEG):
-        return Count((64 + 12 + 6) * planes * pixels, 3 * image)  # DCT and back, colours, cells
-    if isinstance(op, MRI) and op.coil_maps is None:
-        flops = planes * (2 * transform + 6 * pixels)
-        return Count(flops, 3 * image + 4 * op.mask.numel())
-    return None
-
-
-def count_call(op: object, method: str, shape: tuple[int, ...]) -> Count | None:
-    """Count one call of "A", "A_adjoint" or "prox" on images of this shape.
-
-    Here `prox` is given y itself: its share of the work is counted too.
-
-    Returns:
-        None for conjugate gradients and for models that are not known here.
-    """
-    batch, channels, height, width = shape
-    planes, pixels = batch * channels, height * width
-    image, half = 4 * planes * pixels, height * (width // 2 + 1)
-    transform = 2.5 * pixels * math.log2(max(2, pixels))
-    step = count_prox(op, shape)
-    if isinstance(op, Blur):
-        call = Count(planes * (2 * transform + 6 * half), 2 * image + 8 * half)
-        extra = Count(planes * (transform + 6 * half), image)
-    elif isinstance(op, SuperResolution):
-        small = pixels // op.factor**2
-        low = planes * (transform + 2.5 * small * math.log2(max(2, small)))
-        call = Count(low + 6 * planes * half, image * (1 + op.factor**-2) + 8 * half)
-        extra = Count(planes * (2.5 * small * math.log2(max(2, small)) + 6 * half), 0)
-    elif isinstance(op, Inpainting):
-        call, extra = Count(planes * pixels, 2 * image + 4 * op.mask.numel()), Count(0, 0)
-    elif isinstance(op, MRI) and op.coil_maps is None:
-        call = Count(planes * transform + planes * pixels, 2 * image + 4 * op.mask.numel())
-        extra = Count(0, 0)  # y is k-space already
-    elif isinstance(op, JPEG):
-        call, extra = Count(82 * planes * pixels, 2 * image), Count(38 * planes * pixels, 0)
-    elif isinstance(op, Denoising):
-        call, extra = Count(0, 2 * image), Count(0, 0)
-    else:
-        return None
-    if method != "prox":
-        return call
-    assert step is not None
-    return Count(step.flops + extra.flops, step.bytes + extra.bytes)

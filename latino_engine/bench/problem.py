@@ -9,7 +9,6 @@ from torch import Tensor
 
 from latino_engine.bench.options import BenchOptions
 from latino_engine.errors import InvalidArgument, invalid
-from latino_engine.operators import MRI
 from latino_engine.operators.protocol import Operator
 from latino_engine.operators.spec import parse_operator
 from latino_engine.priors.prior import PriorSpec
@@ -31,8 +30,8 @@ def make_measurement(spec: PriorSpec, options: BenchOptions, batch: int) -> tupl
     generator = torch.Generator().manual_seed(0)
     low, high = spec.data_range
     x = low + (high - low) * torch.rand(batch, spec.channels, *options.size, generator=generator)
-    if isinstance(op, MRI) and spec.channels == 1:
-        op = MRI(op.mask, op.noise_std, op.coil_maps, real_image=True)
+    if spec.channels == 1:
+        op = op.for_grey()
     return op.measure(x, seed=options.seed), op
 
 

@@ -21,6 +21,7 @@ from latino_engine.engine import Engine
 from latino_engine.errors import EngineInvalid
 from latino_engine.loading import load
 from latino_engine.manifest import read_manifest
+from latino_engine.operators.parts.cost import Count
 from latino_engine.priors.folder import parse_spec
 from latino_engine.priors.latent.prior import is_latent
 from latino_engine.runtimes import installed
@@ -268,7 +269,7 @@ def _against_peak(
     if not is_latent(engine.spec):
         graph = counting.count_graph(folder / "denoiser.onnx", together, *sides)
     shape = (calls.batch, engine.spec.channels, height, width)
-    step = counting.count_prox(calls.op, shape)
+    step = calls.op.cost("data_step", shape)
     prox_ms = _prox_ms(calls, shape)
     return {
         "denoise": None if graph is None else _rates(graph, found["denoise_call_ms"]["p50"], peaks),
@@ -286,7 +287,7 @@ def _prox_ms(calls: _Calls, shape: tuple[int, ...]) -> float:
         )
 
 
-def _rates(count: counting.Count, ms: float, peaks: dict[str, float]) -> dict[str, float]:
+def _rates(count: Count, ms: float, peaks: dict[str, float]) -> dict[str, float]:
     gflops, gb_per_s = 1e-6 * count.flops / ms, 1e-6 * count.bytes / ms
     return {
         "ms": ms,

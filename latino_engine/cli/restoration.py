@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -21,7 +19,6 @@ from latino_engine.evaluation.pictures import restoration_picture
 from latino_engine.image_io import read_image, write_image, write_npy
 from latino_engine.image_io.arrays import read_kspace
 from latino_engine.latent_engine import LatentEngine
-from latino_engine.operators import Compose, PoissonNoise, Stack, SuperResolution
 from latino_engine.operators.protocol import Operator
 from latino_engine.operators.spec import image_size_behind, parse_operator
 from latino_engine.posterior import POSTERIOR_FILES, Posterior, finite
@@ -76,7 +73,7 @@ def restore(
     if not simulate:
         size = image_size_behind(operator, size)
     op = parse_operator(operator, noise_std, size, seed, engine.spec.channels)
-    if not simulate and picture_maker(op) is not None:
+    if not (simulate or is_kspace or op.measures_image):
         expected = "a measurement that is an image or k-space"
         remedy = "add --simulate, or call Engine.sample from Python"
         raise invalid("operator", expected, repr(operator), remedy)
@@ -100,7 +97,8 @@ def restore(
         if simulate:
             report["quality"] = quality(post, op, y, picture)
         truth = picture if simulate else None
-        _write(folder, post, y, _shown(op, y), truth, f"{operator}, {post.nfe} evaluations")
+        title = f"{operator}, {post.nfe} evaluations"
+        _write(folder, post, y, op.measurement_picture(y), truth, title)
         text = json.dumps(report, indent=1, allow_nan=False)
         (folder / "posterior.json").write_text(text + "\n")
     return report
@@ -140,48 +138,13 @@ def quality(
 
 
 def _enlarged(op: Operator, y: Tensor, truth: Tensor) -> Tensor:
-    last = op.operators[-1] if isinstance(op, Compose) else op
-    if isinstance(last, SuperResolution):
-        y = last.enlarged(y)
+    y = op.enlarged(y)
     return y if y.shape == truth.shape else F.interpolate(y, truth.shape[-2:], mode="bicubic")
 
 
 def _ssim(x: Tensor, truth: Tensor) -> float | None:
     """None where the image is smaller than the window."""
     return None if min(x.shape[-2:]) < SSIM_WINDOW else finite(ssim(x, truth).mean())
-
-
-def _shown(op: Operator, y: Tensor) -> Tensor:
-    """The measurement as a picture: y itself, or what the operator makes of a y that is none."""
-    make = picture_maker(op)
-    return y if make is None else make(y)
-
-
-def picture_maker(op: Operator) -> Callable[[Tensor], Tensor] | None:
-    """y -> a picture (1, C, h, w), where y is no image; None where it is."""
-    if isinstance(op, Stack):
-        return lambda y: _side_by_side([_shown(*pair) for pair in _parts(op, y)])
-    if isinstance(op, Compose):
-        return picture_maker(op.operators[-1])
-    if isinstance(op, PoissonNoise):
-        return picture_maker(op.operator)
-    return cast("Callable[[Tensor], Tensor] | None", getattr(op, "measurement_picture", None))
-
-
-def _parts(op: Stack, y: Tensor) -> Iterator[tuple[Operator, Tensor]]:
-    return zip(op.operators, op.split(y), strict=True)
-
-
-def _side_by_side(pictures: list[Tensor]) -> Tensor:
-    """One picture of several: enlarged to the largest height, grey ones beside coloured ones."""
-    height = max(picture.shape[-2] for picture in pictures)
-    channels = max(picture.shape[1] for picture in pictures)
-    enlarged = []
-    for picture in pictures:
-        width = max(1, round(picture.shape[-1] * height / picture.shape[-2]))
-        image = F.interpolate(picture[:1], (height, width), mode="nearest")
-        enlarged.append(image.expand(-1, channels, -1, -1) if image.shape[1] == 1 else image)
-    return torch.cat(enlarged, dim=-1)
 
 
 def _write(

@@ -8,7 +8,7 @@ and one last prox. Images are in [-1, 1], float32; noise and coefficients are in
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import torch
@@ -19,7 +19,8 @@ from latino_engine.atomic import atomic_file
 from latino_engine.errors import invalid, invalid_type, whole_number
 from latino_engine.export.denoiser import exact_graph
 from latino_engine.export.whole_sampler_graph import COLUMNS, FAMILIES, TRANSFORMS, sampler_graph
-from latino_engine.operators import Blur, Denoising, Inpainting
+from latino_engine.operators import Blur, Inpainting
+from latino_engine.operators.own import as_operator
 from latino_engine.operators.parts.spectra import kernel_full_spectrum, kernel_spectrum
 from latino_engine.operators.protocol import Operator
 from latino_engine.priors.loading import pixel_prior
@@ -28,7 +29,9 @@ from latino_engine.sampling.problem import make_problem
 from latino_engine.schedule import InnerStep, OuterStep, ScheduleBuilder
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
+
+Inputs: TypeAlias = "dict[str, np.ndarray]"
 
 
 def export_whole_sampler(
@@ -97,7 +100,8 @@ def whole_sampler_inputs(
         ValueError, TypeError: a measurement or an operator that the graph cannot serve.
     """
     _check_choice("dft", dft, TRANSFORMS)
-    if not isinstance(op, Blur | Inpainting | Denoising):
+    op = as_operator("op", op)
+    if op.kind not in _OPERATOR_INPUTS:
         remedy = "sample with an engine instead"
         raise invalid_type("op", "Blur, Inpainting or Denoising", type(op).__name__, remedy)
     problem = make_problem(y, op, spec, None, "cpu")
@@ -120,17 +124,30 @@ def whole_sampler_inputs(
         "coefficients": rows,
         "draws": draws,
         "ends": np.asarray(ends, dtype=np.float32),
-        **_operator_inputs(op, (shape[2], shape[3]), dft),
+        **_OPERATOR_INPUTS[op.kind](op, (shape[2], shape[3]), dft),
     }
 
 
-def _operator_inputs(op: Operator, size: tuple[int, int], dft: str) -> dict[str, np.ndarray]:
-    if isinstance(op, Blur):
-        transform = kernel_spectrum if dft == "matmul" else kernel_full_spectrum
-        h = transform(op.kernel, size)
-        return {"h_real": h.real.float().numpy(), "h_imag": h.imag.float().numpy()}
-    mask = op.mask if isinstance(op, Inpainting) else torch.ones(1, 1, *size)
-    return {"mask": mask.float().numpy()}
+def _spectrum(op: Blur, size: tuple[int, int], dft: str) -> Inputs:
+    transform = kernel_spectrum if dft == "matmul" else kernel_full_spectrum
+    h = transform(op.kernel, size)
+    return {"h_real": h.real.float().numpy(), "h_imag": h.imag.float().numpy()}
+
+
+def _mask(op: Inpainting, size: tuple[int, int], dft: str) -> Inputs:
+    return {"mask": op.mask.float().numpy()}
+
+
+def _full_mask(op: Operator, size: tuple[int, int], dft: str) -> Inputs:
+    return {"mask": np.ones((1, 1, *size), dtype=np.float32)}
+
+
+#: What the graph is told of an operator, by `Operator.kind`.
+_OPERATOR_INPUTS: dict[str, Callable[[Any, tuple[int, int], str], Inputs]] = {
+    "Blur": _spectrum,
+    "Inpainting": _mask,
+    "Denoising": _full_mask,
+}
 
 
 def _rows(spec: PriorSpec, outer: Sequence[OuterStep]) -> tuple[np.ndarray, np.ndarray]:

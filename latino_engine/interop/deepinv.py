@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -11,7 +12,6 @@ from latino_engine.errors import BackendNotAvailable, invalid, invalid_type
 from latino_engine.operators import (
     MRI,
     Blur,
-    Denoising,
     Inpainting,
     PoissonNoise,
     Stack,
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 __all__ = ["Reconstructor", "to_physics"]
 
 ESTIMATES = ("mean", "sample")
+Size: TypeAlias = tuple[int, int, int]
 
 
 class Reconstructor(_Base):  # type: ignore[misc]
@@ -137,24 +138,11 @@ def to_physics(op: Operator, img_size: tuple[int, int, int]) -> Any:
     )
 
 
-def _to_linear(op: Operator, img_size: tuple[int, int, int], noise: Any) -> Any:
-    if isinstance(op, Denoising):
-        return deepinv.physics.Denoising(noise)
-    if isinstance(op, Blur):
-        return deepinv.physics.BlurFFT(img_size, filter=op.kernel.float(), noise_model=noise)
-    if isinstance(op, SuperResolution) and op.is_periodic:
-        return deepinv.physics.Downsampling(
-            img_size,
-            filter=op.kernel.float(),
-            factor=op.factor,
-            padding="circular",
-            noise_model=noise,
-        )
-    if isinstance(op, Inpainting):
-        mask = op.mask.float().expand(-1, *img_size).contiguous()
-        return deepinv.physics.Inpainting(img_size, mask=mask, noise_model=noise)
-    if isinstance(op, MRI):
-        return _to_mri(op, img_size, noise)
+def _to_linear(op: Operator, img_size: Size, noise: Any) -> Any:
+    return _PHYSICS.get(op.kind, _to_any)(op, img_size, noise)
+
+
+def _to_any(op: Operator, img_size: Size, noise: Any) -> Any:
     if not op.is_linear:
         expected = "a linear operator, or PoissonNoise of one"
         raise invalid_type("operator", expected, repr(op), "deepinv is given no other")
@@ -166,7 +154,32 @@ def _to_linear(op: Operator, img_size: tuple[int, int, int], noise: Any) -> Any:
     )
 
 
-def _to_mri(op: MRI, img_size: tuple[int, int, int], noise: Any) -> Any:
+def _to_denoising(op: Operator, img_size: Size, noise: Any) -> Any:
+    return deepinv.physics.Denoising(noise)
+
+
+def _to_blur(op: Blur, img_size: Size, noise: Any) -> Any:
+    return deepinv.physics.BlurFFT(img_size, filter=op.kernel.float(), noise_model=noise)
+
+
+def _to_downsampling(op: SuperResolution, img_size: Size, noise: Any) -> Any:
+    if not op.is_periodic:
+        return _to_any(op, img_size, noise)
+    return deepinv.physics.Downsampling(
+        img_size,
+        filter=op.kernel.float(),
+        factor=op.factor,
+        padding="circular",
+        noise_model=noise,
+    )
+
+
+def _to_inpainting(op: Inpainting, img_size: Size, noise: Any) -> Any:
+    mask = op.mask.float().expand(-1, *img_size).contiguous()
+    return deepinv.physics.Inpainting(img_size, mask=mask, noise_model=noise)
+
+
+def _to_mri(op: MRI, img_size: Size, noise: Any) -> Any:
     if img_size[0] != 2:
         remedy = "use a prior of complex images"
         raise invalid("operator", "2 channels (re, im) for MRI", img_size[0], remedy)
@@ -175,3 +188,13 @@ def _to_mri(op: MRI, img_size: tuple[int, int, int], noise: Any) -> Any:
         return deepinv.physics.MRI(mask=mask, img_size=img_size, noise_model=noise)
     maps = op.coil_maps.to(torch.complex64)
     return deepinv.physics.MultiCoilMRI(mask, maps, img_size=img_size, noise_model=noise)
+
+
+#: Operators that have a physics of their own, by `Operator.kind`.
+_PHYSICS: dict[str, Callable[[Any, Size, Any], Any]] = {
+    "Denoising": _to_denoising,
+    "Blur": _to_blur,
+    "SuperResolution": _to_downsampling,
+    "Inpainting": _to_inpainting,
+    "MRI": _to_mri,
+}

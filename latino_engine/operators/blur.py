@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from latino_engine import ops
@@ -18,8 +17,8 @@ from latino_engine.operators.parts.checks import (
     pick,
     pick_noise_std,
     show_noise_std,
-    starting_gamma,
 )
+from latino_engine.operators.parts.cost import Call, Count, Sizes, one_of
 from latino_engine.operators.parts.fused_step import FusedStep
 from latino_engine.operators.parts.point_spread import (
     check_compat,
@@ -28,15 +27,14 @@ from latino_engine.operators.parts.point_spread import (
     published_gaussian_kernel,
     uniform_kernel,
 )
-from latino_engine.operators.parts.simulation import add_measurement_noise
 from latino_engine.operators.parts.size_table import SizeTable
 from latino_engine.operators.parts.spectra import as_kernel, complex_of, kernel_spectrum
-from latino_engine.operators.protocol import DataStep
+from latino_engine.operators.protocol import DataStep, Operator
 from latino_engine.ops import cuda_launches
 
 
 @dataclass(frozen=True, eq=False, repr=False, init=False)
-class Blur:
+class Blur(Operator):
     """y = h * x + noise: true circular convolution, kernel pixel (kh//2, kw//2) at the origin.
 
     y[n] = sum_k kernel[k] x[n - (k - centre)], indices modulo (H, W).
@@ -55,6 +53,9 @@ class Blur:
     noise_std: float | Tensor
     batch_size: int | None
     _table: SizeTable
+    kind = "Blur"
+    family = "deblurring"
+    diagonal = ("frequencies",)
 
     def __init__(self, kernel: ArrayLike, noise_std: float | ArrayLike) -> None:
         taps, sigma_y = as_kernel(kernel), as_noise_std(noise_std)
@@ -95,11 +96,6 @@ class Blur:
         many = f" ({batch} x {channels})" if batch * channels > 1 else ""
         return f"Blur(kernel {kh} x {kw}{many}, {show_noise_std(self.noise_std)})"
 
-    @property
-    def is_linear(self) -> bool:
-        """True."""
-        return True
-
     def A(self, x: Tensor) -> Tensor:
         """h * x."""
         h, _ = self.spectra_of(x, "x")
@@ -110,12 +106,8 @@ class Blur:
         h, _ = self.spectra_of(y, "y")
         return ops.convolve(y, h, conjugate=True)
 
-    def prox(self, v: Tensor, y: Tensor, gamma: float | Tensor) -> Tensor:
-        """IFFT[(gamma conj(h) Y + V) / (gamma |h|^2 + 1)]; gamma >= 0, a number or (B,)."""
-        return self.data_step(y)(v, gamma)
-
     def data_step(self, y: Tensor) -> DataStep:
-        """The prox for one y, conj(h) Y computed once."""
+        """IFFT[(gamma conj(h) Y + V) / (gamma |h|^2 + 1)] for one y, conj(h) Y computed once."""
         h, power = self.spectra_of(y, "y")
         check_finite(y)
         back_projected = ops.convolved_spectrum(y, h, conjugate=True)
@@ -132,19 +124,7 @@ class Blur:
 
     def initial_estimate(self, y: Tensor) -> Tensor:
         """One prox from y itself, gamma = (0.1 / sigma_y)^2."""
-        return self.prox(y, y, starting_gamma(self.noise_std))
-
-    def measure(self, x: Tensor, seed: int = 0) -> Tensor:
-        """h * x + noise_std * eps, reproducible by the seed."""
-        return add_measurement_noise(self.A(x), self.noise_std, seed)
-
-    def observed(self, y: Tensor) -> Tensor:
-        """y: every entry is observed."""
-        return y
-
-    def num_observed(self, y: Tensor) -> Tensor:
-        """C H W for every image, (B,) float64."""
-        return torch.full(y.shape[:1], float(y[:1].numel()), dtype=torch.float64, device=y.device)
+        return self._one_prox(y, y)
 
     def take(self, index: Tensor) -> Blur:
         """The operator of the images `index`, 1-D int64."""
@@ -152,6 +132,18 @@ class Blur:
             return self
         index = check_index(index, self.batch_size)
         return Blur(pick(self.kernel, index), pick_noise_std(self.noise_std, index))
+
+    def check_measurement(self, y: Tensor) -> None:
+        """Raises unless y is an image with the channels of the kernel."""
+        check_image("y", y, self.batch_size, self.kernel.shape[1])
+
+    def cost(self, call: Call, shape: tuple[int, ...]) -> Count:
+        """Two transforms around products with half-spectra."""
+        n, kernels = Sizes(shape), self.kernel.shape[:-2].numel()
+        flops = n.planes * (2 * n.transform + 8 * n.bins)
+        step = Count(flops, 2 * n.image + 8 * n.planes * n.bins + 4 * kernels * n.bins)
+        forward = Count(n.planes * (2 * n.transform + 6 * n.bins), 2 * n.image + 8 * n.bins)
+        return one_of(call, forward, step, Count(n.planes * (n.transform + 6 * n.bins), n.image))
 
     def spectra_of(self, image: Tensor, name: str = "image") -> tuple[Tensor, Tensor]:
         """h (complex) and |h|^2, half-spectra (B|1, C|1, H, W//2+1), for images of this size."""

@@ -24,7 +24,6 @@ from latino_engine.operators.parts.checks import (
     pick_noise_std,
     show_noise_std,
 )
-from latino_engine.operators.parts.linear_gaussian import SolvedByCG
 from latino_engine.operators.parts.size_table import SizeTable
 from latino_engine.operators.parts.spectra import (
     as_kernel,
@@ -32,14 +31,14 @@ from latino_engine.operators.parts.spectra import (
     complex_of,
     kernel_spectrum,
 )
-from latino_engine.operators.protocol import DataStep
+from latino_engine.operators.protocol import DataStep, Operator
 
 Border: TypeAlias = Literal["reflect", "replicate", "valid"]
 BORDERS: tuple[str, ...] = get_args(Border)
 
 
 @dataclass(frozen=True, eq=False, repr=False, init=False)
-class BorderedBlur(SolvedByCG):
+class BorderedBlur(Operator):
     """y[n] = sum_k h[k] x[n - (k - centre)] + noise, what lies outside of x given by its border.
 
     "reflect":   d c b a | a b c d | d c b a   (scipy.ndimage's reflect, numpy's symmetric)
@@ -69,6 +68,8 @@ class BorderedBlur(SolvedByCG):
     border: str
     batch_size: int | None
     _table: SizeTable
+    kind = "BorderedBlur"
+    family = "deblurring"
 
     def __init__(
         self, kernel: ArrayLike, noise_std: float | ArrayLike, border: Border = "reflect"
@@ -107,7 +108,7 @@ class BorderedBlur(SolvedByCG):
 
     def A_adjoint(self, y: Tensor) -> Tensor:
         """Correlation with h, what falls outside folded back as the border came about."""
-        self._check_y(y)
+        self.check_measurement(y)
         rows, columns = (k - 1 for k in self.kernel.shape[-2:])
         above, left = self._before
         spread = torch.nn.functional.pad(y, (left, columns - left, above, rows - above))
@@ -117,7 +118,7 @@ class BorderedBlur(SolvedByCG):
         """The prox for one y: exact in the reflecting, symmetric case, else by CG."""
         if self.border != "reflect" or not self.is_symmetric:
             return super().data_step(y)
-        self._check_y(y)
+        self.check_measurement(y)
         check_finite(y)
         size = (y.shape[-2], y.shape[-1])
         whole = Blur(self.kernel, self.noise_std)
@@ -136,7 +137,7 @@ class BorderedBlur(SolvedByCG):
 
     def initial_estimate(self, y: Tensor) -> Tensor:
         """One prox from y, for "valid" y with its border repeated; gamma = (0.1 / sigma_y)^2."""
-        self._check_y(y)
+        self.check_measurement(y)
         start = y
         if self.border == "valid":
             rows, columns = (k - 1 for k in self.kernel.shape[-2:])
@@ -203,7 +204,8 @@ class BorderedBlur(SolvedByCG):
         above, left = self._before
         return image[..., above : above + rows, left : left + columns].contiguous()
 
-    def _check_y(self, y: Tensor) -> None:
+    def check_measurement(self, y: Tensor) -> None:
+        """Raises unless y has the channels of the kernel and is no smaller than it."""
         check_image("y", y, self.batch_size, self.kernel.shape[1])
         if self.border != "valid":
             check_kernel_fits(self.kernel, (y.shape[-2], y.shape[-1]))

@@ -21,15 +21,14 @@ from latino_engine.operators.parts.checks import (
     pick_noise_std,
     show_noise_std,
 )
-from latino_engine.operators.parts.linear_gaussian import FullMeasurement
-from latino_engine.operators.protocol import DataStep
+from latino_engine.operators.protocol import DataStep, Operator
 
 #: Luma of ITU-R BT.601, as JPEG, Pillow and deepinv weigh (R, G, B).
 LUMA = (0.299, 0.587, 0.114)
 
 
 @dataclass(frozen=True, eq=False, repr=False, init=False)
-class Colorization(FullMeasurement):
+class Colorization(Operator):
     """y = sum_c w_c x_c + noise: a grey photograph of a colour image.
 
     x: (B, C, H, W), y: (B, 1, H, W), float32 or float64, public range [0, 1].
@@ -45,6 +44,9 @@ class Colorization(FullMeasurement):
     weights: Tensor
     noise_std: float | Tensor
     batch_size: int | None
+    kind = "Colorization"
+    measured_channels = 1
+    family = "colorization"
 
     def __init__(self, noise_std: float | ArrayLike, weights: ArrayLike = LUMA) -> None:
         w, sigma_y = as_parameter("weights", weights), as_noise_std(noise_std)
@@ -70,12 +72,12 @@ class Colorization(FullMeasurement):
 
     def A_adjoint(self, y: Tensor) -> Tensor:
         """w_c y in channel c."""
-        self._check_y(y)
+        self.check_measurement(y)
         return self._weights(y) * y
 
     def data_step(self, y: Tensor) -> DataStep:
         """v + gamma w (y - w.v) / (1 + gamma |w|^2) per pixel (Sherman-Morrison)."""
-        self._check_y(y)
+        self.check_measurement(y)
         check_finite(y)
         w = self._weights(y)
         expected = (y.shape[0], len(self.weights), *y.shape[2:])
@@ -92,7 +94,7 @@ class Colorization(FullMeasurement):
 
     def initial_estimate(self, y: Tensor) -> Tensor:
         """The grey image of this y: the same value in every channel; without colour, not wrong."""
-        self._check_y(y)
+        self.check_measurement(y)
         total, energy = float(self.weights.sum()), float(self.weights.square().sum())
         if abs(total) > 1e-3 * float(self.weights.abs().sum()):
             return (y / total).expand(-1, len(self.weights), -1, -1).contiguous()
@@ -108,7 +110,8 @@ class Colorization(FullMeasurement):
     def _weights(self, like: Tensor) -> Tensor:
         return self.weights.to(like).reshape(1, -1, 1, 1)
 
-    def _check_y(self, y: Tensor) -> None:
+    def check_measurement(self, y: Tensor) -> None:
+        """Raises unless y is an image of one channel."""
         check_image("y", y, self.batch_size)
         if y.shape[1] != 1:
             remedy = "a grey image has one channel; use Denoising where the colours were measured"

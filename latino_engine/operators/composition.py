@@ -10,15 +10,15 @@ from torch import Tensor
 
 from latino_engine.errors import invalid
 from latino_engine.operators.parts.checks import check_finite, check_index
-from latino_engine.operators.parts.linear_gaussian import SolvedByCG
+from latino_engine.operators.parts.families import family_of_chain
 from latino_engine.operators.parts.regularised_start import mid_grey, smooth_estimate
 from latino_engine.operators.parts.shared_diagonal import diagonal_step, shared_diagonal
 from latino_engine.operators.protocol import DataStep, Operator
-from latino_engine.operators.stacking import linear_parts
+from latino_engine.operators.stacking import batch_of, linear_parts
 
 
 @dataclass(frozen=True, eq=False, repr=False, init=False)
-class Compose(SolvedByCG):
+class Compose(Operator):
     """y = A_n(... A_2(A_1 x)) + noise: linear operators in the order in which light meets them.
 
     Compose([Blur.gaussian(2.0, 0.0), Inpainting(mask, 0.05)]) blurs first and masks then. Only
@@ -37,7 +37,9 @@ class Compose(SolvedByCG):
     """
 
     operators: tuple[Operator, ...]
+    noise_std: float | Tensor
     batch_size: int | None
+    kind = "Compose"
 
     def __init__(self, operators: Sequence[Operator]) -> None:
         remedy = "photon noise stands around a chain: PoissonNoise(Compose([...]), peak)"
@@ -46,13 +48,14 @@ class Compose(SolvedByCG):
             if bool(torch.as_tensor(op.noise_std).any()):
                 remedy = "only the last operator adds noise"
                 raise invalid(f"operators[{i}].noise_std", "0", op.noise_std, remedy)
-        batches = {op.batch_size for op in parts} - {None}
-        if len(batches) > 1:
-            got = " and ".join(str(b) for b in sorted(batches, key=str))
-            raise invalid("operators", "one batch size", got, "give parameters for every image")
         object.__setattr__(self, "operators", parts)
-        object.__setattr__(self, "batch_size", next(iter(batches), None))
+        object.__setattr__(self, "batch_size", batch_of(parts))
         object.__setattr__(self, "noise_std", parts[-1].noise_std)
+        object.__setattr__(self, "measures_image", parts[-1].measures_image)
+        object.__setattr__(self, "measured_channels", parts[-1].measured_channels)
+        object.__setattr__(self, "takes_complex", parts[-1].takes_complex)
+        object.__setattr__(self, "family", family_of_chain(parts))
+        object.__setattr__(self, "diagonal", shared_diagonal(parts))
 
     def __repr__(self) -> str:
         return f"Compose({', '.join(repr(op) for op in self.operators)})"
@@ -71,22 +74,17 @@ class Compose(SolvedByCG):
 
     def data_step(self, y: Tensor) -> DataStep:
         """The prox for one y: exact where one transform diagonalises all, else by CG."""
-        where = shared_diagonal(self.operators)
-        if where is None:
+        if not self.diagonal:
             return super().data_step(y)
         back_projected = self.A_adjoint(y)
         check_finite(self.observed(y))
-        return diagonal_step(where, self._normal, back_projected)
+        return diagonal_step(self.diagonal[0], self._normal, back_projected)
 
     def initial_estimate(self, y: Tensor) -> Tensor:
         """The smooth image that explains y; see `regularised_start`."""
         back_projected = self.A_adjoint(y)
         grey = self._normal(mid_grey(back_projected))
         return smooth_estimate(self._normal, back_projected - grey, self.noise_std)
-
-    def measure(self, x: Tensor, seed: int = 0) -> Tensor:
-        """A x + noise, reproducible by the seed; 0 where the last operator observes nothing."""
-        return self.observed(super().measure(x, seed))
 
     def observed(self, y: Tensor) -> Tensor:
         """As the last operator."""
@@ -104,8 +102,19 @@ class Compose(SolvedByCG):
         return Compose([op.take(index) for op in self.operators])
 
     def check_measurement(self, y: Tensor) -> None:
-        """Raise the sentence for a y that the last operator cannot have measured."""
-        self._check_y(y)
+        """Raises for a y that the last operator cannot have measured."""
+        self.operators[-1].check_measurement(y)
 
-    def _check_y(self, y: Tensor) -> None:
-        self.operators[-1].observed(y)
+    def for_grey(self) -> Compose:
+        """The same of every part."""
+        grey = [op.for_grey() for op in self.operators]
+        same = all(a is b for a, b in zip(grey, self.operators, strict=True))
+        return self if same else Compose(grey)
+
+    def enlarged(self, y: Tensor) -> Tensor:
+        """As the last operator."""
+        return self.operators[-1].enlarged(y)
+
+    def measurement_picture(self, y: Tensor) -> Tensor:
+        """As the last operator."""
+        return self.operators[-1].measurement_picture(y)

@@ -33,16 +33,15 @@ from latino_engine.operators.parts.hadamard import (
     sequency_order,
 )
 from latino_engine.operators.parts.image_size import as_image_size, check_image_size
-from latino_engine.operators.parts.linear_gaussian import SolvedByCG
 from latino_engine.operators.parts.regularised_start import mid_grey, smooth_estimate
 from latino_engine.operators.parts.size_table import SizeTable
-from latino_engine.operators.protocol import DataStep
+from latino_engine.operators.protocol import DataStep, Operator
 
 Ordering: TypeAlias = Literal["sequency", "random"]
 
 
 @dataclass(frozen=True, eq=False, repr=False, init=False)
-class CompressedSensing(SolvedByCG):
+class CompressedSensing(Operator):
     """y = S H D x + noise: m of the Hadamard coefficients of an image with random signs.
 
     H is the orthonormal two-dimensional Walsh-Hadamard transform, D flips the sign of random pixels
@@ -80,6 +79,9 @@ class CompressedSensing(SolvedByCG):
     seed: int
     batch_size: int | None
     _table: SizeTable
+    kind = "CompressedSensing"
+    family = "compressed-sensing"
+    measures_image = False
 
     def __init__(
         self,
@@ -130,14 +132,14 @@ class CompressedSensing(SolvedByCG):
 
     def A_adjoint(self, y: Tensor) -> Tensor:
         """D H S^T y: the coefficients in their places, transformed back."""
-        self._check_y(y)
+        self.check_measurement(y)
         signs, _ = self._patterns(y)
         height, width = self.image_size
         return signs * hadamard_2d(self.coefficients(y))[..., :height, :width]
 
     def coefficients(self, y: Tensor) -> Tensor:
         """y in the plane of all coefficients, (B, C, h, w), 0 where nothing was measured."""
-        self._check_y(y)
+        self.check_measurement(y)
         _, kept = self._patterns(y)
         height, width = self._padded_size
         plane = torch.zeros(*y.shape[:2], height * width, dtype=y.dtype, device=y.device)
@@ -147,7 +149,7 @@ class CompressedSensing(SolvedByCG):
         """The prox for one y: exact for sides that are powers of two, else by CG."""
         if self.image_size != self._padded_size:
             return super().data_step(y)
-        self._check_y(y)
+        self.check_measurement(y)
         check_finite(y)
         back_projected = self.A_adjoint(y)
 
@@ -183,10 +185,6 @@ class CompressedSensing(SolvedByCG):
         ordering: Ordering = "sequency" if self.ordering == "sequency" else "random"
         return CompressedSensing(self.ratio, size, sigma_y, ordering, signs, self.seed)
 
-    def check_measurement(self, y: Tensor) -> None:
-        """Raise the sentence for a y of another shape."""
-        self._check_y(y)
-
     @property
     def _padded_size(self) -> tuple[int, int]:
         return (power_of_two(self.image_size[0]), power_of_two(self.image_size[1]))
@@ -215,7 +213,8 @@ class CompressedSensing(SolvedByCG):
         signs, kept = self._table.get("patterns", self.image_size, like, build)
         return signs, kept
 
-    def _check_y(self, y: Tensor) -> None:
+    def check_measurement(self, y: Tensor) -> None:
+        """Raises unless y has the coefficients of every channel."""
         m = self.num_measurements
         if not isinstance(y, Tensor) or y.ndim != 3 or y.shape[2] != m:
             got = tuple(y.shape) if isinstance(y, Tensor) else type(y).__name__

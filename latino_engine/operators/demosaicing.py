@@ -20,16 +20,15 @@ from latino_engine.operators.parts.checks import (
     show_noise_std,
 )
 from latino_engine.operators.parts.fill import fill_from_neighbours
-from latino_engine.operators.parts.linear_gaussian import FullMeasurement
 from latino_engine.operators.parts.size_table import SizeTable
-from latino_engine.operators.protocol import DataStep
+from latino_engine.operators.protocol import DataStep, Operator
 
 #: Bayer patterns: the colours of the pixels (0, 0), (0, 1), (1, 0), (1, 1).
 PATTERNS = ("RGGB", "BGGR", "GRBG", "GBRG")
 
 
 @dataclass(frozen=True, eq=False, repr=False, init=False)
-class Demosaicing(FullMeasurement):
+class Demosaicing(Operator):
     """y[n] = x_{c(n)}[n] + noise: of every pixel the one colour c(n) of a Bayer pattern.
 
     x: (B, 3, H, W) in the order red, green, blue; y: (B, 1, H, W), the raw mosaic, any H and W;
@@ -49,6 +48,10 @@ class Demosaicing(FullMeasurement):
     pattern: str
     batch_size: int | None
     _table: SizeTable
+    kind = "Demosaicing"
+    measured_channels = 1
+    family = "inpainting"
+    diagonal = ("pixels",)
 
     def __init__(self, noise_std: float | ArrayLike, pattern: str = "RGGB") -> None:
         sigma_y = as_noise_std(noise_std)
@@ -72,7 +75,7 @@ class Demosaicing(FullMeasurement):
 
     def A_adjoint(self, y: Tensor) -> Tensor:
         """Every pixel of y in the channel of its colour, 0 in the others."""
-        self._check_y(y)
+        self.check_measurement(y)
         return self._mask(y) * y
 
     def data_step(self, y: Tensor) -> DataStep:
@@ -106,7 +109,8 @@ class Demosaicing(FullMeasurement):
         (mask,) = self._table.get("mask", size, like, build)
         return mask
 
-    def _check_y(self, y: Tensor) -> None:
+    def check_measurement(self, y: Tensor) -> None:
+        """Raises unless y is a mosaic of one channel."""
         check_image("y", y, self.batch_size)
         if y.shape[1] != 1:
             remedy = "give the raw mosaic; the sum over the channels of a sparse colour image is it"

@@ -24,16 +24,17 @@ from latino_engine.operators.parts.checks import (
     pick_noise_std,
     show_noise_std,
 )
+from latino_engine.operators.parts.cost import Call, Count, Sizes, one_of
 from latino_engine.operators.parts.fill import fill_from_neighbours
 from latino_engine.operators.parts.fused_step import FusedStep
-from latino_engine.operators.parts.simulation import add_measurement_noise
 from latino_engine.operators.parts.size_table import SizeTable
-from latino_engine.operators.protocol import DataStep
+from latino_engine.operators.protocol import DataStep, Operator
 from latino_engine.ops import cuda_launches
+from latino_engine.schedule import INPAINTING_R
 
 
 @dataclass(frozen=True, eq=False, repr=False, init=False)
-class Inpainting:
+class Inpainting(Operator):
     """y = m (x + noise), pixel by pixel; what stands in y where m = 0 is never used, even NaN.
 
     x, y: (B, C, H, W), float32 or float64, public range [0, 1].
@@ -50,6 +51,10 @@ class Inpainting:
     noise_std: float | Tensor
     batch_size: int | None
     _table: SizeTable
+    kind = "Inpainting"
+    family = "inpainting"
+    diagonal = ("pixels",)
+    first_radius = INPAINTING_R
 
     def __init__(self, mask: ArrayLike, noise_std: float | ArrayLike) -> None:
         m, sigma_y = as_mask(mask, "C"), as_noise_std(noise_std)
@@ -65,11 +70,6 @@ class Inpainting:
         return (
             f"Inpainting(mask {height} x {width}{many}, {seen}, {show_noise_std(self.noise_std)})"
         )
-
-    @property
-    def is_linear(self) -> bool:
-        """True."""
-        return True
 
     def A(self, x: Tensor) -> Tensor:
         """m x, with 0 where m = 0."""
@@ -97,10 +97,6 @@ class Inpainting:
         """y where it is observed, elsewhere filled from its neighbours; mid-grey if nothing is."""
         return fill_from_neighbours(self._kept("y", y), self._mask(y).expand_as(y))
 
-    def measure(self, x: Tensor, seed: int = 0) -> Tensor:
-        """m (x + noise_std * eps), reproducible by the seed; exactly 0 where m = 0."""
-        return self._kept("x", add_measurement_noise(self.A(x), self.noise_std, seed))
-
     def observed(self, y: Tensor) -> Tensor:
         """y with 0 where m = 0, whatever stood there."""
         return self._kept("y", y)
@@ -116,6 +112,16 @@ class Inpainting:
             return self
         index = check_index(index, self.batch_size)
         return Inpainting(pick(self.mask, index), pick_noise_std(self.noise_std, index))
+
+    def check_measurement(self, y: Tensor) -> None:
+        """Raises unless y has the channels and the size of the mask."""
+        self._check("y", y)
+
+    def cost(self, call: Call, shape: tuple[int, ...]) -> Count:
+        """One pass over image, measurement and mask."""
+        n, mask = Sizes(shape), 4 * self.mask.numel()
+        step = Count(5 * n.planes * n.pixels, 3 * n.image + mask)
+        return one_of(call, Count(n.planes * n.pixels, 2 * n.image + mask), step, Count(0, 0))
 
     def _mask(self, like: Tensor) -> Tensor:
         size = (self.mask.shape[-2], self.mask.shape[-1])
@@ -133,7 +139,7 @@ class Inpainting:
 
 
 @dataclass(frozen=True, eq=False, repr=False, init=False)
-class Denoising:
+class Denoising(Operator):
     """y = x + noise. x, y: (B, C, H, W), float32 or float64, public range [0, 1].
 
     Args:
@@ -142,6 +148,9 @@ class Denoising:
 
     noise_std: float | Tensor
     batch_size: int | None
+    kind = "Denoising"
+    family = "denoising"
+    diagonal = ("pixels", "frequencies")
 
     def __init__(self, noise_std: float | ArrayLike) -> None:
         sigma_y = as_noise_std(noise_std)
@@ -150,11 +159,6 @@ class Denoising:
 
     def __repr__(self) -> str:
         return f"Denoising({show_noise_std(self.noise_std)})"
-
-    @property
-    def is_linear(self) -> bool:
-        """True."""
-        return True
 
     def A(self, x: Tensor) -> Tensor:
         """x."""
@@ -166,12 +170,8 @@ class Denoising:
         check_image("y", y, self.batch_size)
         return y
 
-    def prox(self, v: Tensor, y: Tensor, gamma: float | Tensor) -> Tensor:
-        """(gamma y + v) / (gamma + 1); gamma >= 0, a number or (B,)."""
-        return self.data_step(y)(v, gamma)
-
     def data_step(self, y: Tensor) -> DataStep:
-        """The prox for one y."""
+        """(gamma y + v) / (gamma + 1) for one y."""
         check_image("y", y, self.batch_size)
         everything = torch.ones((1, 1, *y.shape[2:]), dtype=y.dtype, device=y.device)
         return masked_step(everything, y)
@@ -181,24 +181,18 @@ class Denoising:
         check_image("y", y, self.batch_size)
         return y
 
-    def measure(self, x: Tensor, seed: int = 0) -> Tensor:
-        """x + noise_std * eps, reproducible by the seed."""
-        return add_measurement_noise(self.A(x), self.noise_std, seed)
-
-    def observed(self, y: Tensor) -> Tensor:
-        """y: every entry is observed."""
-        return y
-
-    def num_observed(self, y: Tensor) -> Tensor:
-        """C H W for every image, (B,) float64."""
-        return torch.full(y.shape[:1], float(y[:1].numel()), dtype=torch.float64, device=y.device)
-
     def take(self, index: Tensor) -> Denoising:
         """The operator of the images `index`, 1-D int64."""
         if self.batch_size is None:
             return self
         index = check_index(index, self.batch_size)
         return Denoising(pick_noise_std(self.noise_std, index))
+
+    def cost(self, call: Call, shape: tuple[int, ...]) -> Count:
+        """One pass over image and measurement."""
+        n = Sizes(shape)
+        step = Count(3 * n.planes * n.pixels, 3 * n.image)
+        return one_of(call, Count(0, 2 * n.image), step, Count(0, 0))
 
 
 def masked_step(mask: Tensor, y: Tensor) -> FusedStep:

@@ -12,6 +12,7 @@ from torch import Tensor
 from latino_engine import ops
 from latino_engine.errors import InvalidArgument, invalid, invalid_type
 from latino_engine.operators.parts.checks import check_finite, check_image
+from latino_engine.operators.parts.cost import Call, Count, Sizes, one_of
 from latino_engine.operators.parts.fused_step import FixedStep
 from latino_engine.operators.parts.jpeg_codec import (
     colour_matrix,
@@ -22,14 +23,14 @@ from latino_engine.operators.parts.jpeg_codec import (
     to_coefficients,
 )
 from latino_engine.operators.parts.size_table import SizeTable
-from latino_engine.operators.protocol import DataStep
+from latino_engine.operators.protocol import DataStep, Operator
 
 # The cell is taken this much smaller, relative to its width, so that rounding cannot leave it.
 _MARGIN = {torch.float32: 1e-3, torch.float64: 1e-9}
 
 
 @dataclass(frozen=True, eq=False, repr=False, init=False)
-class JPEG:
+class JPEG(Operator):
     """y = decode(encode(x)) at 4:4:4, without the rounding to 8 bits and without clamping.
 
     x, y: (B, 3, H, W) colour or (B, 1, H, W) grey, float32 or float64, public range [0, 1]. Sides
@@ -48,7 +49,11 @@ class JPEG:
 
     quality: int
     grey: bool
+    noise_std: float
     _table: SizeTable
+    kind = "JPEG"
+    family = "jpeg"
+    is_linear = False
 
     def __init__(self, quality: int, *, grey: bool = False) -> None:
         if isinstance(quality, bool) or not isinstance(quality, int):
@@ -58,26 +63,11 @@ class JPEG:
             raise invalid("quality", "1 to 100", quality, "use the number given to the encoder")
         object.__setattr__(self, "quality", quality)
         object.__setattr__(self, "grey", grey)
+        object.__setattr__(self, "noise_std", _rms_error(quality, grey))
         object.__setattr__(self, "_table", SizeTable())
 
     def __repr__(self) -> str:
         return f"JPEG(quality={self.quality}{', grey=True' if self.grey else ''})"
-
-    @property
-    def noise_std(self) -> float:
-        """RMS of q / sqrt(12) over the tables in use (Y; Cb and Cr share one), public units."""
-        tables = quantisation_tables(self.quality, 1 if self.grey else 3)
-        return math.sqrt(float((tables**2).mean()) / 12.0) / 255.0
-
-    @property
-    def is_linear(self) -> bool:
-        """False."""
-        return False
-
-    @property
-    def batch_size(self) -> int | None:
-        """None: one quality for all images."""
-        return None
 
     def A(self, x: Tensor) -> Tensor:
         """The decoded image: DCT coefficients of YCbCr rounded to multiples of q."""
@@ -90,12 +80,8 @@ class JPEG:
         """Raises: JPEG is not linear."""
         raise invalid("A_adjoint", "a linear operator", "JPEG, which rounds", "use prox instead")
 
-    def prox(self, v: Tensor, y: Tensor, gamma: float | Tensor) -> Tensor:
-        """(v + gamma P(v)) / (1 + gamma), P the projection on the cell of y; gamma >= 0."""
-        return self.data_step(y)(v, gamma)
-
     def data_step(self, y: Tensor) -> DataStep:
-        """The prox for one y, the cell computed once."""
+        """(v + gamma P(v)) / (1 + gamma), P the projection on the cell of y, computed once."""
         self._check("y", y)
         check_finite(y)
         colour, inverse, dct, tables = self._codec(y)
@@ -120,17 +106,20 @@ class JPEG:
         ops.check_seed(seed)
         return self.A(x)
 
-    def observed(self, y: Tensor) -> Tensor:
-        """y: every entry is observed."""
-        return y
+    def for_grey(self) -> JPEG:
+        """The same quality for images of one channel."""
+        return JPEG(self.quality, grey=True)
 
-    def num_observed(self, y: Tensor) -> Tensor:
-        """C H W for every image, (B,) float64."""
-        return torch.full(y.shape[:1], float(y[:1].numel()), dtype=torch.float64, device=y.device)
+    def check_measurement(self, y: Tensor) -> None:
+        """Raises unless y is a grey or a colour image."""
+        self._check("y", y)
 
-    def take(self, index: Tensor) -> JPEG:
-        """The operator itself: nothing in it differs from image to image."""
-        return self
+    def cost(self, call: Call, shape: tuple[int, ...]) -> Count:
+        """The DCT and back, the colours, the cells."""
+        n = Sizes(shape)
+        pixels = n.planes * n.pixels
+        step = Count((64 + 12 + 6) * pixels, 3 * n.image)
+        return one_of(call, Count(82 * pixels, 2 * n.image), step, Count(38 * pixels, 0))
 
     def _levels(self, image: Tensor) -> Tensor:
         """The quantised DCT coefficients, integers in the image's dtype, (B, C, R, 8, S, 8)."""
@@ -158,6 +147,12 @@ class JPEG:
                 f"{name}: expected 1 or 3 channels, got {image.shape[1]}; "
                 "JPEG stores grey or colour images"
             )
+
+
+def _rms_error(quality: int, grey: bool) -> float:
+    """RMS of q / sqrt(12) over the tables in use (Y; Cb and Cr share one), public units."""
+    tables = quantisation_tables(quality, 1 if grey else 3)
+    return math.sqrt(float((tables**2).mean()) / 12.0) / 255.0
 
 
 def _cell_prox(

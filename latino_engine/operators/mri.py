@@ -10,7 +10,6 @@ from torch import Tensor
 
 from latino_engine import ops
 from latino_engine.errors import invalid
-from latino_engine.operators.linear import best_scale, proximal_solve
 from latino_engine.operators.parts.checks import (
     ArrayLike,
     as_mask,
@@ -31,19 +30,17 @@ from latino_engine.operators.parts.checks import (
     show_noise_std,
     starting_gamma,
 )
+from latino_engine.operators.parts.conjugate_gradients import best_scale, proximal_solve
+from latino_engine.operators.parts.cost import Call, Count, Sizes, one_of
 from latino_engine.operators.parts.fused_step import FusedStep
-from latino_engine.operators.parts.simulation import add_measurement_noise
 from latino_engine.operators.parts.size_table import SizeTable
 from latino_engine.operators.parts.spectra import complex_of
-from latino_engine.operators.protocol import DataStep
+from latino_engine.operators.protocol import DataStep, Operator
 from latino_engine.ops import cuda_launches
-
-_CG_TOL = 1e-6
-_CG_MAX_ITER = 200
 
 
 @dataclass(frozen=True, eq=False, repr=False, init=False)
-class MRI:
+class MRI(Operator):
     """y = m F(s x) + noise, F = fftshift fft2(ifftshift x), orthonormal.
 
     k-space has DC in the middle; all layouts are deepinv's. A complex image has two channels,
@@ -69,6 +66,10 @@ class MRI:
     real_image: bool
     batch_size: int | None
     _table: SizeTable
+    kind = "MRI"
+    family = "mri"
+    measures_image = False
+    max_iter = 200
 
     def __init__(
         self,
@@ -96,11 +97,6 @@ class MRI:
         sigma_y = show_noise_std(self.noise_std)
         return f"MRI(mask {height} x {width}, {seen}{coils}, {kind} image, {sigma_y})"
 
-    @property
-    def is_linear(self) -> bool:
-        """True."""
-        return True
-
     def A(self, x: Tensor) -> Tensor:
         """m F(s x): (B, 2, H, W), or (B, 2, N, H, W) with coil maps."""
         self._check_image("x", x)
@@ -112,7 +108,7 @@ class MRI:
 
     def A_adjoint(self, y: Tensor) -> Tensor:
         """sum_n conj(s_n) F^-1(m y_n), the zero-filled image; its real part if real_image."""
-        self._check_y(y)
+        self.check_measurement(y)
         channels = 1 if self.real_image else 2
         if self.coil_maps is None:
             return ops.kspace_adjoint(y, self._mask(y), channels)
@@ -124,7 +120,7 @@ class MRI:
         v with two channels: (gamma m Y + V) / (gamma m + 1) in k-space. v with one channel:
         (gamma S(m Y) + V) / (gamma S(m) + 1), S(a)(k) = (a(k) + conj a(-k)) / 2.
         """
-        self._check_y(y)
+        self.check_measurement(y)
         if self.coil_maps is not None or v.ndim != 4 or v.shape[1] != 2:
             return self.data_step(y)(v, gamma)
         self._check_anchor(v, (y.shape[0], 2, *self._size), y.dtype)
@@ -136,7 +132,7 @@ class MRI:
 
     def data_step(self, y: Tensor) -> DataStep:
         """The prox for one y, the zero-filled image and its spectrum computed once."""
-        self._check_y(y)
+        self.check_measurement(y)
         check_finite(self._kept(y))
         if self.coil_maps is None:
             return self._exact_step(y)
@@ -164,18 +160,14 @@ class MRI:
         start = best_scale(zero_filled, self.A(zero_filled)) * zero_filled
         return self.prox(start, y, starting_gamma(self.noise_std))
 
-    def measure(self, x: Tensor, seed: int = 0) -> Tensor:
-        """m (F(s x) + noise_std * (eps_re, eps_im)), reproducible by the seed; 0 where m = 0."""
-        return self._kept(add_measurement_noise(self.A(x), self.noise_std, seed))
-
     def observed(self, y: Tensor) -> Tensor:
         """y with 0 where m = 0, whatever stood there."""
-        self._check_y(y)
+        self.check_measurement(y)
         return self._kept(y)
 
     def num_observed(self, y: Tensor) -> Tensor:
         """2 x coils x mask sum of every image, (B,) float64."""
-        self._check_y(y)
+        self.check_measurement(y)
         mask = self.mask.to(y.device).expand(y.shape[0], -1, -1, -1)
         return mask.sum(dim=(1, 2, 3)) * float(y.shape[1:-2].numel())
 
@@ -187,6 +179,28 @@ class MRI:
         maps = None if self.coil_maps is None else pick(self.coil_maps, index)
         sigma_y = pick_noise_std(self.noise_std, index)
         return MRI(pick(self.mask, index), sigma_y, maps, self.real_image)
+
+    def for_grey(self) -> MRI:
+        """The operator for real images."""
+        if self.real_image:
+            return self
+        return MRI(self.mask, self.noise_std, self.coil_maps, real_image=True)
+
+    def measurement_picture(self, y: Tensor) -> Tensor:
+        """The logarithm of the magnitudes, root of the sum of squares over the coils, DC inside."""
+        squares = self._kept(y).square().sum(dim=1)
+        magnitude = (squares if squares.ndim == 3 else squares.sum(dim=1)).sqrt()
+        logarithm = torch.log1p(100.0 * magnitude)[:, None]
+        return logarithm / logarithm.amax().clamp(min=1e-12)
+
+    def cost(self, call: Call, shape: tuple[int, ...]) -> Count | None:
+        """Two transforms around a product with the mask; several coils are not counted."""
+        if self.coil_maps is not None:
+            return None
+        n, mask = Sizes(shape), 4 * self.mask.numel()
+        step = Count(n.planes * (2 * n.transform + 6 * n.pixels), 3 * n.image + mask)
+        forward = Count(n.planes * n.transform + n.planes * n.pixels, 2 * n.image + mask)
+        return one_of(call, forward, step, Count(0, 0))  # y is k-space already
 
     @property
     def _size(self) -> tuple[int, int]:
@@ -222,7 +236,7 @@ class MRI:
             def normal(x: Tensor) -> Tensor:
                 return _as_image(self._zero_filled(self.A(x)), channels)
 
-            return proximal_solve(normal, v, target, gamma, _CG_TOL, _CG_MAX_ITER)
+            return proximal_solve(normal, v, target, gamma, self.tol, self.max_iter)
 
         return solve
 
@@ -274,7 +288,8 @@ class MRI:
         self._check_image("v", v)
         check_anchor(v, (shape[0], v.shape[1], *shape[2:]), dtype)
 
-    def _check_y(self, y: Tensor) -> None:
+    def check_measurement(self, y: Tensor) -> None:
+        """Raises unless y is k-space of the mask's size, of every coil."""
         coils = () if self.coil_maps is None else (self.coil_maps.shape[1],)
         expected = ("B", 2, *coils, *self._size)
         if not isinstance(y, Tensor) or tuple(y.shape[1:]) != expected[1:]:

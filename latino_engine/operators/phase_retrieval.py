@@ -31,14 +31,14 @@ from latino_engine.operators.parts.image_size import as_image_size, check_image_
 from latino_engine.operators.parts.simulation import add_measurement_noise
 from latino_engine.operators.parts.size_table import SizeTable
 from latino_engine.operators.parts.spectra import complex_of
-from latino_engine.operators.protocol import DataStep
+from latino_engine.operators.protocol import DataStep, Operator
 
 _START_ITERATIONS = 200  # of the phase search behind initial_estimate
 _RELAXATION = 0.9  # of its negative feedback; Fienup's beta
 
 
 @dataclass(frozen=True, eq=False, repr=False, init=False)
-class PhaseRetrieval:
+class PhaseRetrieval(Operator):
     """y_l = |F(m_l x)| + noise, l = 1 .. L: magnitudes behind L known masks.
 
     F is the orthonormal FFT of the image padded by zeros to `oversampling` times its sides; every
@@ -76,6 +76,10 @@ class PhaseRetrieval:
     num_iter: int
     batch_size: int | None
     _table: SizeTable
+    kind = "PhaseRetrieval"
+    family = "phase"
+    is_linear = False
+    measures_image = False
 
     def __init__(
         self,
@@ -132,11 +136,6 @@ class PhaseRetrieval:
             f"{self.oversampling}, {show_noise_std(self.noise_std)}, num_iter={self.num_iter})"
         )
 
-    @property
-    def is_linear(self) -> bool:
-        """False."""
-        return False
-
     def A(self, x: Tensor) -> Tensor:
         """The magnitudes, (B, C, L, H', W')."""
         return self.field(x).abs()
@@ -153,12 +152,8 @@ class PhaseRetrieval:
         z: Tensor = torch.fft.fft2(masks * x[:, :, None], s=self._field_size, norm="ortho")
         return z
 
-    def prox(self, v: Tensor, y: Tensor, gamma: float | Tensor) -> Tensor:
-        """`num_iter` proximal gradient iterations from v; gamma >= 0, a number or (B,)."""
-        return self.data_step(y)(v, gamma)
-
     def data_step(self, y: Tensor) -> DataStep:
-        """The prox for one y."""
+        """`num_iter` proximal gradient iterations from v, for one y."""
         self.check_measurement(y)
         check_finite(y)
         expected, dtype = (*y.shape[:2], *self._size), y.dtype
@@ -219,15 +214,6 @@ class PhaseRetrieval:
         """|F(m_l x)| + noise_std * eps, not below 0, reproducible by the seed."""
         return add_measurement_noise(self.A(x), self.noise_std, seed).clamp(min=0.0)
 
-    def observed(self, y: Tensor) -> Tensor:
-        """y: every entry is observed."""
-        self.check_measurement(y)
-        return y
-
-    def num_observed(self, y: Tensor) -> Tensor:
-        """Magnitudes of every image, (B,) float64."""
-        return torch.full(y.shape[:1], float(y[:1].numel()), dtype=torch.float64, device=y.device)
-
     def measurement_picture(self, y: Tensor) -> Tensor:
         """The logarithm of the first mask's magnitudes, DC in the middle, (1, C, H', W')."""
         first = torch.fft.fftshift((y if y.ndim == 5 else y[None])[:, :, 0], dim=(-2, -1))
@@ -242,7 +228,7 @@ class PhaseRetrieval:
         return PhaseRetrieval(self.masks, sigma_y, self.oversampling, self.num_iter)
 
     def check_measurement(self, y: Tensor) -> None:
-        """Raise the sentence for a y of another shape."""
+        """Raises unless y holds the magnitudes behind every mask."""
         expected = (len(self.masks), *self._field_size)
         if not isinstance(y, Tensor) or y.ndim != 5 or tuple(y.shape[2:]) != expected:
             got = tuple(y.shape) if isinstance(y, Tensor) else type(y).__name__

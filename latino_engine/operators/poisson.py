@@ -11,9 +11,8 @@ import torch
 from torch import Tensor
 
 from latino_engine import ops
-from latino_engine.errors import invalid, invalid_type
-from latino_engine.operators.inpainting import Denoising, Inpainting
-from latino_engine.operators.linear import proximal_solve
+from latino_engine.errors import invalid
+from latino_engine.operators.own import as_linear
 from latino_engine.operators.parts.anscombe import stabilised, stabilised_mean
 from latino_engine.operators.parts.checks import (
     ArrayLike,
@@ -25,17 +24,18 @@ from latino_engine.operators.parts.checks import (
     check_index,
     pick_noise_std,
 )
+from latino_engine.operators.parts.conjugate_gradients import proximal_solve
 from latino_engine.operators.parts.regularised_start import mid_grey, smooth_estimate
 from latino_engine.operators.protocol import DataStep, Operator
 
-_CG_TOL, _CG_MAX_ITER = 1e-5, 500
+_PIXELWISE = ("Inpainting", "Denoising")  # A multiplies every pixel by 0 or 1
 _NUM_ITER = 10  # Gauss-Newton steps; each about squares the error once it is small
 _NUM_HALVINGS = 6
 _LARGEST_VALUE = 16.0  # beyond this, y holds counts that nobody divided by the peak
 
 
 @dataclass(frozen=True, eq=False, repr=False, init=False)
-class PoissonNoise:
+class PoissonNoise(Operator):
     """y ~ Poisson(peak A x) / peak: `peak` photons where A x = 1.
 
     Anscombe's transform T(k) = 2 sqrt(k + 3/8) of the counts has variance about 1 and the mean
@@ -66,12 +66,14 @@ class PoissonNoise:
 
     operator: Operator
     peak: float | Tensor
+    noise_std: float | Tensor
     batch_size: int | None
+    kind = "PoissonNoise"
+    is_linear = False
+    tol = 1e-5
 
     def __init__(self, operator: Operator, peak: float | ArrayLike) -> None:
-        if not isinstance(operator, Operator) or not operator.is_linear:
-            got = type(operator).__name__
-            raise invalid_type("operator", "a linear operator", got, "Denoising(0.0) for A = 1")
+        operator = as_linear("operator", operator, "Denoising(0.0) for A = 1")
         if bool(torch.as_tensor(operator.noise_std).any()):
             remedy = "the photons are all the noise there is"
             raise invalid("operator.noise_std", "0", operator.noise_std, remedy)
@@ -81,6 +83,10 @@ class PoissonNoise:
             raise invalid("peak", f"a number or {batch} values", got, "give one for each image")
         object.__setattr__(self, "operator", operator)
         object.__setattr__(self, "peak", photons)
+        object.__setattr__(self, "noise_std", _stabilised_std(photons))
+        object.__setattr__(self, "family", operator.family)
+        object.__setattr__(self, "measures_image", operator.measures_image)
+        object.__setattr__(self, "measured_channels", operator.measured_channels)
         batch = len(photons) if isinstance(photons, Tensor) else batch
         object.__setattr__(self, "batch_size", batch)
 
@@ -88,18 +94,6 @@ class PoissonNoise:
         peak = self.peak
         shown = f"{peak:g}" if isinstance(peak, float) else f"{peak.numel()} values"
         return f"PoissonNoise({self.operator!r}, peak={shown})"
-
-    @property
-    def noise_std(self) -> float | Tensor:
-        """1 / (2 sqrt(peak)), of the stabilised measurement, a number or (B,)."""
-        if isinstance(self.peak, Tensor):
-            return 0.5 / self.peak.sqrt()
-        return 0.5 / math.sqrt(self.peak)
-
-    @property
-    def is_linear(self) -> bool:
-        """False: the stabilised measurement is a root of A x."""
-        return False
 
     def A(self, x: Tensor) -> Tensor:
         """A x, the mean of y."""
@@ -112,12 +106,8 @@ class PoissonNoise:
         remedy = "use prox, or operator.A_adjoint"
         raise invalid("A_adjoint", "a linear operator", "PoissonNoise", remedy)
 
-    def prox(self, v: Tensor, y: Tensor, gamma: float | Tensor) -> Tensor:
-        """The data step of the stabilised measurement; gamma >= 0, a number or (B,)."""
-        return self.data_step(y)(v, gamma)
-
     def data_step(self, y: Tensor) -> DataStep:
-        """The prox for one y, its stabilised form computed once."""
+        """The data step of the stabilised measurement, whose form is computed once for y."""
         check_batch("y", len(y), self.batch_size)
         check_finite(self.observed(y))
         target, kept = self._stabilised(y), self._kept(y)
@@ -183,8 +173,22 @@ class PoissonNoise:
         index = check_index(index, self.batch_size)
         return PoissonNoise(self.operator.take(index), pick_noise_std(self.peak, index))
 
+    def for_grey(self) -> PoissonNoise:
+        """The photons behind the operator for images of one channel."""
+        grey = self.operator.for_grey()
+        return self if grey is self.operator else PoissonNoise(grey, self.peak)
+
+    def enlarged(self, y: Tensor) -> Tensor:
+        """As the operator."""
+        return self.operator.enlarged(y)
+
+    def measurement_picture(self, y: Tensor) -> Tensor:
+        """As the operator."""
+        return self.operator.measurement_picture(y)
+
     def check_measurement(self, y: Tensor) -> None:
-        """Raise the sentence for a y of another shape, or for counts that were not divided."""
+        """Raises for a y of another shape, or for counts that were not divided by the peak."""
+        self.operator.check_measurement(y)
         check_batch("y", len(y), self.batch_size)
         largest = float(self.operator.observed(y).abs().max()) if y.numel() else 0.0
         if largest > _LARGEST_VALUE:
@@ -212,7 +216,7 @@ class PoissonNoise:
 
     @property
     def _is_pixelwise(self) -> bool:
-        return isinstance(self.operator, Inpainting | Denoising)
+        return self.operator.kind in _PIXELWISE
 
     def _cost(
         self, x: Tensor, v: Tensor, gamma: float | Tensor, target: Tensor, kept: Tensor
@@ -243,7 +247,7 @@ class PoissonNoise:
         def normal(u: Tensor) -> Tensor:
             return self.operator.A_adjoint(power * self.operator.A(u))
 
-        return proximal_solve(normal, v, back_projected, gamma, _CG_TOL, _CG_MAX_ITER)
+        return proximal_solve(normal, v, back_projected, gamma, self.tol, self.max_iter)
 
     def _descend(
         self,
@@ -271,6 +275,7 @@ class PoissonNoise:
         return best, lowest, moved
 
     def _normal(self, x: Tensor) -> Tensor:
+        """A^T A x of the operator behind the photons."""
         return self.operator.A_adjoint(self.operator.A(x))
 
 
@@ -283,6 +288,11 @@ def _as_peak(peak: float | ArrayLike) -> float | Tensor:
         remedy = "give the photons of a pixel of brightness 1"
         raise invalid("peak", "finite numbers > 0", f"{float(photons.min()):g}", remedy)
     return float(photons) if photons.numel() == 1 else photons
+
+
+def _stabilised_std(peak: float | Tensor) -> float | Tensor:
+    """1 / (2 sqrt(peak)), of the stabilised measurement, a number or (B,)."""
+    return 0.5 / (peak.sqrt() if isinstance(peak, Tensor) else math.sqrt(peak))
 
 
 def _needs_gradient(gamma: float | Tensor) -> bool:

@@ -18,13 +18,13 @@ from latino_engine.operators.parts.checks import (
     pick_noise_std,
     show_noise_std,
 )
-from latino_engine.operators.parts.linear_gaussian import SolvedByCG
 from latino_engine.operators.parts.size_table import SizeTable
 from latino_engine.operators.parts.spectra import complex_of, kernel_spectrum
+from latino_engine.operators.protocol import Operator
 
 
 @dataclass(frozen=True, eq=False, repr=False, init=False)
-class SpatiallyVaryingBlur(SolvedByCG):
+class SpatiallyVaryingBlur(Operator):
     """y = sum_t h_t * (w_t x) + noise: one kernel for each tile, blended smoothly.
 
     The image is divided into a grid of R x S equal tiles with one kernel each. The weights w_t are
@@ -51,6 +51,8 @@ class SpatiallyVaryingBlur(SolvedByCG):
     noise_std: float | Tensor
     batch_size: int | None
     _table: SizeTable
+    kind = "SpatiallyVaryingBlur"
+    family = "deblurring"
 
     def __init__(self, kernels: ArrayLike, noise_std: float | ArrayLike) -> None:
         taps, sigma_y = as_parameter("kernels", kernels), as_noise_std(noise_std)
@@ -112,9 +114,6 @@ class SpatiallyVaryingBlur(SolvedByCG):
 
         h, weights = self._table.get("parts", size, image, build)
         return h, weights
-
-    def _check_y(self, y: Tensor) -> None:
-        check_image("y", y, self.batch_size)
 
 
 def _raised_cosines(num_tiles: int, length: int) -> Tensor:

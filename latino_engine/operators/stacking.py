@@ -10,6 +10,7 @@ from torch import Tensor
 
 from latino_engine import ops
 from latino_engine.errors import invalid, invalid_type
+from latino_engine.operators.own import as_linear
 from latino_engine.operators.parts.checks import (
     SMALLEST_NOISE_STD,
     check_batch,
@@ -17,13 +18,14 @@ from latino_engine.operators.parts.checks import (
     check_finite,
     check_index,
 )
-from latino_engine.operators.parts.linear_gaussian import SolvedByCG
+from latino_engine.operators.parts.families import family_of_stack
+from latino_engine.operators.parts.pictures import side_by_side
 from latino_engine.operators.parts.shared_diagonal import diagonal_step, shared_diagonal
 from latino_engine.operators.protocol import DataStep, Operator
 
 
 @dataclass(frozen=True, eq=False, repr=False, init=False)
-class Stack(SolvedByCG):
+class Stack(Operator):
     """y = (y_1, y_2, ...), y_i = A_i x + noise_i: one image seen by several linear operators.
 
     y is one vector for each image: y_1, y_2, ... flattened and joined, each divided by its noise
@@ -49,6 +51,8 @@ class Stack(SolvedByCG):
     noise_std: float | Tensor
     batch_size: int | None
     shapes: tuple[tuple[int, ...], ...]
+    kind = "Stack"
+    measures_image = False
 
     def __init__(self, operators: Sequence[Operator], image_shape: Sequence[int]) -> None:
         remedy = "sample JPEG, phase retrieval and photon counts by themselves"
@@ -56,17 +60,14 @@ class Stack(SolvedByCG):
         shape = tuple(image_shape) if isinstance(image_shape, Sequence) else (image_shape,)
         if len(shape) != 3 or any(not isinstance(n, int) or n < 1 for n in shape):
             raise invalid("image_shape", "(C, H, W)", shape, "give the shape of one image")
-        batches = {op.batch_size for op in parts} - {None}
-        if len(batches) > 1:
-            got = " and ".join(str(b) for b in sorted(batches, key=str))
-            raise invalid("operators", "one batch size", got, "give parameters for every image")
-        ones = [torch.zeros(op.batch_size or 1, *shape) for op in parts]
-        shapes = tuple(tuple(op.A(x).shape[1:]) for op, x in zip(parts, ones, strict=True))
+        batch, shapes = batch_of(parts), tuple(op.measured_shape(shape) for op in parts)
         object.__setattr__(self, "operators", parts)
         object.__setattr__(self, "image_shape", shape)
         object.__setattr__(self, "noise_std", _common_noise_std(parts))
-        object.__setattr__(self, "batch_size", next(iter(batches), None))
+        object.__setattr__(self, "batch_size", batch)
         object.__setattr__(self, "shapes", shapes)
+        object.__setattr__(self, "family", family_of_stack(parts))
+        object.__setattr__(self, "diagonal", shared_diagonal(parts))
 
     def __repr__(self) -> str:
         shape = " x ".join(str(n) for n in self.image_shape)
@@ -111,22 +112,17 @@ class Stack(SolvedByCG):
 
     def data_step(self, y: Tensor) -> DataStep:
         """The prox for one y: exact where the parts share a diagonalisation, else by CG."""
-        where = shared_diagonal(self.operators)
-        if where is None:
+        if not self.diagonal:
             return super().data_step(y)
         back_projected = self.A_adjoint(y)
         check_finite(self.observed(y))
-        return diagonal_step(where, self._normal, back_projected)
+        return diagonal_step(self.diagonal[0], self._normal, back_projected)
 
     def initial_estimate(self, y: Tensor) -> Tensor:
         """The mean of the parts' own estimates, then one prox, gamma = (0.1 / sigma_y)^2."""
         pairs = zip(self.operators, self.split(y), strict=True)
         estimates = [op.initial_estimate(part) for op, part in pairs]
         return self._one_prox(torch.stack(estimates).mean(dim=0), y)
-
-    def measure(self, x: Tensor, seed: int = 0) -> Tensor:
-        """A x + noise, reproducible by the seed; no two parts have the same noise."""
-        return self.observed(super().measure(x, seed))
 
     def observed(self, y: Tensor) -> Tensor:
         """y with 0 where its part never observed anything."""
@@ -145,13 +141,20 @@ class Stack(SolvedByCG):
         index = check_index(index, self.batch_size)
         return Stack([op.take(index) for op in self.operators], self.image_shape)
 
-    def check_measurement(self, y: Tensor) -> None:
-        """Raise the sentence for a y of another shape."""
-        self._check_y(y)
+    def for_grey(self) -> Stack:
+        """The same of every part."""
+        grey = [op.for_grey() for op in self.operators]
+        same = all(a is b for a, b in zip(grey, self.operators, strict=True))
+        return self if same else Stack(grey, self.image_shape)
+
+    def measurement_picture(self, y: Tensor) -> Tensor:
+        """The pictures of all parts, side by side."""
+        parts = zip(self.operators, self.split(y), strict=True)
+        return side_by_side([op.measurement_picture(part) for op, part in parts])
 
     def _parts(self, y: Tensor) -> list[Tensor]:
         """y in its parts, still weighted."""
-        self._check_y(y)
+        self.check_measurement(y)
         pieces = torch.split(y, [torch.Size(shape).numel() for shape in self.shapes], dim=1)
         return [
             piece.reshape(len(y), *shape) for piece, shape in zip(pieces, self.shapes, strict=True)
@@ -163,7 +166,8 @@ class Stack(SolvedByCG):
         first = levels[0].clamp(min=SMALLEST_NOISE_STD)
         return [(first / level.clamp(min=SMALLEST_NOISE_STD)).to(like) for level in levels]
 
-    def _check_y(self, y: Tensor) -> None:
+    def check_measurement(self, y: Tensor) -> None:
+        """Raises unless y is one vector for each image, as `join` makes it."""
         total = sum(torch.Size(shape).numel() for shape in self.shapes)
         if not isinstance(y, Tensor) or y.ndim != 2 or y.shape[1] != total:
             got = tuple(y.shape) if isinstance(y, Tensor) else type(y).__name__
@@ -178,10 +182,16 @@ def linear_parts(name: str, operators: Sequence[Operator], remedy: str) -> tuple
     if not parts:
         got = "none" if isinstance(operators, Sequence) else type(operators).__name__
         raise invalid_type(name, "a list of operators", got, "give one or more")
-    for i, op in enumerate(parts):
-        if not isinstance(op, Operator) or not op.is_linear:
-            raise invalid_type(f"{name}[{i}]", "a linear operator", type(op).__name__, remedy)
-    return parts
+    return tuple(as_linear(f"{name}[{i}]", op, remedy) for i, op in enumerate(parts))
+
+
+def batch_of(operators: Sequence[Operator]) -> int | None:
+    """The batch size of operators that belong together, None where all share their parameters."""
+    batches = {op.batch_size for op in operators} - {None}
+    if len(batches) > 1:
+        got = " and ".join(str(b) for b in sorted(batches, key=str))
+        raise invalid("operators", "one batch size", got, "give parameters for every image")
+    return next(iter(batches), None)
 
 
 def _common_noise_std(parts: Sequence[Operator]) -> float | Tensor:

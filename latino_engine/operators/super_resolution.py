@@ -23,8 +23,8 @@ from latino_engine.operators.parts.checks import (
     pick,
     pick_noise_std,
     show_noise_std,
-    starting_gamma,
 )
+from latino_engine.operators.parts.cost import Call, Count, Sizes, one_of, real_fft
 from latino_engine.operators.parts.fused_step import FixedStep, FusedStep
 from latino_engine.operators.parts.point_spread import check_compat
 from latino_engine.operators.parts.resampling import LIBRARY_FILTERS, resize_matrix
@@ -41,10 +41,9 @@ from latino_engine.operators.parts.separable_step import (
     separable_step,
     singular_parts,
 )
-from latino_engine.operators.parts.simulation import add_measurement_noise
 from latino_engine.operators.parts.size_table import SizeTable
 from latino_engine.operators.parts.spectra import as_kernel, complex_of, kernel_full_spectrum
-from latino_engine.operators.protocol import DataStep
+from latino_engine.operators.protocol import DataStep, Operator
 from latino_engine.ops import cuda_launches, reference
 
 #: gamma of the fused formula costs gamma times the rounding of its numbers: 1e-4 in float32 here,
@@ -53,7 +52,7 @@ _LARGE_GAMMA, _SMALL_NOISE_STD = 1e3, 5e-3
 
 
 @dataclass(frozen=True, eq=False, repr=False, init=False)
-class SuperResolution:
+class SuperResolution(Operator):
     """y = (h * x)[::s, ::s] + noise, a circular convolution sampled every s pixels.
 
     x: (B, C, H, W) with H and W multiples of s; y: (B, C, H/s, W/s); float32 or float64.
@@ -89,6 +88,8 @@ class SuperResolution:
     batch_size: int | None
     compat: str | None
     _table: SizeTable
+    kind = "SuperResolution"
+    family = "super-resolution"
 
     def __init__(
         self,
@@ -131,11 +132,6 @@ class SuperResolution:
         return f"SuperResolution({self.factor}x, {name}, {sigma_y}{more})"
 
     @property
-    def is_linear(self) -> bool:
-        """True."""
-        return True
-
-    @property
     def is_periodic(self) -> bool:
         """True where the image wraps around: a convolution with `kernel`, sampled from pixel 0."""
         return self.kernel_name not in LIBRARY_FILTERS
@@ -154,7 +150,7 @@ class SuperResolution:
 
     def A_adjoint(self, y: Tensor) -> Tensor:
         """Zeros between the pixels of y, then correlation with h; or the transposed matrices."""
-        check_image("y", y, self.batch_size, self.kernel.shape[1])
+        self.check_measurement(y)
         if not self.is_periodic:
             rows, columns = self._resize_matrices(y, (y.shape[-2], y.shape[-1]))
             return rows.mT @ y @ columns
@@ -179,7 +175,7 @@ class SuperResolution:
 
     def data_step(self, y: Tensor) -> DataStep:
         """The prox for one y, conj(h) tile(Y) computed once."""
-        check_image("y", y, self.batch_size, self.kernel.shape[1])
+        self.check_measurement(y)
         check_finite(y)
         if self.compat is not None:
             return self._surrogate_step(y)
@@ -218,7 +214,7 @@ class SuperResolution:
 
     def initial_estimate(self, y: Tensor) -> Tensor:
         """`enlarged(y)`, then one prox, gamma = (0.1 / sigma_y)^2."""
-        return self.prox(self.enlarged(y), y, starting_gamma(self.noise_std))
+        return self._one_prox(self.enlarged(y), y)
 
     def enlarged(self, y: Tensor) -> Tensor:
         """Bicubic interpolation of y on the grid of x, (B, C, H, W).
@@ -227,21 +223,9 @@ class SuperResolution:
         nor the grid shifts it; y is divided by the kernel's sum. For the bicubic kernel this is
         A_adjoint(y) / A_adjoint(1). At a border that does not wrap around, edge pixels repeat.
         """
-        check_image("y", y, self.batch_size, self.kernel.shape[1])
+        self.check_measurement(y)
         rows, columns = self._interpolation(y)
         return rows @ y @ columns
-
-    def measure(self, x: Tensor, seed: int = 0) -> Tensor:
-        """A(x) + noise_std * eps, reproducible by the seed."""
-        return add_measurement_noise(self.A(x), self.noise_std, seed)
-
-    def observed(self, y: Tensor) -> Tensor:
-        """y: every entry is observed."""
-        return y
-
-    def num_observed(self, y: Tensor) -> Tensor:
-        """C (H/s) (W/s) for every image, (B,) float64."""
-        return torch.full(y.shape[:1], float(y[:1].numel()), dtype=torch.float64, device=y.device)
 
     def take(self, index: Tensor) -> SuperResolution:
         """The operator of the images `index`, 1-D int64."""
@@ -256,11 +240,29 @@ class SuperResolution:
         object.__setattr__(taken, "grid", self.grid)
         return taken
 
+    def check_measurement(self, y: Tensor) -> None:
+        """Raises unless y is an image with the channels of the kernel."""
+        check_image("y", y, self.batch_size, self.kernel.shape[1])
+
+    def cost(self, call: Call, shape: tuple[int, ...]) -> Count | None:
+        """The transforms of the image and of y around products in the alias domain; the matrices
+        of a library are not counted.
+        """
+        if not self.is_periodic:
+            return None
+        n, kernels, s = Sizes(shape), self.kernel.shape[:-2].numel(), self.factor
+        flops = n.planes * (2 * n.transform + 24 * n.bins)
+        step = Count(flops, 2 * n.image + 8 * n.planes * n.bins + 8 * kernels * n.bins)
+        small = real_fft(n.pixels // s**2)
+        low = n.planes * (n.transform + small)
+        forward = Count(low + 6 * n.planes * n.bins, n.image * (1 + s**-2) + 8 * n.bins)
+        return one_of(call, forward, step, Count(n.planes * (small + 6 * n.bins), 0))
+
     def _corrected_step(self, y: Tensor) -> DataStep:
         """The prox as a correction of v, X = V + conj(h) tile(g (Y - fold(h V)) / (1 + g F)) with
         F = fold(|h|^2): the same number, without the difference of two large ones that `prox` has.
         """
-        check_image("y", y, self.batch_size, self.kernel.shape[1])
+        self.check_measurement(y)
         check_finite(y)
         factor, size = self.factor, self._full_size(y)
         h, folded_power = self._spectra(y, size)
@@ -290,7 +292,7 @@ class SuperResolution:
         for images in [0, 1] while rho and sigma_t stay those of [-1, 1]. Its clamp to [0, 1] is not
         reproduced. Source: the published code of arXiv:2507.02686.
         """
-        check_image("y", y, self.batch_size, self.kernel.shape[1])
+        self.check_measurement(y)
         size = self._full_size(y)
         h, _ = self._spectra(y, size)
         enlarged = F.interpolate(y, size=size, mode="bilinear")

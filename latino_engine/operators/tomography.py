@@ -22,13 +22,13 @@ from latino_engine.operators.parts.checks import (
     show_noise_std,
 )
 from latino_engine.operators.parts.image_size import as_image_size, check_image_size
-from latino_engine.operators.parts.linear_gaussian import SolvedByCG
 from latino_engine.operators.parts.parallel_beam import joseph_entries, sparse_pair, sparse_product
 from latino_engine.operators.parts.size_table import SizeTable
+from latino_engine.operators.protocol import Operator
 
 
 @dataclass(frozen=True, eq=False, repr=False, init=False)
-class Tomography(SolvedByCG):
+class Tomography(Operator):
     """y[a, d] = (line integral of x at angle a through detector d) / max(H, W) + noise.
 
     Parallel beams, detectors one pixel apart, centred, enough of them for the diagonal. The
@@ -54,6 +54,9 @@ class Tomography(SolvedByCG):
     num_detectors: int
     batch_size: int | None
     _table: SizeTable
+    kind = "Tomography"
+    family = "tomography"
+    measures_image = False
 
     def __init__(
         self,
@@ -92,7 +95,7 @@ class Tomography(SolvedByCG):
 
     def A_adjoint(self, y: Tensor) -> Tensor:
         """The back-projection, the transpose of A."""
-        self._check_y(y)
+        self.check_measurement(y)
         matrix, transposed = self._matrices(y)
         return self._product(y, transposed, matrix, self.image_size)
 
@@ -102,7 +105,7 @@ class Tomography(SolvedByCG):
         The filter is Ramachandran's and Lakshminarayanan's in its spatial form, 1/4 at 0 and
         -1 / (pi n)^2 at odd n, so that the mean is right; the angles must cover 180 degrees evenly.
         """
-        self._check_y(y)
+        self.check_measurement(y)
         detectors = self.num_detectors
         n = torch.arange(1 - detectors, detectors, dtype=torch.float64)
         ramp = torch.where(n % 2 != 0, -1.0 / (torch.pi * n) ** 2, torch.zeros_like(n))
@@ -130,10 +133,6 @@ class Tomography(SolvedByCG):
         object.__setattr__(taken, "_table", self._table)  # the matrices do not know the noise
         return taken
 
-    def check_measurement(self, y: Tensor) -> None:
-        """Raise the sentence for a y of another shape."""
-        self._check_y(y)
-
     def _product(
         self, image: Tensor, matrix: Tensor, transposed: Tensor, size: tuple[int, int]
     ) -> Tensor:
@@ -152,7 +151,8 @@ class Tomography(SolvedByCG):
         matrix, transposed = self._table.get("matrices", self.image_size, like, build)
         return matrix, transposed
 
-    def _check_y(self, y: Tensor) -> None:
+    def check_measurement(self, y: Tensor) -> None:
+        """Raises unless y is a sinogram of these angles and detectors."""
         expected = (len(self.angles), self.num_detectors)
         if not isinstance(y, Tensor) or y.ndim != 4 or tuple(y.shape[2:]) != expected:
             got = tuple(y.shape) if isinstance(y, Tensor) else type(y).__name__

@@ -20,19 +20,17 @@ from latino_engine.interop.physics import (
     is_stacked,
     measured_parts,
 )
-from latino_engine.operators import JPEG, MRI, Colorization, Demosaicing, LinearOperator, Stack
+from latino_engine.operators.own import as_operator
 from latino_engine.operators.parts.checks import SMALLEST_NOISE_STD, check_finite
 from latino_engine.operators.parts.fused_step import FixedStep
+from latino_engine.operators.parts.own_model import energy
 from latino_engine.operators.protocol import DataStep, Operator
 from latino_engine.priors.prior import PriorSpec, check_image
 from latino_engine.schedule import Scalar
 
-_OPERATOR_NAMES = sorted(name for name in dir(Operator) if not name.startswith("_"))
 _LARGEST_VALUE = (
     16.0  # |y| beyond this many ranges is a picture in 0..255, not one in the public range
 )
-
-_ADJOINT_GAP = 0.1  # projectors and back-projectors that are not quite matched stay below
 
 #: How the chain starts: a word, an image, or a restoration network (y, operator) -> x. The operator
 #: is the one that the caller gave: a physics of deepinv reaches a network of deepinv as it is.
@@ -96,13 +94,9 @@ class Problem:
         float64.
         """
         operator, y = self.operator.take(index), self.y[index]
-        whiten = getattr(operator, "residual", None)  # where the noise is not additive
-        residual = (
-            operator.observed(operator.A(x)) - y if whiten is None else cast(Tensor, whiten(x, y))
-        )
-        energy = _energy(residual)
+        squares = energy(operator.residual(x, y))
         sigma = torch.as_tensor(self.sigma_of(index), dtype=torch.float64).cpu() / self.spec.scale
-        return energy.cpu() / (operator.num_observed(y).double().cpu() * sigma**2)
+        return squares.cpu() / (operator.num_observed(y).double().cpu() * sigma**2)
 
 
 def make_problem(
@@ -116,24 +110,13 @@ def make_problem(
         ValueError, TypeError: an argument that cannot be used, in one sentence.
     """
     operator, y = _converted(y, op, device)
-    if not isinstance(operator, Operator):
-        expected = "an operator such as Blur or Inpainting"
-        lacking = [name for name in _OPERATOR_NAMES if not hasattr(operator, name)]
-        more = f" without {', '.join(lacking)}" if len(lacking) < len(_OPERATOR_NAMES) else ""
-        remedy = "wrap your own model in LinearOperator(A, A_adjoint, noise_std)"
-        raise invalid_type("op", expected, type(operator).__name__ + more, remedy)
     if spec.channels == 1:
-        operator = _for_grey_images(operator)
-    measured = given = _as_tensor(y, device, isinstance(operator, LinearOperator))
-    _check_rank(measured, operator, spec)
+        operator = operator.for_grey()
+    measured = given = _as_tensor(y, device, operator.takes_complex)
+    _check_shape(measured, operator, spec)
     measured = operator.observed(measured)
     _check_values(measured, operator, spec)
-    if operator.batch_size not in (None, measured.shape[0]):
-        expected = f"a batch of {operator.batch_size}, one for each parameter set of the operator"
-        remedy = "give the operator as many kernels, masks or noise levels as there are images"
-        raise invalid("y", expected, measured.shape[0], remedy)
-    if isinstance(operator, LinearOperator):
-        _check_model(operator, measured)
+    operator.check_model(measured)
     estimate = operator.initial_estimate(measured)
     check_image("y", estimate, spec)
     x_public = _start(init, given, op, operator, estimate)
@@ -141,76 +124,25 @@ def make_problem(
     return Problem(operator, spec, measured, x_init, _sigma_y(operator, spec))
 
 
-def _converted(y: Any, op: Any, device: str) -> tuple[Any, Any]:
-    """(operator, y): deepinv's physics and measurements as this package has them, and the parts of
-    a stack joined.
+def _converted(y: Any, op: Any, device: str) -> tuple[Operator, Any]:
+    """(operator, y): deepinv's physics and measurements as this package has them, a user's own
+    class with the defaults of the contract, and the parts of a stack joined.
     """
     if is_physics(op) and is_stacked(op):
         parts = [_as_tensor(part, device) for part in measured_parts(y, op)]
         first = op[0].A_adjoint(parts[0])
         operator = from_physics(op, device, tuple(first.shape[1:]))
-        return operator, cast(Stack, operator).join(parts)
+        return operator, operator.join(parts)
     if is_physics(op):
         gain = counts_gain(op)
         if gain is not None:
             counts = _as_tensor(y, device)
             y = gain.to(counts).reshape(-1, *(1,) * (counts.ndim - 1)) * counts
         return from_physics(op, device), y
-    if isinstance(op, Stack) and isinstance(y, list | tuple):
-        return op, op.join([_as_tensor(part, device) for part in y])
-    return op, y
-
-
-def _check_model(operator: LinearOperator, y: Tensor) -> None:
-    image = operator.A_adjoint(y)
-    predicted = operator.A(torch.ones_like(image))
-    if predicted.shape != y.shape:
-        remedy = "A must return what was measured, for any number of images"
-        raise invalid("A", f"the shape of y {tuple(y.shape)}", tuple(predicted.shape), remedy)
-    if not bool(torch.isfinite(predicted).all() & torch.isfinite(image).all()):
-        got = "NaN or infinite numbers"
-        raise invalid("A, A_adjoint", "finite results for finite images", got, "correct the model")
-    _check_adjoint(operator, image)
-    if operator.batch_size is None and not _alike(operator, image):
-        # The images travel in chunks of any order: such a model would be applied to the wrong ones.
-        got = "one that depends on the place of an image in the batch"
-        raise invalid("A", "the same model for every image", got, "sample the images one by one")
-
-
-def _check_adjoint(operator: LinearOperator, image: Tensor) -> None:
-    """<A x, A x> = <x, A_adjoint(A x)> at x = A_adjoint(y), as far as approximations go: with
-    another A_adjoint conjugate gradients diverge.
-    """
-    measured = operator.A(image)
-    energy = _energy(measured)
-    back = operator.A_adjoint(measured)
-    inner = (image.double() * back.double()).reshape(len(image), -1).sum(dim=1)
-    wrong = (inner - energy).abs() > _ADJOINT_GAP * energy
-    if bool(wrong.any()):
-        got = f"{float((inner / energy)[wrong][0]):.3g} of it for x = A_adjoint(y)"
-        expected = "the adjoint of A, so that <x, A_adjoint(A x)> = ||A x||^2"
-        raise invalid("A_adjoint", expected, got, "correct it, or the scale of one of the two")
-
-
-def _energy(z: Tensor) -> Tensor:
-    """||z||^2 of every image, real or complex: (B,) float64."""
-    real = torch.view_as_real(z) if z.is_complex() else z
-    return real.reshape(len(z), -1).double().square().sum(dim=1)
-
-
-def _alike(operator: LinearOperator, image: Tensor) -> bool:
-    """Whether A commutes with a reordering of the batch."""
-    if image.shape[0] == 1:
-        return True
-    straight, reordered = operator.A(image), operator.A(image.flip(0)).flip(0)
-    return bool((straight - reordered).abs().max() <= 1e-3 * straight.abs().max())
-
-
-def _for_grey_images(operator: Operator) -> Operator:
-    """The operator for real images of one channel, where it has such a form."""
-    if isinstance(operator, MRI):
-        return MRI(operator.mask, operator.noise_std, operator.coil_maps, real_image=True)
-    return JPEG(operator.quality, grey=True) if isinstance(operator, JPEG) else operator
+    operator = as_operator("op", op)
+    if isinstance(y, list | tuple) and all(isinstance(part, Tensor | np.ndarray) for part in y):
+        y = operator.join([_as_tensor(part, device, operator.takes_complex) for part in y])
+    return operator, y
 
 
 def _as_tensor(y: Any, device: str, may_be_complex: bool = False) -> Tensor:
@@ -231,30 +163,26 @@ def _as_tensor(y: Any, device: str, may_be_complex: bool = False) -> Tensor:
     return y.detach().to(device, torch.float32)
 
 
-def _check_rank(y: Tensor, operator: Operator, spec: PriorSpec) -> None:
-    grey = isinstance(operator, Colorization | Demosaicing)
-    channels = 2 if isinstance(operator, MRI) else 1 if grey else spec.channels
-    if isinstance(operator, LinearOperator):
-        wrong, expected = y.ndim < 2, "(B, ...)"
-    elif hasattr(operator, "check_measurement"):  # its y is no image
-        operator.check_measurement(y)
-        wrong, expected = False, ""
-    else:
-        ranks = (4, 5) if isinstance(operator, MRI) else (4,)
-        wrong, expected = y.ndim not in ranks, f"(B, {channels}, H, W)"
-    if wrong:
+def _check_shape(y: Tensor, operator: Operator, spec: PriorSpec) -> None:
+    if y.ndim < 2 or (operator.measures_image and y.ndim != 4):
+        channels = operator.measured_channels or spec.channels
+        expected = f"(B, {channels}, H, W)" if operator.measures_image else "(B, ...)"
         remedy = "add a batch axis" if y.ndim in (1, 3) else "reshape it"
         raise invalid("y", f"{expected} float32", tuple(y.shape), remedy)
     if y.shape[0] == 0:
         raise invalid("y", "at least one measurement", "an empty batch", "give one or more")
+    if operator.batch_size not in (None, y.shape[0]):
+        expected = f"a batch of {operator.batch_size}, one for each parameter set of the operator"
+        remedy = "give the operator as many kernels, masks or noise levels as there are images"
+        raise invalid("y", expected, y.shape[0], remedy)
+    operator.check_measurement(y)
 
 
 def _check_values(y: Tensor, operator: Operator, spec: PriorSpec) -> None:
     check_finite(y)
     low, high = spec.data_range
     largest = float(y.abs().max())
-    no_image = isinstance(operator, MRI | LinearOperator) or hasattr(operator, "check_measurement")
-    if not no_image and largest > _LARGEST_VALUE * (high - low):
+    if operator.measures_image and largest > _LARGEST_VALUE * (high - low):
         expected = f"an image in the prior's range [{low:g}, {high:g}]"
         raise invalid("y", expected, f"values up to {largest:g}", "rescale it, for example y / 255")
 
@@ -307,7 +235,7 @@ def _restored(
     gain = counts_gain(op)
     if gain is not None:
         return network(y / gain.to(y).reshape(-1, *(1,) * (y.ndim - 1)), op)
-    if isinstance(operator, Stack):
+    if is_stacked(op):
         from deepinv.utils import TensorList
 
         return network(TensorList(operator.split(y)), op)

@@ -12,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import latino_engine as le
 from latino_engine.bench import counting
 from latino_engine.export.denoiser import export_denoiser
+from latino_engine.operators.parts.cost import Count
 
 
 @pytest.fixture(scope="module")
@@ -84,21 +85,21 @@ def test_flops_grow_with_batch_and_pixels(tiny_graph):
 def test_data_steps_by_hand():
     shape, pixels = (2, 3, 16, 8), 2 * 3 * 16 * 8
     transforms = 2 * 2.5 * pixels * math.log2(128)
-    blur = counting.count_prox(le.Blur.gaussian(1.0, 0.1, size=5), shape)
+    blur = le.Blur.gaussian(1.0, 0.1, size=5).cost("data_step", shape)
     assert blur is not None and blur.flops == transforms + 8 * 6 * 16 * 5
     assert blur.bytes == 8 * pixels + 8 * 6 * 80 + 4 * 80
-    masked = counting.count_prox(le.Inpainting(torch.ones(16, 8), 0.1), shape)
-    assert masked == counting.Count(5 * pixels, 12 * pixels + 4 * 128)
-    assert counting.count_prox(le.Denoising(0.1), shape).flops == 3 * pixels
-    higher = counting.count_prox(le.SuperResolution(2, 0.1), shape)
+    masked = le.Inpainting(torch.ones(16, 8), 0.1).cost("data_step", shape)
+    assert masked == Count(5 * pixels, 12 * pixels + 4 * 128)
+    assert le.Denoising(0.1).cost("data_step", shape).flops == 3 * pixels
+    higher = le.SuperResolution(2, 0.1).cost("data_step", shape)
     assert higher.flops > blur.flops
-    mri = counting.count_prox(le.MRI(torch.ones(16, 8), 0.1), (2, 2, 16, 8))
+    mri = le.MRI(torch.ones(16, 8), 0.1).cost("data_step", (2, 2, 16, 8))
     assert mri.flops == 2 * 2.5 * 512 * math.log2(128) + 6 * 512
-    assert counting.count_prox(le.JPEG(20), shape).flops == 82 * pixels
+    assert le.JPEG(20).cost("data_step", shape).flops == 82 * pixels
 
 
 def test_conjugate_gradients_have_no_count():
     op = le.LinearOperator(lambda x: x, lambda y: y, 0.1)
-    assert counting.count_prox(op, (1, 3, 8, 8)) is None
+    assert op.cost("data_step", (1, 3, 8, 8)) is None
     coils = torch.ones(2, 8, 8, dtype=torch.complex64)
-    assert counting.count_prox(le.MRI(torch.ones(8, 8), 0.1, coils), (1, 2, 8, 8)) is None
+    assert le.MRI(torch.ones(8, 8), 0.1, coils).cost("data_step", (1, 2, 8, 8)) is None

@@ -15,7 +15,7 @@ from benchmarks.operations.case import OURS, Case, measure, relative_error, rows
 from benchmarks.operations.fused import fused_cases
 from benchmarks.operations.operators import operator_cases, sensor_cases
 from latino_engine import operators, ops
-from latino_engine.bench.counting import Count, count_call, count_prox
+from latino_engine.operators.parts.cost import Count
 
 PEAKS = {"matrix_gflops": 100.0, "copy_gb_per_s": 10.0}
 SIZE = (2, 16, 24)
@@ -127,8 +127,8 @@ def test_the_sizes_of_the_full_grid():
 def test_a_call_counts_the_share_of_y():
     shape = (2, 3, 16, 8)
     for op in (le.Blur.gaussian(1.0, 0.1, size=5), le.SuperResolution(2, 0.1), le.JPEG(20)):
-        assert count_call(op, "prox", shape).flops > count_prox(op, shape).flops
+        assert op.cost("prox", shape).flops > op.cost("data_step", shape).flops
     mask = le.Inpainting(torch.ones(16, 8), 0.1)
-    assert count_call(mask, "prox", shape) == count_prox(mask, shape)
-    assert count_call(mask, "A", shape) == Count(768, 2 * 4 * 768 + 4 * 128)
-    assert count_call(le.LinearOperator(abs, abs, 0.1), "prox", shape) is None
+    assert mask.cost("prox", shape) == mask.cost("data_step", shape)
+    assert mask.cost("A", shape) == Count(768, 2 * 4 * 768 + 4 * 128)
+    assert le.LinearOperator(abs, abs, 0.1).cost("prox", shape) is None

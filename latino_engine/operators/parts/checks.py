@@ -109,6 +109,14 @@ def check_image(name: str, x: object, batch: int | None = None, channels: int = 
     check_batch(name, x.shape[0], batch)
 
 
+def check_measured(name: str, y: object, batch: int | None = None) -> None:
+    """y as a tensor (B, ...) of any rank, real or complex."""
+    if not isinstance(y, Tensor) or y.ndim < 1:
+        raise invalid_type(name, "a tensor (B, ...)", type(y).__name__, "use torch.as_tensor")
+    check_dtype(name, y.real if y.is_complex() else y)
+    check_batch(name, y.shape[0], batch)
+
+
 def check_dtype(name: str, x: Tensor) -> None:
     """float32 or float64."""
     if x.dtype not in (torch.float32, torch.float64):

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from latino_engine import ops
-from latino_engine.operators.linear import conjugate_gradients
 from latino_engine.operators.parts.checks import SMALLEST_NOISE_STD
+from latino_engine.operators.parts.conjugate_gradients import conjugate_gradients
 
 _MID_GREY = 0.5
 _PIXEL_STD = 0.25  # of a pixel around mid-grey

@@ -3,33 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor
 
 from latino_engine import ops
-from latino_engine.operators.blur import Blur
-from latino_engine.operators.demosaicing import Demosaicing
-from latino_engine.operators.inpainting import Denoising, Inpainting
 from latino_engine.operators.parts.checks import check_anchor, check_gamma
-from latino_engine.operators.protocol import DataStep, Operator
-
-#: Where A^T A is diagonal: pixel by pixel, frequency by frequency, or nowhere that is known.
-Diagonal: TypeAlias = Literal["pixels", "frequencies"] | None
+from latino_engine.operators.protocol import Basis, DataStep, Operator
 
 
-def shared_diagonal(operators: Sequence[Operator]) -> Diagonal:
-    """Where every A^T A of these operators, and so their sum, is diagonal."""
-    if all(isinstance(op, Inpainting | Denoising | Demosaicing) for op in operators):
-        return "pixels"
-    if all(isinstance(op, Blur | Denoising) for op in operators):
-        return "frequencies"
-    return None
+def shared_diagonal(operators: Sequence[Operator]) -> tuple[Basis, ...]:
+    """Where A^T A is diagonal for each of these operators, and so for their sum or their chain."""
+    first, *others = operators
+    return tuple(basis for basis in first.diagonal if all(basis in op.diagonal for op in others))
 
 
 def diagonal_step(
-    where: Diagonal, normal: Callable[[Tensor], Tensor], back_projected: Tensor
+    where: Basis, normal: Callable[[Tensor], Tensor], back_projected: Tensor
 ) -> DataStep:
     """The prox for one A^T y: (v + gamma A^T y) / (1 + gamma diag(A^T A)) where that is diagonal.
 

@@ -6,13 +6,14 @@ the authors' public code.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 from latino_engine.errors import invalid
-from latino_engine.operators import Blur, Inpainting, SuperResolution
+from latino_engine.operators import Blur, SuperResolution
 from latino_engine.operators.protocol import Operator
 from latino_engine.schedule import InnerStep, OuterStep, Scalar, Schedule
 
@@ -117,16 +118,19 @@ def problem_name(operator: Operator, pro: bool = False) -> str:
     """The row of the published table for an operator."""
     known = PRO_DELTAS if pro else DELTAS
     noisy = pro and float(torch.as_tensor(operator.noise_std).max()) >= _LOW_NOISE
-    name = "other"
-    if isinstance(operator, SuperResolution):
-        name = "sr16" if operator.factor <= 16 else "sr32"
-    elif isinstance(operator, Blur):
-        name = "gaussian-wide" if _kernel_std(operator) >= _WIDE_BLUR else "gaussian"
-        name = "gaussian" if noisy else name
-    elif isinstance(operator, Inpainting):
-        name = "inpainting"
+    row = _ROWS.get(operator.kind)
+    name = "other" if row is None else row(operator, noisy)
     name = f"{name}-noisy" if noisy else name
     return name if name in known else "other"
+
+
+def _enlarging_row(operator: SuperResolution, noisy: bool) -> str:
+    return "sr16" if operator.factor <= 16 else "sr32"
+
+
+def _blur_row(operator: Blur, noisy: bool) -> str:
+    wide = _kernel_std(operator) >= _WIDE_BLUR
+    return "gaussian-wide" if wide and not noisy else "gaussian"
 
 
 def latent_schedule(
@@ -166,3 +170,11 @@ def _kernel_std(operator: Blur) -> float:
         mean = (profile * place).sum(-1, keepdim=True)
         spread = max(spread, float((profile * (place - mean) ** 2).sum(-1).max()))
     return float(spread**0.5)
+
+
+#: (operator, noisy) -> the row of the published tables, by `Operator.kind`.
+_ROWS: dict[str, Callable[[Any, bool], str]] = {
+    "SuperResolution": _enlarging_row,
+    "Blur": _blur_row,
+    "Inpainting": lambda operator, noisy: "inpainting",
+}
