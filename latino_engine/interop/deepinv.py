@@ -36,6 +36,8 @@ __all__ = ["Reconstructor", "to_physics"]
 
 ESTIMATES = ("mean", "sample")
 Size: TypeAlias = tuple[int, int, int]
+#: (operator, size of the image, noise model) -> the physics.
+Conversion: TypeAlias = Callable[[Any, Size, Any], Any]
 
 
 class Reconstructor(_Base):  # type: ignore[misc]
@@ -139,7 +141,8 @@ def to_physics(op: Operator, img_size: tuple[int, int, int]) -> Any:
 
 
 def _to_linear(op: Operator, img_size: Size, noise: Any) -> Any:
-    return _PHYSICS.get(op.kind, _to_any)(op, img_size, noise)
+    own: Conversion = _PHYSICS.get(op.kind, _to_any)
+    return own(op, img_size, noise)
 
 
 def _to_any(op: Operator, img_size: Size, noise: Any) -> Any:
@@ -191,7 +194,7 @@ def _to_mri(op: MRI, img_size: Size, noise: Any) -> Any:
 
 
 #: Operators that have a physics of their own, by `Operator.kind`.
-_PHYSICS: dict[str, Callable[[Any, Size, Any], Any]] = {
+_PHYSICS: dict[str, Conversion] = {
     "Denoising": _to_denoising,
     "Blur": _to_blur,
     "SuperResolution": _to_downsampling,

@@ -70,6 +70,7 @@ class BorderedBlur(Operator):
     _table: SizeTable
     kind = "BorderedBlur"
     family = "deblurring"
+    measures_image = True
 
     def __init__(
         self, kernel: ArrayLike, noise_std: float | ArrayLike, border: Border = "reflect"

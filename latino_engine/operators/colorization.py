@@ -47,6 +47,7 @@ class Colorization(Operator):
     kind = "Colorization"
     measured_channels = 1
     family = "colorization"
+    measures_image = True
 
     def __init__(self, noise_std: float | ArrayLike, weights: ArrayLike = LUMA) -> None:
         w, sigma_y = as_parameter("weights", weights), as_noise_std(noise_std)

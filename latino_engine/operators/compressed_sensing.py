@@ -81,7 +81,6 @@ class CompressedSensing(Operator):
     _table: SizeTable
     kind = "CompressedSensing"
     family = "compressed-sensing"
-    measures_image = False
 
     def __init__(
         self,

@@ -51,6 +51,7 @@ class Demosaicing(Operator):
     kind = "Demosaicing"
     measured_channels = 1
     family = "inpainting"
+    measures_image = True
     diagonal = ("pixels",)
 
     def __init__(self, noise_std: float | ArrayLike, pattern: str = "RGGB") -> None:

@@ -53,6 +53,7 @@ class Inpainting(Operator):
     _table: SizeTable
     kind = "Inpainting"
     family = "inpainting"
+    measures_image = True
     diagonal = ("pixels",)
     first_radius = INPAINTING_R
 
@@ -150,6 +151,7 @@ class Denoising(Operator):
     batch_size: int | None
     kind = "Denoising"
     family = "denoising"
+    measures_image = True
     diagonal = ("pixels", "frequencies")
 
     def __init__(self, noise_std: float | ArrayLike) -> None:

@@ -53,6 +53,7 @@ class JPEG(Operator):
     _table: SizeTable
     kind = "JPEG"
     family = "jpeg"
+    measures_image = True
     is_linear = False
 
     def __init__(self, quality: int, *, grey: bool = False) -> None:

@@ -48,7 +48,6 @@ class LinearOperator(Operator):
     max_iter: int
     batch_size: int | None
     kind = "LinearOperator"
-    measures_image = False
     takes_complex = True
 
     def __init__(

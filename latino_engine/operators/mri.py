@@ -68,7 +68,6 @@ class MRI(Operator):
     _table: SizeTable
     kind = "MRI"
     family = "mri"
-    measures_image = False
     max_iter = 200
 
     def __init__(

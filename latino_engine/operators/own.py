@@ -27,7 +27,6 @@ class OwnOperator(Operator):
     and the noise level is all that may differ from image to image.
     """
 
-    measures_image = False
     takes_complex = True
 
     def __init__(self, model: Any) -> None:

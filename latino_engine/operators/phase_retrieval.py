@@ -79,7 +79,6 @@ class PhaseRetrieval(Operator):
     kind = "PhaseRetrieval"
     family = "phase"
     is_linear = False
-    measures_image = False
 
     def __init__(
         self,

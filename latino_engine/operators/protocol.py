@@ -21,7 +21,7 @@ operators stands here.
 | `for_grey()` | the operator of real, one-channel images | itself |
 | `join(parts)`, `split(y)` | several measurements as one y | one part |
 | `measured_shape(shape)` | (C, H, W) of an image -> shape of its y | that of A of zeros |
-| `check_measurement(y)` | raises for a y of another shape | y is (B, C, H, W) |
+| `check_measurement(y)` | raises for a y of another shape | y is (B, ...), of an image (B, C, H, W) |
 | `check_model(y)` | raises where A contradicts A_adjoint | nothing |
 | `measurement_picture(y)` | y as an image to look at | y |
 | `enlarged(y)` | a smaller y on the grid of x | y |
@@ -30,7 +30,7 @@ operators stands here.
 | `family` | what it does to an image, for learned step sizes | "unknown" |
 | `is_linear` | A is linear | True |
 | `batch_size` | B of the parameters, None where shared | None |
-| `measures_image` | y is an image in the range of x | True |
+| `measures_image` | y is an image in the range of x | False |
 | `measured_channels` | channels of such a y, None where those of x | None |
 | `takes_complex` | y may be complex | False |
 | `diagonal` | where A^T A is diagonal | () |
@@ -101,7 +101,7 @@ class Operator(ABC):
     #: What it does to an image; it chooses among learned step sizes.
     family: Family = "unknown"
     #: True where y is an image in the range of x, so that its values and its picture can be judged.
-    measures_image: bool = True
+    measures_image: bool = False
     #: Channels of such an image where they are not those of x.
     measured_channels: int | None = None
     #: True where y may hold complex numbers.

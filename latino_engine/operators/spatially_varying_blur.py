@@ -53,6 +53,7 @@ class SpatiallyVaryingBlur(Operator):
     _table: SizeTable
     kind = "SpatiallyVaryingBlur"
     family = "deblurring"
+    measures_image = True
 
     def __init__(self, kernels: ArrayLike, noise_std: float | ArrayLike) -> None:
         taps, sigma_y = as_parameter("kernels", kernels), as_noise_std(noise_std)

@@ -52,7 +52,6 @@ class Stack(Operator):
     batch_size: int | None
     shapes: tuple[tuple[int, ...], ...]
     kind = "Stack"
-    measures_image = False
 
     def __init__(self, operators: Sequence[Operator], image_shape: Sequence[int]) -> None:
         remedy = "sample JPEG, phase retrieval and photon counts by themselves"

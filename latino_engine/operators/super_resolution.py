@@ -90,6 +90,7 @@ class SuperResolution(Operator):
     _table: SizeTable
     kind = "SuperResolution"
     family = "super-resolution"
+    measures_image = True
 
     def __init__(
         self,

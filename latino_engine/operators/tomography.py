@@ -56,7 +56,6 @@ class Tomography(Operator):
     _table: SizeTable
     kind = "Tomography"
     family = "tomography"
-    measures_image = False
 
     def __init__(
         self,
