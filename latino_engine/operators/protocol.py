@@ -21,7 +21,7 @@ operators stands here.
 | `for_grey()` | the operator of real, one-channel images | itself |
 | `join(parts)`, `split(y)` | several measurements as one y | one part |
 | `measured_shape(shape)` | (C, H, W) of an image -> shape of its y | that of A of zeros |
-| `check_measurement(y)` | raises for a y of another shape | y is (B, ...), of an image (B, C, H, W) |
+| `check_measurement(y)` | raises for a y of another shape | (B, ...), of an image (B, C, H, W) |
 | `check_model(y)` | raises where A contradicts A_adjoint | nothing |
 | `measurement_picture(y)` | y as an image to look at | y |
 | `enlarged(y)` | a smaller y on the grid of x | y |

@@ -168,7 +168,7 @@ def test_an_adjoint_that_is_none_is_refused(engine):
 
 @pytest.mark.parametrize("case", LINEAR_CASES, ids=lambda case: case.name)
 def test_every_operator_says_what_it_is(case):
-    side = 6 * case.factor
+    side = 12 * case.factor
     op = case.build(side, side)
     x = random(3, case.channels, side, side)
     y = op.measure(x)
