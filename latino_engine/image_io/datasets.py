@@ -124,19 +124,23 @@ def _common_channels(paths: Sequence[Path], crop: int) -> int:
             number of channels.
     """
     shapes: dict[Path, tuple[int, ...]] = {}
-    problems: dict[Path, str] = {}
+    errors: dict[Path, ImageUnreadable] = {}
     for path in paths:
         try:
             shapes[path] = _shape(path)
         except ImageUnreadable as error:
-            if len(paths) == 1:
-                raise
-            problems[path] = str(error).partition(", got ")[2].partition(";")[0] or str(error)
+            errors[path] = error
+    problems = {
+        path: str(error).partition(", got ")[2].partition(";")[0] or str(error)
+        for path, error in errors.items()
+    }
     counts = Counter(shape[0] for shape in shapes.values())
     channels = counts.most_common(1)[0][0] if counts else 0
     for path, shape in shapes.items():
         if (problem := _problem(shape, channels, crop)) is not None:
             problems[path] = problem
+    if len(problems) == len(errors) == 1:
+        raise next(iter(errors.values()))  # it has a remedy of its own
     if problems:
         folder = Path(os.path.commonpath([path.parent for path in paths]))
         raise _refusal(folder, channels, crop, problems)
