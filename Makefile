@@ -60,7 +60,7 @@ bench: $(STAMP)
 
 # How time and memory grow, into benchmarks/results/growth; a run that was stopped goes on.
 growth: $(STAMP)
-	$(BIN)/python -m benchmarks.growth -o benchmarks/results/growth
+	$(BIN)/python -m benchmarks.floors.growth -o benchmarks/results/growth
 
 bench-full: $(STAMP)
 	$(BENCH_PYTHON) -m pytest benchmarks/operations --grid full -q --benchmark-quiet --timeout 3600

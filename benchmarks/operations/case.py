@@ -35,6 +35,8 @@ class Case:
             of its own.
         count: operations and bytes, or None where they depend on the data.
         bound: largest relative error.
+        others: name -> what is timed along and does another job: floors, and peers with noise of
+            their own. Nothing is compared.
     """
 
     name: str
@@ -45,6 +47,7 @@ class Case:
     checked: Mapping[str, Provider] = field(default_factory=dict)
     count: Count | None = None
     bound: float = BOUND
+    others: Mapping[str, Provider] = field(default_factory=dict)
 
     @property
     def title(self) -> str:
@@ -57,13 +60,14 @@ class Timing:
     """What `measure` found of one provider: times in ms, or an error that forbids timing it.
 
     Attributes:
-        error, bound: relative, found and allowed; infinite where it raised.
+        error, bound: relative, found and allowed; infinite where it raised. The error is None where
+            nothing was compared.
         times_ms: of every timed call.
         mode: "call", or "graph" for the replay of a CUDA graph.
         broken: what it raised.
     """
 
-    error: float
+    error: float | None
     bound: float
     times_ms: tuple[float, ...] = ()
     mode: str = "call"
@@ -71,8 +75,8 @@ class Timing:
 
     @property
     def agrees(self) -> bool:
-        """The output is the expected one."""
-        return self.error <= self.bound
+        """The output is the expected one, or none was expected."""
+        return self.error is None or self.error <= self.bound
 
 
 def relative_error(found: Any, expected: Any) -> float:
@@ -87,7 +91,9 @@ def relative_error(found: Any, expected: Any) -> float:
     return wrong / max(float(expected.norm()), 1e-300)
 
 
-def measure(case: Case, device: str, budget_s: float) -> dict[str, Timing]:
+def measure(
+    case: Case, device: str, budget_s: float, repeats: int | None = None
+) -> dict[str, Timing]:
     """Compare every provider with the expected output, then time those that agree, in turn.
 
     On a GPU the arguments rotate through copies, so that the second-level cache is cold, and a call
@@ -97,6 +103,7 @@ def measure(case: Case, device: str, budget_s: float) -> dict[str, Timing]:
         case: the operation.
         device: "cpu" or "cuda".
         budget_s: seconds for all of its timed calls.
+        repeats: timed calls of each, in place of the budget.
     """
     expected = case.expected()
     found: dict[str, Timing] = {}
@@ -109,8 +116,10 @@ def measure(case: Case, device: str, budget_s: float) -> dict[str, Timing]:
             except Exception as broken:  # of a compiler too: a failed row, the others go on
                 reason = f"{type(broken).__name__}: {str(broken).splitlines()[0][:200]}"
                 found[name] = Timing(math.inf, case.bound, broken=reason)
-        agreeing = {n: case.providers[n] for n, timing in found.items() if timing.agrees}
-        for name, times in _times(case, agreeing, device, budget_s).items():
+        chosen = {n: case.providers[n] for n, timing in found.items() if timing.agrees}
+        found |= {name: Timing(None, case.bound) for name in case.others}
+        chosen |= case.others
+        for name, times in _times(case, chosen, device, budget_s, repeats).items():
             mode = "graph" if name.endswith(_GRAPH) else "call"
             plain = name.removesuffix(_GRAPH)
             found[name] = Timing(found[plain].error, case.bound, tuple(times), mode)
@@ -123,7 +132,11 @@ _FEWEST, _MOST = 3, 200
 
 
 def _times(
-    case: Case, providers: Mapping[str, Provider], device: str, budget_s: float
+    case: Case,
+    providers: Mapping[str, Provider],
+    device: str,
+    budget_s: float,
+    repeats: int | None,
 ) -> dict[str, list[float]]:
     size = sum(a.numel() * a.element_size() for a in case.make() if isinstance(a, Tensor))
     copies = timer.cold_copies(case.make, size, device)
@@ -135,6 +148,8 @@ def _times(
         runs |= _graphs(providers, copies)
     for run in runs.values():
         run()  # compiles, allocates, fills tables
+    if repeats is not None:
+        return timer.time_in_turn(runs, repeats, 1, device)
     once = {name: timer.time_once(run, device) for name, run in runs.items()}
     fastest = min(once.values(), default=0.0)
     slow = {name for name, ms in once.items() if ms > _SLOW * fastest}
@@ -144,8 +159,8 @@ def _times(
         if chosen:
             total_ms = sum(once[name] for name in chosen)
             share = 1e3 * budget_s * (0.3 if group is slow else 0.7)
-            repeats = int(min(_MOST, max(_FEWEST, share / max(total_ms, 1e-3))))
-            times |= timer.time_in_turn(chosen, repeats, 1, device)
+            count = int(min(_MOST, max(_FEWEST, share / max(total_ms, 1e-3))))
+            times |= timer.time_in_turn(chosen, count, 1, device)
     return times
 
 
@@ -190,9 +205,11 @@ def rows(
 def _details(timing: Timing) -> dict[str, Any]:
     if timing.broken:
         return {"broken": timing.broken}
+    details: dict[str, Any] = {"mode": timing.mode, "calls": len(timing.times_ms)}
+    if timing.error is None:
+        return details
     finite = math.isfinite(timing.error)
-    error = float(f"{timing.error:.3g}") if finite else str(timing.error)
-    return {"error": error, "mode": timing.mode, "calls": len(timing.times_ms)}
+    return {"error": float(f"{timing.error:.3g}") if finite else str(timing.error), **details}
 
 
 def _against_peak(

@@ -111,10 +111,11 @@ def section() -> Iterator[str]:
             rows.setdefault(row["prior"], {})[row["noise_of_255"]] = row
     if not rows:
         return
+    grown = f" [A picture]({PICTURE}) shows how the quality grew in training."
     yield title + (
-        "PSNR in dB at a noise std of 15, 25 and 50 of 255, mean over the images "
-        "(`python -m benchmarks.quality denoising CBSD68`), beside what is published for all 68. "
-        f"[How the quality grew in training]({PICTURE}).\n\n"
+        "PSNR is in dB at a noise std of 15, 25 and 50 of 255, averaged over the images "
+        "(`python -m benchmarks.quality denoising CBSD68`). The other rows are published for all "
+        f"68.{grown if any(_CURVES.glob('*.csv')) else ''}\n\n"
         "| denoiser | parameters | 15 | 25 | 50 |\n|---|---|---|---|---|\n"
     )
     for name, (values, millions) in PUBLISHED.items():

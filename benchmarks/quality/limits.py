@@ -161,15 +161,16 @@ def section() -> str:
     head += [f"squared error, {length} min" for length in lengths]
     lines = [
         "\n### What limits the PSNR\n\n"
-        f"PSNR (dB) of the mean of {most} samples of `{PRIOR}`. The distilled sampler gains "
-        f"{gains} dB over LATINO with "
-        f"{_REFERENCE} evaluations (the dashed line of the picture is a gain of 0.5). The mean of "
-        "S samples has the squared error a + b/S: by the first and the last S, infinitely many "
-        'give the column "all samples", which is what 4 evaluations of this network can reach. A '
-        "network trained from the shipped adapter on for the squared error alone (one draw, so "
-        "nothing is lost to sampling) does not get there in so many minutes on two cores. A gain "
-        "of 0.5 dB in every problem is beyond these weights; the last row of the picture still "
-        "rises with the length of the training, so that a longer one may come nearer.\n\n"
+        f"The table has the PSNR (dB) of the mean of {most} samples of `{PRIOR}`. The distilled "
+        f"sampler gains {gains} dB over LATINO with "
+        f"{_REFERENCE} evaluations. The dashed line of the picture is a gain of 0.5.\n\n"
+        "The mean of S samples has the squared error a + b/S. The first and the last S then give "
+        'the error of infinitely many, which is the column "all samples": 4 evaluations of this '
+        "network can reach it. A network that was trained on from the shipped adapter for the "
+        "squared error alone loses nothing to sampling, and it does not get there in so many "
+        "minutes on two cores. A gain of 0.5 dB in every problem is beyond these weights. The last "
+        "row of the picture still rises with the length of the training, so that a longer one may "
+        "come nearer.\n\n"
         f"| {' | '.join(head)} |\n|{'---|' * len(head)}\n"
     ]
     for operator, curves in row["samples"].items():

@@ -12,64 +12,69 @@ from latino_engine.atomic import atomic_file
 
 _HEAD = """# Results
 
-Written by `make results`; every row is a file in `benchmarks/results/quality/`. CRPS and energy
-score are proper scores (lower is better) and their estimators are unbiased in the number of
-samples S, so rows of 4 and of 16 samples compare; the PSNR of the mean grows with S. Coverage is
-that of the central interval, by the rank of the truth among the samples, over the pixels where
-samples and truth together have a std of at least 0.02: exact posterior samples cover what they
-should, however often values repeat; 80 % needs nine samples or more, and rows scored by an older
-rule show none. NFE: network evaluations per sample. PSNR in dB of the mean and of one
-sample.
+`make results` writes this page, and every row is a file in `benchmarks/results/quality/`.
+[Results at a glance](at-a-glance.md) has the short version.
+
+- **CRPS and energy score** are proper scores, and lower is better. Their estimators are unbiased in
+  the number of samples S, so that rows of 4 and of 16 samples compare.
+- **PSNR** is that of the mean and of one sample, in dB. The PSNR of the mean grows with S.
+- **Coverage** is that of the central interval, by the rank of the truth among the samples. It
+  counts the pixels where samples and truth together have a std of at least 0.02. Exact posterior
+  samples cover what they should, however often values repeat. 80 % needs nine samples or more, and
+  rows scored by an older rule show none.
+- **NFE** is the number of network evaluations per sample.
 """
 _SECTIONS = (
     (
         "digits",
         "Digits",
-        "Prior `digits-32` for all rows, noise 0.05. The distilled samplers are two adapters, each "
-        "for all three problems. deepinv's methods run with the best of a grid of their own "
-        "parameters, chosen by CRPS on other digits (`benchmarks/peers/grid.py`). Of a digit most "
-        "pixels are exactly 0; samples scatter closely around it instead, so that their intervals "
-        "there hold more than their level.",
+        "All rows have the prior `digits-32` and noise 0.05. The distilled samplers are two "
+        "adapters, each for all three problems. deepinv's methods run with the best of a grid of "
+        "their own parameters, chosen by CRPS on other digits (`benchmarks/peers/grid.py`). Most "
+        "pixels of a digit are exactly 0. Samples scatter closely around it, so that their "
+        "intervals hold more than their level there.",
     ),
     (
         "photos",
         "Photographs, seven of 256 x 256",
-        "Prior `photo-small`, noise 0.02; one adapter for all three problems. deepinv's methods "
-        "draw 4 samples: their PSNR of the mean compares with the row of 4 samples of ours.",
+        "All rows have the prior `photo-small` and noise 0.02. One adapter serves all three "
+        "problems. deepinv's methods draw 4 samples, so that their PSNR of the mean compares with "
+        "our row of 4 samples.",
     ),
     (
         "ablation",
         "One choice changed at a time",
-        "Short trainings of digits for one operator each; the number of steps stands in "
-        "`training-*.json` beside the rows. N=2, K=2 is the one that the other rows change in one "
-        "choice: all weights at a rate of 2e-4, energy score, regularised start; low-rank changes "
+        "These are short trainings of digits for one operator each. `training-*.json` beside the "
+        "rows has the number of steps. The other rows change N=2, K=2 in one choice. It has all "
+        "weights at a rate of 2e-4, the energy score and the regularised start. Low-rank changes "
         "are trained at 1e-3, as fewer weights need.",
     ),
     (
         "change",
         "Another forward model than in training",
-        "Gaussian blur. One sampler trained on std 1..2.5 and noise 0.02..0.08, and one trained "
-        "on each tested operator alone; the same number of steps, so few that LATINO with 8 "
-        "evaluations still has the lower CRPS everywhere: the rows say what the range costs, not "
-        "how far training leads (that is the table of digits).",
+        "The forward model is a Gaussian blur. One sampler was trained on std 1..2.5 and noise "
+        "0.02..0.08, and one on each tested operator alone, with the same number of steps. The "
+        "steps are so few that LATINO with 8 evaluations still has the lower CRPS everywhere. The "
+        "rows say what the range costs. The table of digits says how far training leads.",
     ),
     (
         "beyond-photos",
         "The shipped adapter of photographs on other forward models",
         "`photo-small` was trained on blur std 0.8..2.5, super-resolution by 2 and 4, 30 to "
-        "70 % of the pixels missing, noise 0.01..0.04. Blur std 1 and 2.4, factor 2 and 30 % "
-        "missing lie inside of it or at an end; blur std 4, noise 0.1, factor 8 and the box lie "
-        "outside. In all of them its CRPS and energy score are below LATINO's with 8 evaluations; "
-        "the PSNR of the mean is LATINO's to within 0.15 dB, in half of them below. Where much is "
-        "lost (blur std 2.4 and 4, factor 8, the box) its intervals are far too narrow.",
+        "70 % of the pixels missing, and noise 0.01..0.04. Blur std 1 and 2.4, factor 2 and 30 % "
+        "missing lie inside of this range or at an end. Blur std 4, noise 0.1, factor 8 and the "
+        "box lie outside. In all of them its CRPS and energy score are below LATINO's with 8 "
+        "evaluations. The PSNR of the mean is LATINO's to within 0.15 dB, in half of them below. "
+        "Where much is lost (blur std 2.4 and 4, factor 8, the box) its intervals are far too "
+        "narrow.",
     ),
     (
         "beyond-digits",
         "The shipped adapters of digits on other forward models",
         "They were trained on three forward models alone, at noise 0.05: blur std 2, a box of 16, "
-        "super-resolution by 4. On others they have no lead that can be relied on: CRPS often "
-        "lower than LATINO's with 8 evaluations, the energy score often higher. To serve a range, "
-        "train on it.",
+        "super-resolution by 4. On others they have no lead that can be relied on. Their CRPS is "
+        "often lower than LATINO's with 8 evaluations, and their energy score is often higher. To "
+        "serve a range, train on it.",
     ),
 )
 _COLUMNS = (

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 
 import pytest
 from onnx import helper
 
+from benchmarks.floors import gpu_budget
 from latino_engine import load_prior
 from latino_engine.export.denoiser import exact_graph
 
 ROOT = Path(__file__).parents[2]
-_spec = importlib.util.spec_from_file_location("gpu_budget", ROOT / "benchmarks" / "gpu_budget.py")
-gpu_budget = importlib.util.module_from_spec(_spec)
-__import__("sys").modules["gpu_budget"] = gpu_budget  # dataclasses look their module up
-_spec.loader.exec_module(gpu_budget)
 
 TINY = {"widths": [8], "blocks_per_level": 1, "attention_heads": 2, "embedding": 16, "groups": 4,
         "pixel_unshuffle": 2}  # fmt: skip

@@ -1,26 +1,18 @@
-"""benchmarks/gpu_kernels.py without a GPU: a stand-in for CUDA's clock, caches and graphs."""
+"""benchmarks.operations.gpu_kernels without a GPU: a stand-in for CUDA's clock, caches, graphs."""
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import time
 from dataclasses import replace
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 
 from benchmarks.operations import case as operations
+from benchmarks.operations import gpu_kernels
 from latino_engine.bench import timer
-
-ROOT = Path(__file__).parents[2]
-_spec = importlib.util.spec_from_file_location(
-    "gpu_kernels", ROOT / "benchmarks" / "gpu_kernels.py"
-)
-gpu_kernels = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(gpu_kernels)
 
 PEAKS = {"copy_gb_per_s": 2000.0, "matrix_gflops": 60000.0}
 
@@ -143,7 +135,7 @@ def test_without_a_gpu_it_is_one_sentence(capsys, tmp_path):
     assert caught.value.code == 2 and not list(tmp_path.iterdir())
     assert capsys.readouterr().err == (
         "gpu_kernels: expected an NVIDIA GPU, its driver and torch with CUDA, got none here; "
-        "install torch from its CUDA index, or run benchmarks/inner_step.py for the CPU\n"
+        "install torch from its CUDA index, or run benchmarks.operations.inner_step for the CPU\n"
     )
     with pytest.raises(SystemExit):
         gpu_kernels.main(["--sizes", "8"])

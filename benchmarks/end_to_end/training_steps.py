@@ -1,6 +1,6 @@
 """Squares of 64 x 64 per second of processor time that a prior's training takes in.
 
-    python -m benchmarks.training_steps
+    python -m benchmarks.end_to_end.training_steps
 
 One thread; the gradient of a batch of 32, its median over the repetitions. The rows are the two
 networks of `train-prior` at the size of photo-small, in float32, in bfloat16 and compiled.

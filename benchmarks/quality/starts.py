@@ -1,6 +1,6 @@
 """Two operators whose start is hard to beat: phase retrieval by starting point, colourisation.
 
-    python benchmarks/starts.py
+    python -m benchmarks.quality.starts
 
 Two photographs of scikit-image, 64 x 64 for the phases and 96 x 96 for the colours; PSNR in dB, for
 phase retrieval of the image or of the one turned by 180 degrees, whichever is closer.

@@ -1,6 +1,6 @@
 """Latency budget of one network evaluation on an H100, counted from the networks; needs no GPU.
 
-python benchmarks/gpu_budget.py prints the tables of docs/gpu.md.
+python -m benchmarks.floors.gpu_budget prints the tables of docs/gpu.md.
 """
 
 from __future__ import annotations

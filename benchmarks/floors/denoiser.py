@@ -1,7 +1,7 @@
 """The denoiser of a prior beside this machine's matrix rate, step by step.
 
-    python -m benchmarks.denoiser_floor --threads 2 -o benchmarks/results/denoiser_floor.json
-    python -m benchmarks.denoiser_floor --quality -o benchmarks/results/denoiser_bf16.json
+    python -m benchmarks.floors.denoiser --threads 2 -o benchmarks/results/denoiser_floor.json
+    python -m benchmarks.floors.denoiser --quality -o benchmarks/results/denoiser_bf16.json
 
 Counts the FLOPs of one call from its exported graph and measures each way of running the network
 and products of two matrices (float32, bfloat16), all in turn in one loop. The error of a way is

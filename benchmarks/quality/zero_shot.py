@@ -1,6 +1,6 @@
 """PSNR of zero-shot LATINO on a folder of images, the three tasks of the demo, as a Markdown table.
 
-    python benchmarks/zero_shot_quality.py FOLDER [NAME ...]
+    python -m benchmarks.quality.zero_shot FOLDER [NAME ...]
 
 Noise std 0.02 (image range 0 to 1), 8 evaluations, seed 1; PSNR of clamped images, averaged over
 the images.

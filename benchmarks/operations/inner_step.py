@@ -1,6 +1,6 @@
 """The sampler's inner step without the network on the CPU, beside what it replaces and its floors.
 
-    python benchmarks/inner_step.py [--sizes 1x256 8x256 1x512 8x512] [--threads 2] [--repeats 40]
+    python -m benchmarks.operations.inner_step [--sizes 1x256 8x512] [--threads 2] [--repeats 40]
 
 Every case is one operation at one size. All its providers run in turn in one loop, so that whatever
 else the machine does falls on all of them, and their outputs are compared before anything is timed:
@@ -19,29 +19,28 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import json
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 from torch import Tensor
 
 import latino_engine as le
+from benchmarks.operations.case import OURS, Case, Provider, measure, rows
+from benchmarks.operations.command import batch_and_side, record
 from latino_engine import ops
-from latino_engine.atomic import atomic_file
-from latino_engine.bench import table, timer
+from latino_engine.bench import table
 from latino_engine.operators.parts.spectra import kernel_full_spectrum, kernel_spectrum
 from latino_engine.ops import cpu_extension, philox
 from latino_engine.ops.reference import alias_fold
-from latino_engine.system import machine
 
-RESULTS = Path(__file__).parent / "results" / "inner_step.csv"
+RESULTS = Path(__file__).parents[1] / "results" / "inner_step.csv"
 SIZES = ((1, 256), (8, 256), (1, 512), (8, 512))  # (batch, side), three channels
 GAMMA, SCALE, X_WEIGHT, FACTOR, SEED, STEP = 3.0, 0.3, 0.4, 4, 1, 2
-BOUND = 1e-5  # largest difference over largest entry
-OURS, BASE = "latino-engine", "torch"
+BOUND = 1e-5  # relative, in the norm
+PEAKS: dict[str, float] = {}  # operations and bytes are not counted here
+BASE = "torch"
 PROVIDERS = (OURS, BASE, "deepinv", "FFT", "pocketfft", "memory")
 OPERATIONS = (
     "gaussian_noise",
@@ -50,28 +49,6 @@ OPERATIONS = (
     "masked_prox_noise",
     "fourier_mask_prox_noise",
 )
-
-Run: TypeAlias = Callable[[], Any]
-
-
-@dataclass(frozen=True)
-class Case:
-    """One operation at one size.
-
-    Attributes:
-        name, shape: of the operation and of its images.
-        providers: name -> what is timed.
-        checks: name -> the same with the noise of this package, to be compared with `expected`.
-        expected: float64.
-        others: what is timed and does another job: floors, and deepinv's step with torch's noise.
-    """
-
-    name: str
-    shape: tuple[int, ...]
-    providers: dict[str, Run]
-    checks: dict[str, Run]
-    expected: Tensor
-    others: dict[str, Run] = field(default_factory=dict)
 
 
 def in_float64(arguments: Iterable[Any]) -> tuple[Any, ...]:
@@ -92,7 +69,7 @@ def step_case(
     constants: tuple[Any, ...],
     prox: Callable[[Tensor], Tensor],
     behind: tuple[Any, ...] = (),
-    others: Mapping[str, Run] | None = None,
+    others: Mapping[str, Provider] | None = None,
 ) -> Case:
     """An inner step; `prox` is its data step in plain torch with the same constants."""
     run = getattr(ops, name)
@@ -109,11 +86,22 @@ def step_case(
         z = prox(torch.lerp(x_t, x, X_WEIGHT))
         return z + SCALE * (torch.randn(x.shape) if normals is None else normals)
 
-    expected = run(*in_float64(arguments), backend="torch")
-    checks = {OURS: ours, BASE: lambda: composed(eps)}
     return Case(
-        name, tuple(x.shape), {OURS: ours, BASE: composed}, checks, expected, dict(others or {})
+        name,
+        shape_of(x),
+        tuple,
+        {OURS: ours, BASE: composed},
+        lambda: run(*in_float64(arguments), backend="torch"),
+        checked={BASE: lambda: composed(eps)},
+        bound=BOUND,
+        others=dict(others or {}),
     )
+
+
+def shape_of(x: Tensor) -> tuple[int, int, int, int]:
+    """(B, C, H, W)."""
+    batch, channels, height, width = x.shape
+    return batch, channels, height, width
 
 
 def noise_case(shape: tuple[int, int, int, int]) -> Case:
@@ -125,9 +113,15 @@ def noise_case(shape: tuple[int, int, int, int]) -> Case:
     def ours() -> Tensor:
         return ops.gaussian_noise(*identity, shape, backend="cpu", out=out)
 
-    expected = philox.philox_normals(*identity, shape)
-    providers = {OURS: ours, BASE: lambda: torch.randn(shape)}
-    return Case("gaussian_noise", shape, providers, {OURS: ours}, expected)
+    return Case(
+        "gaussian_noise",
+        shape,
+        tuple,
+        {OURS: ours},
+        lambda: philox.philox_normals(*identity, shape),
+        bound=BOUND,
+        others={BASE: lambda: torch.randn(shape)},
+    )
 
 
 def cases(batch: int, side: int) -> Iterable[Case]:
@@ -191,10 +185,10 @@ def kspace_constants(mask: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:
     return torch.fft.ifftshift(mask[:, 0], dim=axes), complex_y
 
 
-def floors(x: Tensor, x_t: Tensor) -> dict[str, Run]:
+def floors(x: Tensor, x_t: Tensor) -> dict[str, Provider]:
     """The transforms of the images alone, and their memory traffic alone."""
     size, out, array = tuple(x.shape[-2:]), torch.empty_like(x), x.numpy()
-    found: dict[str, Run] = {"FFT": lambda: torch.fft.irfft2(torch.fft.rfft2(x), s=size)}
+    found: dict[str, Provider] = {"FFT": lambda: torch.fft.irfft2(torch.fft.rfft2(x), s=size)}
     if importlib.util.find_spec("scipy") is not None:
         import scipy.fft
 
@@ -207,7 +201,7 @@ def floors(x: Tensor, x_t: Tensor) -> dict[str, Run]:
 
 def deepinv_step(
     kernel: Tensor, x: Tensor, x_t: Tensor, y: Tensor, prox: Callable[[Tensor], Tensor]
-) -> dict[str, Run]:
+) -> dict[str, Provider]:
     """deepinv's own data step and torch.randn, where deepinv is installed and agrees."""
     if importlib.util.find_spec("deepinv") is None:
         return {}
@@ -223,35 +217,6 @@ def deepinv_step(
         return z + SCALE * torch.randn(x.shape)
 
     return {"deepinv": run}
-
-
-def rows(case: Case, threads: int, repeats: int) -> list[dict[str, Any]]:
-    """The rows of a case: a time for each provider that agrees, a failed row for the others."""
-    largest = float(case.expected.abs().max())
-    errors = {n: float((r() - case.expected).abs().max()) / largest for n, r in case.checks.items()}
-    right = {n: r for n, r in case.providers.items() if errors.get(n, 0.0) <= BOUND}
-    times = timer.time_in_turn({**right, **case.others}, repeats)
-    made = []
-    for name in (*case.providers, *case.others):
-        details: dict[str, Any] = {"calls": len(times.get(name, ()))}
-        if name in errors:
-            details["error"] = float(f"{errors[name]:.3g}")
-        row = {
-            "suite": "inner step",
-            "name": case.name,
-            "provider": name,
-            "shape": "x".join(map(str, case.shape)),
-            "threads": threads,
-            "metric": "time",
-            "unit": "ms",
-            "status": "ok" if name in times else "failed",
-            "details": json.dumps(details),
-        }
-        if name in times:
-            ms = timer.summary(times[name])
-            row |= {"value": ms["p50"], "p20": ms["p20"], "p80": ms["p80"]}
-        made.append(row)
-    return made
 
 
 def tables(found: Iterable[Mapping[str, Any]], threads: int = 2) -> list[str]:
@@ -283,22 +248,13 @@ def tables(found: Iterable[Mapping[str, Any]], threads: int = 2) -> list[str]:
     return lines
 
 
-def parse_size(text: str) -> tuple[int, int]:
-    """ "8x256" as (8, 256)."""
-    try:
-        batch, side = map(int, text.split("x"))
-    except ValueError:
-        batch = side = 0
-    if batch < 1 or side < 16:
-        raise argparse.ArgumentTypeError(f"expected BATCHxSIDE such as 8x256, got {text}")
-    return batch, side
-
-
 def main(arguments: list[str] | None = None) -> None:
     """Measure and record, or print the tables of what is recorded."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     sizes = [f"{batch}x{side}" for batch, side in SIZES]
-    parser.add_argument("--sizes", type=parse_size, nargs="+", default=list(map(parse_size, sizes)))
+    parser.add_argument(
+        "--sizes", type=batch_and_side, nargs="+", default=list(map(batch_and_side, sizes))
+    )
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=40)
     parser.add_argument("--rows", type=Path, default=RESULTS, help="table of measurements")
@@ -316,12 +272,10 @@ def main(arguments: list[str] | None = None) -> None:
     with torch.no_grad():
         for batch, side in options.sizes:
             for case in cases(batch, side):
-                made += rows(case, options.threads, options.repeats)
+                found = measure(case, "cpu", 0.0, options.repeats)
+                made += rows(case, found, PEAKS, "inner step", options.threads)
     print("\n".join(tables(made, options.threads)))
-    facts = (machine.commit(), machine.machine_facts(), machine.software_versions())
-    options.rows.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_file(options.rows, argument="rows") as file:
-        table.append_rows(file, options.rows, table.stamp(made, *facts))
+    record(made, options.rows, "cpu")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """How the cost of `Engine.sample` grows: with the side, the batch, num_samples and N x K.
 
-    python -m benchmarks.growth -o benchmarks/results/growth       # or: make growth
+    python -m benchmarks.floors.growth -o benchmarks/results/growth       # or: make growth
 
 Every point runs in a fresh process, whose peak of resident memory is its own; a point that is on
 file already is not measured again, so that an interrupted run goes on where it stopped. The
@@ -120,7 +120,7 @@ def repeated(engine_folder: str, threads: int, calls: int) -> dict[str, Any]:
 
 def fresh(arguments: list[str]) -> dict[str, Any]:
     """A point in a process of its own."""
-    command = [sys.executable, "-m", "benchmarks.growth", *arguments]
+    command = [sys.executable, "-m", "benchmarks.floors.growth", *arguments]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         return {"error": (done.stderr.strip().splitlines() or ["killed"])[-1]}

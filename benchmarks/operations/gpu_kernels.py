@@ -1,6 +1,6 @@
 """The fused kernels on a GPU, in one command: right first, then timed, beside what they replace.
 
-    python benchmarks/gpu_kernels.py [--sizes 1x256 8x256 8x512] [--seconds 0.5]
+    python -m benchmarks.operations.gpu_kernels [--sizes 1x256 8x256 8x512] [--seconds 0.5]
 
 For every operation and size: the output of each provider is compared with float64 (a mismatch is a
 failed row without a time, and exit status 1), then all are timed in turn by CUDA events, as calls
@@ -18,22 +18,20 @@ import argparse
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
 from benchmarks.operations.case import Case, Timing, measure, rows
+from benchmarks.operations.command import batch_and_side, record
 from benchmarks.operations.fused import fused_cases
-from latino_engine.atomic import atomic_file
 from latino_engine.bench import table
 from latino_engine.bench.peaks import machine_peaks
 from latino_engine.ops import cuda_extension, triton
-from latino_engine.system import machine
 
-RESULTS = Path(__file__).parent / "results" / "gpu_kernels.csv"
+RESULTS = Path(__file__).parents[1] / "results" / "gpu_kernels.csv"
 SIZES = ((1, 256), (8, 256), (1, 512), (8, 512), (1, 1024))  # (batch, side)
 WITH_TRANSFORMS = ("fourier_prox", "fourier_prox_noise", "alias_prox", "alias_prox_noise")
 NO_CONTEST = ("combine_anchors",)  # torch's own kernel
@@ -46,7 +44,7 @@ def obstacle() -> str | None:
     if not torch.cuda.is_available():
         return (
             "gpu_kernels: expected an NVIDIA GPU, its driver and torch with CUDA, got none here; "
-            "install torch from its CUDA index, or run benchmarks/inner_step.py for the CPU"
+            "install torch from its CUDA index, or run benchmarks.operations.inner_step for the CPU"
         )
     return None
 
@@ -97,7 +95,7 @@ def lines(
     for name, timing in found.items():
         if not timing.agrees:
             made.append(
-                (name, "", timing.broken or f"FAILED: error {timing.error:.1e}", "", "", "")
+                (name, "", timing.broken or f"FAILED: error {timing.error or 0.0:.1e}", "", "", "")
             )
             continue
         ms = median(timing)
@@ -156,21 +154,12 @@ def backends() -> list[str]:
     return [f"{name}: {'there' if lacks is None else lacks}" for name, lacks in found.items()]
 
 
-def parse_size(text: str) -> tuple[int, int]:
-    """ "8x256" as (8, 256)."""
-    try:
-        batch, side = map(int, text.split("x"))
-    except ValueError:
-        batch = side = 0
-    if batch < 1 or side < 16 or side % 4:
-        raise argparse.ArgumentTypeError(f"expected BATCHxSIDE such as 8x256, got {text}")
-    return batch, side
-
-
 def main(arguments: list[str] | None = None) -> None:
     """Measure, print and record; exit status 1 where a provider was wrong, 2 without a GPU."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--sizes", type=parse_size, nargs="+", default=list(SIZES))
+    parser.add_argument(
+        "--sizes", type=partial(batch_and_side, multiple=4), nargs="+", default=list(SIZES)
+    )
     parser.add_argument("--seconds", type=float, default=0.5, help="of timed calls for a case")
     parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out")
     parser.add_argument("--rows", type=Path, default=RESULTS, help="table of measurements")
@@ -183,9 +172,7 @@ def main(arguments: list[str] | None = None) -> None:
     print("\n".join(backends()))
     threads = torch.get_num_threads()
     made, right = run(options.sizes, "cuda", options.seconds, not options.no_compile, threads)
-    facts = (machine.commit(), machine.machine_facts("cuda"), machine.software_versions())
-    with atomic_file(options.rows, argument="rows") as file:
-        table.append_rows(file, options.rows, table.stamp(made, *facts))
+    record(made, options.rows, "cuda")
     if not right:
         raise SystemExit(1)
 

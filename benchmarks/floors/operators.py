@@ -1,6 +1,6 @@
 """A, A_adjoint and prox of this package beside deepinv's, and beside the least they could take.
 
-    .venv-peers/bin/python -m benchmarks.operator_floor --threads 2 -o operator_floor.csv
+    .venv-peers/bin/python -m benchmarks.floors.operators --threads 2 -o operator_floor.csv
 
 All columns of a row are timed in turn in one loop; results are compared before. The floor of an
 operator that transforms is torch.fft's own transforms alone, of one that does not a copy of the
