@@ -6,18 +6,25 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import torch
 
 from latino_engine.errors import AdapterInvalid
-from latino_engine.operators.protocol import Operator
 from latino_engine.schedule import DEFAULT_ZETA, Scalar, Schedule, ScheduleBuilder, ud2m_schedule
 
 _STEP_SIZES = ("r", "d", "lam")
 REMEDY = "distil it again, or copy the folder again from its source"
 #: One (N, K) table as nested tuples, [n][k] with n = 0 the noisiest.
 Table = tuple[tuple[float, ...], ...]
+
+
+class HasKind(Protocol):
+    """An operator, as far as its step sizes need it."""
+
+    @property
+    def kind(self) -> str:
+        """The name of its class, such as "Blur"."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +55,7 @@ class LearnedSchedule:
         """Network evaluations per sample, N K."""
         return len(self.sigmas) * self.unfold
 
-    def step_sizes(self, operator: Operator) -> Mapping[str, Table]:
+    def step_sizes(self, operator: HasKind) -> Mapping[str, Table]:
         """r, d and lam for this operator."""
         return self.step_sizes_of(operator.kind)
 
@@ -56,7 +63,7 @@ class LearnedSchedule:
         """r, d and lam for an operator class of this name."""
         return self.steps[kind] if kind in self.steps else _geometric_mean(self.steps.values())
 
-    def builder(self, operator: Operator) -> ScheduleBuilder:
+    def builder(self, operator: HasKind) -> ScheduleBuilder:
         """sigma_y (internal units) -> the schedule for this operator [UD2M, Alg. 1]."""
         tables = self.step_sizes(operator)
         return lambda sigma_y: self.schedule(sigma_y, tables)
