@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from latino_engine.system import waiting
 from latino_engine.version import __version__
 
 if TYPE_CHECKING:
@@ -89,6 +90,8 @@ __all__ = [
     "save_adapter",
     "save_prior",
 ]
+
+waiting.set_policy()  # before torch is imported
 
 _HOME = {
     "Adapter": "priors.adapters",

@@ -41,6 +41,10 @@ class AccuracyError(UserError, ValueError):
     """A runtime whose output is further from float32 torch than its bound."""
 
 
+class RuntimeFailed(UserError, RuntimeError):
+    """A runtime whose library failed in the middle of a call."""
+
+
 class TrainingStopped(UserError, ValueError):
     """A training run that cannot go on; what it reached is kept."""
 

@@ -16,6 +16,7 @@ from latino_engine.sampling.checks import (
     check_served,
 )
 from latino_engine.sampling.cuda_driver import CudaDriver
+from latino_engine.system.machine import limited_cores
 
 
 def load(
@@ -30,10 +31,10 @@ def load(
 
     Args:
         path: the folder that `compile` wrote; it may have been moved.
-        backend: "onnxruntime", "torch" or "tensorrt"; None or "auto" takes the one that was chosen
-            at compilation.
+        backend: "onnxruntime", "torch", "openvino" or "tensorrt"; None or "auto" takes the one
+            that was chosen at compilation.
         device: "cpu" (default) or "cuda".
-        threads: of the network and the data step; None leaves it to the libraries.
+        threads: of the network and the data step; None: as many as this process may keep busy.
         rebuild: build TensorRT plans again that do not fit: damaged or missing ones, and the one
             for this machine's GPU where there is none or one of another TensorRT; with the package,
             TF32 and workspace that the engine was compiled with.
@@ -46,6 +47,7 @@ def load(
     """
     folder = Path(path)
     check_load(device, threads, rebuild, torch_compile)
+    threads = limited_cores() if threads is None else threads
     if rebuild:
         from latino_engine.compilation.plans import rebuild_unfit_plans
 

@@ -13,7 +13,9 @@ EnginePath = Annotated[Path, typer.Argument(help="Folder of a compiled engine.")
 Json = Annotated[
     bool, typer.Option("--json", help="Print one JSON object on stdout, nothing else.")
 ]
-Backend = Annotated[str | None, typer.Option(help="auto, onnxruntime, torch or tensorrt.")]
+Backend = Annotated[
+    str | None, typer.Option(help="auto, onnxruntime, torch, openvino or tensorrt.")
+]
 Threads = Annotated[
     int | None, typer.Option(help="Threads of network and data step; all by default.")
 ]

@@ -53,7 +53,7 @@ from latino_engine.runtimes.tensorrt_package import (
 )
 from latino_engine.sampling.checks import check_threads
 from latino_engine.sampling.threads import torch_threads
-from latino_engine.system.machine import machine, versions
+from latino_engine.system.machine import limited_cores, machine, versions
 
 _PROBE_SIDES = (64, 96)
 _TIMING_SIDE = 128  # where the caller names no size
@@ -84,7 +84,7 @@ def compile(
     Args:
         prior: a `Prior`, a shipped name or a prior's folder.
         path: the folder to write, by custom named *.engine.
-        backend: "auto", "onnxruntime", "torch" or "tensorrt".
+        backend: "auto", "onnxruntime", "torch", "openvino" or "tensorrt".
         precision: of the convolutions and linear layers: "fp32", "fp16" or "bf16"; normalisation
             statistics and the sums around the network stay float32.
         adapter: an `Adapter`, a shipped name or an adapter's folder: its changes are merged into
@@ -110,6 +110,7 @@ def compile(
     prior = prior if isinstance(prior, Prior) else load_prior(prior)
     size = _check_options(precision, image_size, max_batch, prior)
     check_threads(threads)
+    threads = limited_cores() if threads is None else threads
     options = PlanOptions(tensorrt_package, tf32, workspace_mib)
     options.check(precision)
     if backend != "auto":
@@ -180,8 +181,8 @@ def _compile_latent(
         raise invalid("adapter", "None for a latent prior", adapter.name, remedy)
     if backend in AHEAD_OF_TIME:
         raise BackendNotAvailable(
-            f"backend: expected 'auto', 'onnxruntime' or 'torch' for a latent prior, got "
-            f"{backend!r}; choose one of these"
+            "backend: expected 'auto', 'onnxruntime', 'openvino' or 'torch' for a latent prior, "
+            f"got {backend!r}; choose one of these"
         )
     named = None if image_size is None else size
     compile_latent(prior, path, backend, precision, named, size, max_batch, threads, choose=_choose)

@@ -36,7 +36,7 @@ from latino_engine.system.machine import machine, versions
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-BACKENDS = ("onnxruntime", "torch")
+BACKENDS = ("onnxruntime", "torch", "openvino")
 _PROBE_SIDES = (64, 96)
 _PROBE_SEED = 20_250_312
 _TIMING_RUNS = 3

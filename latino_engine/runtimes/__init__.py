@@ -22,6 +22,7 @@ __all__ = [
 _MODULES = {
     "onnxruntime": "latino_engine.runtimes.onnxruntime",
     "torch": "latino_engine.runtimes.torch",
+    "openvino": "latino_engine.runtimes.openvino",
     "tensorrt": "latino_engine.runtimes.tensorrt",
 }
 #: Runtimes that run only what was built for them: `compile` takes them by name, never by "auto".
@@ -30,6 +31,7 @@ _EITHER = {"tensorrt_rtx": ("tensorrt_rtx", "tensorrt")}  # packages with one Py
 _INSTALL = {
     "onnxruntime": ("onnxruntime", "pip install onnxruntime"),
     "torch": ("torch", "pip install torch"),
+    "openvino": ("openvino", "pip install 'latino-engine[openvino]'"),
     "tensorrt": ("tensorrt_rtx", "pip install 'latino-engine[tensorrt]'"),
 }
 

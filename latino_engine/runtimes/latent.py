@@ -1,21 +1,25 @@
-"""The three networks of a latent prior, through onnxruntime or through PyTorch."""
+"""The three networks of a latent prior, through onnxruntime, OpenVINO or PyTorch."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, cast
 
 import torch
 from torch import Tensor
 
 from latino_engine.errors import BackendNotAvailable, invalid
 from latino_engine.priors.latent.prior import LatentModel, latent_in_precision
-from latino_engine.runtimes.onnxruntime import PRECISIONS as ONNXRUNTIME_PRECISIONS
-from latino_engine.runtimes.onnxruntime import open_session
+from latino_engine.runtimes import onnxruntime, openvino
+from latino_engine.runtimes.failures import running
 from latino_engine.runtimes.torch import FULL_FLOAT32, check_device
 
 if TYPE_CHECKING:
-    import onnxruntime
+    import numpy as np
+
+#: (inputs by name, name of the output) -> output, of one network.
+_Network: TypeAlias = "Callable[[dict[str, np.ndarray[Any, Any]], str], np.ndarray[Any, Any]]"
 
 #: File -> names of its inputs in the order of the functions of `LatentModel`, and of its output.
 NETWORKS = {
@@ -56,11 +60,11 @@ class _RoundTrip:
         return self.decode(self.encode(x))
 
 
-class OnnxLatentRuntime(_RoundTrip):
-    """Three inference sessions; several threads may call them at once."""
+class GraphLatentRuntime(_RoundTrip):
+    """The three ONNX graphs in a runtime of such graphs; several threads may call them at once."""
 
-    def __init__(self, sessions: dict[str, onnxruntime.InferenceSession], device: str) -> None:
-        self._sessions = sessions
+    def __init__(self, networks: dict[str, _Network], device: str) -> None:
+        self._networks = networks
         self.device = device
 
     def encode(self, x: Tensor) -> Tensor:
@@ -75,7 +79,7 @@ class OnnxLatentRuntime(_RoundTrip):
     def _run(self, name: str, inputs: tuple[Tensor, ...]) -> Tensor:
         names, output = NETWORKS[name]
         arrays = (tensor.detach().float().cpu().contiguous().numpy() for tensor in inputs)
-        found = self._sessions[name].run([output], dict(zip(names, arrays, strict=False)))[0]
+        found = self._networks[name](dict(zip(names, arrays, strict=False)), output)
         return torch.from_numpy(found).to(inputs[0].device)
 
 
@@ -103,7 +107,7 @@ class TorchLatentRuntime(_RoundTrip):
 
 def open_latent(
     backend: str, folder: Path, precision: str, device: str | None, threads: int | None
-) -> OnnxLatentRuntime | TorchLatentRuntime:
+) -> GraphLatentRuntime | TorchLatentRuntime:
     """Load the networks of an engine folder.
 
     Raises:
@@ -112,17 +116,39 @@ def open_latent(
     """
     if backend == "torch":
         return _open_torch(folder, precision, device)
-    if backend != "onnxruntime":
+    if backend not in _GRAPHS:
         raise BackendNotAvailable(
-            f"backend: expected 'onnxruntime' or 'torch' for a latent prior, got {backend!r}; "
-            "choose one of these"
+            "backend: expected 'onnxruntime', 'openvino' or 'torch' for a latent prior, got "
+            f"{backend!r}; choose one of these"
         )
-    if precision not in ONNXRUNTIME_PRECISIONS:
-        expected = f"one of {', '.join(ONNXRUNTIME_PRECISIONS)} for the backend 'onnxruntime'"
+    known, open_network = _GRAPHS[backend]
+    if precision not in known:
+        expected = f"one of {', '.join(known)} for the backend {backend!r}"
         raise invalid("precision", expected, precision, "choose another precision or backend")
-    wanted = device or "cpu"
-    sessions = {name: open_session(folder / name, precision, wanted, threads) for name in NETWORKS}
-    return OnnxLatentRuntime(sessions, wanted)
+    networks = {name: open_network(folder / name, precision, device, threads) for name in NETWORKS}
+    return GraphLatentRuntime(networks, device or "cpu")
+
+
+def _open_session(path: Path, precision: str, device: str | None, threads: int | None) -> _Network:
+    session = onnxruntime.open_session(path, precision, device or "cpu", threads)
+
+    def run(inputs: dict[str, np.ndarray[Any, Any]], output: str) -> np.ndarray[Any, Any]:
+        with running("onnxruntime"):
+            return cast("np.ndarray[Any, Any]", session.run([output], inputs)[0])
+
+    return run
+
+
+def _open_models(path: Path, precision: str, device: str | None, threads: int | None) -> _Network:
+    models = openvino.open_models(path, precision, device, threads)
+    return lambda inputs, output: models(inputs)
+
+
+#: Backend -> its precisions, and what opens one of the graphs.
+_GRAPHS: dict[str, tuple[tuple[str, ...], Callable[..., _Network]]] = {
+    "onnxruntime": (onnxruntime.PRECISIONS, _open_session),
+    "openvino": (openvino.PRECISIONS, _open_models),
+}
 
 
 def _open_torch(folder: Path, precision: str, device: str | None) -> TorchLatentRuntime:

@@ -11,7 +11,10 @@ import torch
 from torch import Tensor
 
 from latino_engine.errors import BackendNotAvailable
+from latino_engine.runtimes.failures import loading, running
 from latino_engine.system.cache import cache_folder
+from latino_engine.system.machine import usable_cores
+from latino_engine.system.waiting import waits_actively
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -65,7 +68,9 @@ class OnnxRuntimeDenoiser:
 
     def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
         feed = {"x": x.detach().cpu().numpy(), "sigma": sigma.detach().cpu().numpy()}
-        return torch.from_numpy(self._session.run(["x0_hat"], feed)[0]).to(x.device)
+        with running("onnxruntime"):
+            found = self._session.run(["x0_hat"], feed)[0]
+        return torch.from_numpy(found).to(x.device)
 
 
 class BoundDenoiser:
@@ -96,7 +101,8 @@ class BoundDenoiser:
             binding.bind_input(name, *_place(tensor))
         binding.bind_output("x0_hat", *_place(out))
         self._synchronize()
-        self._session.run_with_iobinding(binding)
+        with running("onnxruntime"):
+            self._session.run_with_iobinding(binding)
         return out
 
 
@@ -130,7 +136,8 @@ def open_session(
     """An inference session of one ONNX file with the providers of the device.
 
     Raises:
-        BackendNotAvailable: device "cuda" without the CUDA build of onnxruntime.
+        BackendNotAvailable: device "cuda" without the CUDA build of onnxruntime, a graph that it
+            refuses.
     """
     import onnxruntime
 
@@ -144,10 +151,20 @@ def open_session(
     for name, chosen in providers:
         if name == _ROUNDS_FACTORS:
             chosen["trt_engine_cache_path"] = kept
+    with loading("onnxruntime"):
+        return onnxruntime.InferenceSession(str(path), _options(threads), providers=providers)
+
+
+def _options(threads: int | None) -> onnxruntime.SessionOptions:
+    """Of a session. A named thread count also keeps onnxruntime from binding threads to cores."""
+    import onnxruntime
+
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    # Its threads spin after a run; between two runs torch's threads need those cores.
+    # Threads that spin between two nodes take the core of whoever is busy beside this process;
+    # after a run they would take it from torch's threads.
+    spinning = "1" if waits_actively() else "0"
+    options.add_session_config_entry("session.intra_op.allow_spinning", spinning)
     options.add_session_config_entry("session.force_spinning_stop", "1")
-    if threads is not None:
-        options.intra_op_num_threads = threads
-    return onnxruntime.InferenceSession(str(path), options, providers=providers)
+    options.intra_op_num_threads = threads or usable_cores()
+    return options

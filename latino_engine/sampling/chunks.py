@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from latino_engine import ops
+from latino_engine.errors import InvalidArgument, invalid
 from latino_engine.operators.parts.fused_step import FixedStep
 from latino_engine.operators.protocol import DataStep
 from latino_engine.sampler import Noise, sample_posterior
@@ -104,9 +105,11 @@ class Run:
             try:
                 images = self.draw(members % batch, members // batch, total)
             except (RuntimeError, MemoryError) as error:
-                smaller = self._smaller(len(members))
-                if smaller is None or not is_out_of_memory(error):
+                if not is_out_of_memory(error):
                     raise
+                smaller = self._smaller(len(members))
+                if smaller is None:
+                    raise self._too_large() from error
                 size = smaller  # the same samples, in smaller chunks
                 continue
             chi2[members] = self.problem.residual_chi2(images, members % batch)
@@ -124,6 +127,14 @@ class Run:
             "running": running,
             "residual_chi2": chi2.reshape(num_samples, batch),
         }
+
+    def _too_large(self) -> InvalidArgument:
+        height, width = self._sides
+        smaller = "let the network see tiles, for example tile=256, or free some memory"
+        if self.tiles is not None:
+            smaller = "choose a smaller tile, or free some memory"
+        got = f"{height} x {width}, for which it ran out"
+        return invalid("y", "an image that fits into the free memory", got, smaller)
 
     def draw(self, index: Tensor, sample_ids: Tensor, total: int) -> Tensor:
         """One sample for each pair (image, sample id): (P, C, H, W), public units."""

@@ -17,7 +17,8 @@ def is_out_of_memory(error: BaseException) -> bool:
     The end of a capture that failed reports the failure of the capture, not its reason.
     """
     text = str(error).lower()
-    signs = ("allocate", "out of memory", "alloc_failed")  # the last: cuBLAS, cuDNN and cuFFT
+    # alloc_failed: cuBLAS, cuDNN and cuFFT; the last two: C++, as OpenVINO and onnxruntime tell it.
+    signs = ("allocate", "out of memory", "alloc_failed", "bad_alloc", "bad allocation")
     if isinstance(error, MemoryError) or any(sign in text for sign in signs):
         return True
     return error.__context__ is not None and is_out_of_memory(error.__context__)

@@ -135,7 +135,8 @@ def test_a_manifest_that_names_a_file_elsewhere(folder):
         (
             {"backend": "tensor"},
             ValueError,
-            "backend: expected one of 'auto', 'onnxruntime', 'torch', 'tensorrt', got 'tensor'; "
+            "backend: expected one of 'auto', 'onnxruntime', 'torch', 'openvino', "
+            "'tensorrt', got 'tensor'; "
             "choose one of these",
         ),
         (
@@ -214,7 +215,8 @@ def test_an_engine_without_plans_says_so(original, monkeypatch):
         ),
         (
             {"backend": "trt"},
-            "backend: expected one of 'auto', 'onnxruntime', 'torch', 'tensorrt', got 'trt'; "
+            "backend: expected one of 'auto', 'onnxruntime', 'torch', 'openvino', "
+            "'tensorrt', got 'trt'; "
             "choose one of these",
         ),
         (

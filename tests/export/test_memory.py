@@ -36,6 +36,7 @@ def test_the_free_memory_of_a_gpu(monkeypatch, share, expected):
         "CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate",
         "cuFFT error: CUFFT_ALLOC_FAILED",
         "TensorRT could not allocate an execution context",
+        "std::bad_alloc",
     ],
 )
 def test_memory_that_ran_out_is_told_from_its_text(text):
