@@ -25,6 +25,7 @@ class BenchOptions:
         warmup: untimed calls before them.
         device, threads, rebuild, torch_compile: as in `latino_engine.load`.
         cold: also time a process's first sample.
+        neighbour: also measure the latency beside a process that keeps one core busy.
         any_machine: also measure an engine that was compiled on another machine.
 
     Raises:
@@ -46,6 +47,7 @@ class BenchOptions:
     device: str | None = None
     threads: int | None = None
     cold: bool = True
+    neighbour: bool = False
     any_machine: bool = False
     rebuild: bool = False
     torch_compile: bool = False

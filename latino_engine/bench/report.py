@@ -13,6 +13,8 @@ def tables(report: Mapping[str, Any]) -> list[RenderableType]:
     """What is measured, latency and stages, throughput, the distance to the machine's limits."""
     runtimes = report["runtimes"]
     parts: list[RenderableType] = [_about(report), _latency(runtimes), _costs(runtimes)]
+    if next(iter(runtimes.values()))["beside_neighbour"] is not None:
+        parts.append(_beside(runtimes))
     if len(next(iter(runtimes.values()))["throughput"]) > 1:
         parts.append(_throughput(runtimes))
     return [*parts, _limits(report)]
@@ -29,6 +31,8 @@ def _about(report: Mapping[str, Any]) -> Table:
     table.add_row("sampler", f"{report['sampler']}, {report['nfe']} network evaluations per sample")
     cores = f"{machine['cores']} cores, {report['threads']} thread{'s' * (report['threads'] > 1)}"
     table.add_row("machine", f"{machine.get('gpu', machine['processor'])}; {cores}")
+    waits = "; ".join(f"{who}: {how}" for who, how in report["wait_policy"].items())
+    table.add_row("threads wait", waits)
     table.add_row("calls", f"{report['repeats']} of each runtime, in turn, after warm-up")
     if not report["compiled_here"]:
         table.add_row("note", "compiled on another machine: its choice of runtime was made there")
@@ -47,6 +51,16 @@ def _latency(runtimes: Mapping[str, Any]) -> Table:
         split = [_number(found["stages_ms"][stage]) for stage in stages]
         outside = f"{found['outside_network_percent']:.1f} %"
         table.add_row(name, *quantiles, *split, outside)
+    return table
+
+
+def _beside(runtimes: Mapping[str, Any]) -> Table:
+    title = "beside a process that keeps one core busy: sample(), ms"
+    table = _table(title, ["runtime", "p50", "p95", "p99", "times alone"])
+    for name, found in runtimes.items():
+        beside = found["beside_neighbour"]
+        quantiles = [_number(beside["latency_ms"][q]) for q in ("p50", "p95", "p99")]
+        table.add_row(name, *quantiles, f"{beside['times_alone']:.2f}")
     return table
 
 

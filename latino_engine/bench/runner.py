@@ -11,6 +11,7 @@ import torch
 
 from latino_engine.bench import counting, timer
 from latino_engine.bench.cold_start import cold_start
+from latino_engine.bench.neighbour import busy_neighbour
 from latino_engine.bench.options import BenchOptions
 from latino_engine.bench.peak_memory import Peak, peak_memory
 from latino_engine.bench.peaks import machine_peaks
@@ -28,6 +29,7 @@ from latino_engine.runtimes import installed
 from latino_engine.sampling.clock import listening
 from latino_engine.sampling.threads import torch_threads
 from latino_engine.system.machine import machine, machine_facts, software_versions
+from latino_engine.system.waiting import policy
 
 STAGES = ("prox", "noise", "denoise", "other")
 _PROX_CALLS = 10
@@ -126,10 +128,12 @@ def bench_engine(
         timer.time_in_turn(latency, options.repeats, options.warmup, report=count)
     for calls in latency.values():
         calls.forget(options.warmup)
+    beside = _beside(engines, options, count) if options.neighbour else {}
     further = _throughput(engines, options, latency, peak, count)
     runtimes = {}
     for name, calls in latency.items():
         found = {**_figures(calls), "throughput": further[name]}
+        found["beside_neighbour"] = _beside_figures(found, beside.get(name))
         found["against_peak"] = _against_peak(folder, calls, found, peaks)
         found["cold_start_ms"], found["peak_bytes"] = None, peak.host_bytes
         found["peak_device_bytes"], found["peak_of"] = peak.device_bytes, "this process"
@@ -185,13 +189,34 @@ def _further_repeats(options: BenchOptions) -> int:
 
 def _num_calls(options: BenchOptions) -> int:
     rest = len(_further(options)) * (1 + _further_repeats(options))
-    return options.warmup + options.repeats + rest
+    first = options.warmup + options.repeats
+    return first + (1 + options.repeats if options.neighbour else 0) + rest
 
 
 def _calls(
     engines: dict[str, Engine], options: BenchOptions, batch: int, num_samples: int
 ) -> dict[str, _Calls]:
     return {name: _Calls(engine, options, batch, num_samples) for name, engine in engines.items()}
+
+
+def _beside(
+    engines: dict[str, Engine], options: BenchOptions, count: _Counter
+) -> dict[str, dict[str, float]]:
+    """Per runtime the latency of the first combination beside one busy neighbour."""
+    calls = _calls(engines, options, options.batches[0], options.num_samples[0])
+    with busy_neighbour():
+        timer.time_in_turn(calls, options.repeats, warmup=1, report=count)
+    for each in calls.values():
+        each.forget(1)
+    return {n: timer.summary(each.recorder.lengths("sample")) for n, each in calls.items()}
+
+
+def _beside_figures(
+    found: dict[str, Any], beside: dict[str, float] | None
+) -> dict[str, Any] | None:
+    if beside is None:
+        return None
+    return {"latency_ms": beside, "times_alone": beside["p50"] / found["latency_ms"]["p50"]}
 
 
 def _throughput(
@@ -333,6 +358,7 @@ def _report(
         "num_samples": options.num_samples[0],
         "sampler": options.sampler,
         "repeats": options.repeats,
+        "wait_policy": policy(),
         **next(iter(runtimes.values())),
         "runtimes": runtimes,
         "peaks": peaks,

@@ -132,6 +132,10 @@ def _figures(found: Mapping[str, Any]) -> list[tuple[str, str, dict[str, Any]]]:
         figures.append(("peak_device_memory", "bytes", peak))
     if found["cold_start_ms"] is not None:
         figures.append(("cold_start", "ms", {"value": found["cold_start_ms"]["total"]}))
+    if found["beside_neighbour"] is not None:
+        beside = found["beside_neighbour"]
+        figures.append(("latency_beside_neighbour", "ms", _times(beside["latency_ms"])))
+        figures.append(("beside_neighbour", "times alone", {"value": beside["times_alone"]}))
     for part, rates in found["against_peak"].items():
         if rates is not None:
             counted = {key: rates[key] for key in ("flops", "bytes")}

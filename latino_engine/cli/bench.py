@@ -44,6 +44,9 @@ def bench(
     repeats: Annotated[int, typer.Option(help="Timed calls of each runtime.")] = 20,
     warmup: Annotated[int, typer.Option(help="Untimed calls before them.")] = 2,
     cold: Annotated[bool, typer.Option(help="Also time a fresh process's first sample.")] = True,
+    neighbour: Annotated[
+        bool, typer.Option("--neighbour", help="Also beside a process that keeps one core busy.")
+    ] = False,
     any_machine: Annotated[
         bool, typer.Option("--any-machine", help="Also an engine that another machine compiled.")
     ] = False,
@@ -80,6 +83,7 @@ def bench(
         device=device,
         threads=threads,
         cold=cold,
+        neighbour=neighbour,
         any_machine=any_machine,
         rebuild=rebuild,
         torch_compile=torch_compile,

@@ -243,7 +243,7 @@ def info(
     from latino_engine import manifest
     from latino_engine.ops import cpu_extension
     from latino_engine.runtimes import installed
-    from latino_engine.system import machine
+    from latino_engine.system import machine, waiting
 
     if (
         engine is not None
@@ -265,6 +265,8 @@ def info(
         "backends": installed(),
         "native_cpu": cpu_extension.missing() or "built",
         "machine": machine.machine(),
+        "usable_cores": machine.usable_cores(),
+        "threads_wait": waiting.policy(),
     }
     if as_json:
         print(json.dumps(facts, indent=1))

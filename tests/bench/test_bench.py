@@ -6,7 +6,9 @@ import csv
 import io
 import json
 import shutil
+from contextlib import contextmanager
 
+import psutil
 import pytest
 from PIL import Image
 from rich.console import Console
@@ -14,6 +16,7 @@ from tiny import tiny_prior
 
 import latino_engine as le
 from latino_engine.bench import runner, table
+from latino_engine.bench.neighbour import busy_neighbour
 from latino_engine.bench.options import BenchOptions
 from latino_engine.bench.problem import check_plans
 from latino_engine.bench.report import tables
@@ -22,6 +25,7 @@ from latino_engine.bench.trace import Recorder
 from latino_engine.cli import program
 from latino_engine.errors import UserError
 from latino_engine.manifest import MANIFEST, read_manifest, write_manifest
+from latino_engine.runtimes import AHEAD_OF_TIME, installed
 
 QUICK = ["--size", 16, "--repeats", 3, "--warmup", 1, "--steps", 2, "--threads", 1]
 STAGES = {"prox", "noise", "denoise", "other"}
@@ -79,7 +83,8 @@ def test_all_combinations_and_runtimes(engine):
     seen = []
     measured = bench_engine(engine, options, lambda done, total: seen.append((done, total)))
     runtimes = measured.report["runtimes"]
-    assert list(runtimes) == ["onnxruntime", "torch"]  # the chosen one first
+    others = set(installed()) - {"onnxruntime", *AHEAD_OF_TIME}
+    assert list(runtimes) == ["onnxruntime", *sorted(others)]  # the chosen one first
     for name, found in runtimes.items():
         sizes = [(row["batch"], row["num_samples"]) for row in found["throughput"]]
         assert sizes == [(1, 1), (1, 2), (3, 1), (3, 2)]
@@ -96,12 +101,60 @@ def test_all_combinations_and_runtimes(engine):
     assert seen[-1][0] == seen[-1][1] == len(seen)
 
 
+def test_beside_a_neighbour(run, engine, monkeypatch):
+    seen = []
+
+    @contextmanager
+    def watched():
+        with busy_neighbour() as process:
+            seen.append(process)
+            yield process
+
+    monkeypatch.setattr(runner, "busy_neighbour", watched)
+    status, out, _ = run("bench", engine, *QUICK, "--no-cold", "--neighbour", "--json")
+    report = json.loads(out)
+    assert status == 0 and len(seen) == 1 and not psutil.pid_exists(seen[0])
+    alone, beside = report["latency_ms"], report["beside_neighbour"]
+    ratio = beside["latency_ms"]["p50"] / alone["p50"]
+    assert beside["times_alone"] == pytest.approx(ratio) and ratio > 0.0
+    assert set(report["wait_policy"]) == {"onnxruntime and openvino", "OpenMP (torch, operators)"}
+    metrics = {row["metric"]: row["unit"] for row in table.rows_of(report)}
+    assert metrics["latency_beside_neighbour"] == "ms"
+    assert metrics["beside_neighbour"] == "times alone"
+
+
+def test_the_neighbour_is_busy_and_ends():
+    with busy_neighbour() as process:
+        spent = [psutil.Process(process).cpu_times().user]
+        while spent[-1] - spent[0] < 0.05:  # an idle one would never get there
+            spent.append(psutil.Process(process).cpu_times().user)
+    assert not psutil.pid_exists(process)
+
+
 def test_the_tables_fit_into_100_columns(run, engine):
-    more = ["--no-cold", "--batch", "1,2", "--backend", "all", "--operator", "sr:factor=2"]
+    more = [
+        "--no-cold",
+        "--neighbour",
+        "--batch",
+        "1,2",
+        "--backend",
+        "all",
+        "--operator",
+        "sr:factor=2",
+    ]
     status, out, _ = run("bench", engine, *QUICK, *more)
     assert status == 0
     assert max(len(line) for line in out.splitlines()) <= 100
-    for word in ("p95", "denoise", "outside", "samples/s", "GFLOP/s", "onnxruntime"):
+    for word in (
+        "times alone",
+        "asleep",
+        "p95",
+        "denoise",
+        "outside",
+        "samples/s",
+        "GFLOP/s",
+        "onnxruntime",
+    ):
         assert word in out
     combinations = [line for line in out.splitlines() if line.count("│") == 9]
     assert len(combinations) >= 4, "a line for each batch and runtime"

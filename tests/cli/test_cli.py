@@ -209,7 +209,10 @@ def test_compile_and_info(run, tmp_path, monkeypatch):
     status, out, _ = run("info", target, "--json")
     assert status == 0 and json.loads(out)["prior"]["name"] == "tiny"
     status, out, _ = run("info", "--json")
-    assert status == 0 and json.loads(out)["backends"][:2] == ["onnxruntime", "torch"]
+    told = json.loads(out)
+    assert status == 0 and told["backends"][:2] == ["onnxruntime", "torch"]
+    assert told["usable_cores"] >= 1 and "instructions" in told["machine"]
+    assert set(told["threads_wait"]) == {"onnxruntime and openvino", "OpenMP (torch, operators)"}
     assert run("info")[0] == 0
     (target / "denoiser.onnx").write_bytes(b"")
     status, _, err = run("info", target)
