@@ -269,8 +269,8 @@ def test_the_gate_refuses_an_engine_that_is_off(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
     engine = le.compile(
         tiny_prior(), tmp_path / "a.engine", image_size=16
-    )  # "auto" takes the other
-    assert engine.backend == "torch"
+    )  # "auto" takes another
+    assert engine.backend != "onnxruntime"
     assert "got 0.01 from onnxruntime" in engine.manifest["runtimes"]["onnxruntime"]["refused"]
 
 
