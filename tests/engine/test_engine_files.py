@@ -267,9 +267,7 @@ def test_the_gate_refuses_an_engine_that_is_off(tmp_path, monkeypatch):
     ):
         le.compile(tiny_prior(), tmp_path / "a.engine", backend="onnxruntime")
     assert not list(tmp_path.iterdir())
-    engine = le.compile(
-        tiny_prior(), tmp_path / "a.engine", image_size=16
-    )  # "auto" takes another
+    engine = le.compile(tiny_prior(), tmp_path / "a.engine", image_size=16)  # "auto" takes another
     assert engine.backend != "onnxruntime"
     assert "got 0.01 from onnxruntime" in engine.manifest["runtimes"]["onnxruntime"]["refused"]
 
