@@ -19,7 +19,8 @@ from latino_engine.distill.batches import draw_batch
 from latino_engine.distill.checkpoint import read_facts, read_tensors, write_checkpoint
 from latino_engine.distill.objectives import EnergyObjective, MeanObjective, Objective
 from latino_engine.distill.operator_draws import parse_draws
-from latino_engine.distill.options import Distillation, check_options
+from latino_engine.distill.option_checks import check_options
+from latino_engine.distill.options import Distillation
 from latino_engine.distill.paper_objective import PaperObjective
 from latino_engine.distill.processes import Processes
 from latino_engine.distill.runs import (

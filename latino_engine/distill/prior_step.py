@@ -9,9 +9,9 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from latino_engine.distill.options import PRECISIONS
 from latino_engine.errors import invalid
 
-PRECISIONS = ("auto", "fp32", "bf16")
 _TRIED = 3  # calls of each precision that are timed; the first is left out
 
 #: (denoiser, x, eps, sigma) -> the loss

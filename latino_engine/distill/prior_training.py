@@ -9,7 +9,7 @@ import math
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,8 @@ from torch import Tensor
 from latino_engine.atomic import atomic_file
 from latino_engine.distill.batches import check_scale, draw_batch
 from latino_engine.distill.checkpoint import read_facts, read_tensors, write_checkpoint
-from latino_engine.distill.prior_step import PRECISIONS, Step
+from latino_engine.distill.options import PRECISIONS, PriorTraining
+from latino_engine.distill.prior_step import Step
 from latino_engine.distill.prior_validation import LEVELS, Validation
 from latino_engine.distill.runs import (
     Interruptible,
@@ -74,81 +75,6 @@ _NETWORKS: dict[str, tuple[type[torch.nn.Module], tuple[str, ...]]] = {
     "unet": (UNet, ("widths", "blocks_per_level", "attention_heads", "embedding", "groups")),
     "resunet": (ResUNet, ("widths", "down_blocks", "up_blocks", "embedding")),
 }
-
-
-@dataclass(frozen=True)
-class PriorTraining:
-    """Every choice of a run; `training.json` in the run's folder holds the same fields.
-
-    Attributes:
-        source: folder, idx or npy file of images.
-        name: of the prior.
-        size: side of the squares that are cut from the images.
-        pad: black pixels added around the images of an array file.
-        flip: mirror squares left to right at random.
-        turn: turn squares by a random multiple of 90 degrees.
-        smallest_scale: images are made smaller by a random factor from here to 1.
-        network: "unet" (normalised, with attention) or "resunet" (convolutions alone; its time
-            and memory grow with the number of pixels).
-        widths, blocks_per_level, attention_heads, embedding, groups: of the network.
-        down_blocks, up_blocks: of "resunet": blocks per resolution on the way down and up;
-            blocks_per_level of each if empty.
-        minutes, steps: how long, in wall time or optimizer steps; exactly one is given.
-        batch: squares per step.
-        learning_rate: at its highest; linear warm-up, in the end a cosine to 0.
-        cooldown: the part of the run over which the cosine falls: 1 is all of it; with less, a run
-            can be made longer at any time before.
-        warmup: steps of the warm-up.
-        ema: decay of the weights' moving average, reached gradually.
-        log_sigma_mean, log_sigma_std: ln sigma ~ N(mean, std^2), internal units.
-        sigma_max: the largest noise level that the prior claims, internal units.
-        sampler_sigma_max: first noise level of zero-shot LATINO with this prior, public units.
-        seed: of the weights, the images and the noise.
-        checkpoint_minutes: how often the run is written down.
-        half: store the weights as float16 (they are read back as float32).
-        start: folder of a prior of the same network, whose weights the run begins with.
-        validation: images to denoise at every checkpoint; `validation.csv` then holds the PSNR at
-            the noise levels 15, 25 and 50 of 255 over the squares seen.
-        precision: "fp32", "bf16" (autocast) or "auto", the faster of the two by a trial at the
-            start of each sitting, so that its bits may change from one to the next.
-        compiled: compile the step by torch.compile.
-        licence: of the weights.
-    """
-
-    source: str
-    name: str
-    size: int
-    pad: int = 0
-    flip: bool = False
-    turn: bool = False
-    smallest_scale: float = 1.0
-    network: str = "unet"
-    widths: tuple[int, ...] = (32, 64, 128)
-    blocks_per_level: int = 2
-    attention_heads: int = 4
-    embedding: int = 128
-    groups: int = 8
-    down_blocks: tuple[int, ...] = ()
-    up_blocks: tuple[int, ...] = ()
-    minutes: float | None = None
-    steps: int | None = None
-    batch: int = 64
-    learning_rate: float = 1e-3
-    warmup: int = 100
-    cooldown: float = 1.0
-    ema: float = 0.998
-    log_sigma_mean: float = -1.2
-    log_sigma_std: float = 1.4
-    sigma_max: float = 80.0
-    sampler_sigma_max: float = 0.3
-    seed: int = 0
-    checkpoint_minutes: float = 1.0
-    half: bool = False
-    licence: str = ""
-    start: str | None = None
-    validation: str | None = None
-    precision: str = "fp32"
-    compiled: bool = False
 
 
 def train_prior(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from latino_engine.errors import about, invalid
 from latino_engine.evaluation import scores
 from latino_engine.evaluation.learned_scores import learned_scores
 from latino_engine.evaluation.metrics import psnr, ssim
+from latino_engine.evaluation.options import Evaluation
 from latino_engine.evaluation.pictures import write_png
 from latino_engine.image_io.datasets import ImageSource, check_channels, open_images
 from latino_engine.operators.protocol import Operator
@@ -30,34 +30,6 @@ LEVELS = (0.5, 0.8, 0.95)
 _CURVE = tuple(n / 20 for n in range(1, 20))
 _ACTIVE_STD = 0.02  # pixels that are in doubt, public units: std of samples and truth together
 _BATCH = 16  # images per call
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """What to draw, and on what.
-
-    Attributes:
-        source: folder of images, idx or npy file.
-        operator: description such as "sr:factor=4".
-        noise_std: noise level, public units.
-        size: side of the central square that is cut from every image.
-        pad: black pixels around the images of an array file.
-        limit: at most so many images.
-        num_samples: S >= 2 per image.
-        sampler, steps, unfold, seed: as in `Engine.sample`.
-    """
-
-    source: str
-    operator: str
-    noise_std: float = 0.05
-    size: int = 64
-    pad: int = 0
-    limit: int = 64
-    num_samples: int = 16
-    sampler: str = "auto"
-    steps: int | None = None
-    unfold: int | None = None
-    seed: int = 0
 
 
 def evaluate(

@@ -13,7 +13,7 @@ from tiny import tiny_prior
 import latino_engine as le
 from latino_engine.distill.objectives import EnergyObjective, energy_loss
 from latino_engine.distill.operator_draws import draw_operator, parse_draws
-from latino_engine.distill.options import check_options
+from latino_engine.distill.option_checks import check_options
 from latino_engine.distill.paper_objective import Discriminator, PaperObjective, outer_times
 from latino_engine.distill.unfolded import TrainingBatch, TrainingStream, Unfolded
 from latino_engine.errors import BackendNotAvailable, InvalidArgument, TrainingStopped
