@@ -15,6 +15,5 @@ for contiguous tensors of agreeing sizes on one GPU, none of them empty.
 `reverse_step`         x0 + sigma_next (kept (x_t - x0) + renewed eps)
 `fourier_prox`         (gamma conj(h) Y + V) / (gamma |h|^2 + 1) on half-spectra
 `alias_prox`           the same for super-resolution, on full spectra
-`running_moments`      Welford's update
 =====================  =========================================================================
 """

@@ -104,7 +104,7 @@ def launch_alias_prox(
     *,
     out: Tensor | None = None,
 ) -> Tensor:
-    """The spectrum of `reference.alias_prox` from that of v.
+    """The spectrum of `ops.alias_prox` from that of v.
 
     Args:
         spectrum: V = fft2(v), complex64 (P, C, H, W), sides divisible by factor.

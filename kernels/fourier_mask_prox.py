@@ -80,7 +80,7 @@ def launch_fourier_mask_prox(
     *,
     out: Tensor | None = None,
 ) -> Tensor:
-    """The spectrum of the data step of `reference.fourier_mask_prox_noise` from that of v.
+    """The spectrum of the data step of `ops.fourier_mask_prox_noise` from that of v.
 
     Args:
         spectrum: V = fft2(ifftshift v), complex64 (P, 1, H, W), DC at (0, 0).

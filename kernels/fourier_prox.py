@@ -70,7 +70,7 @@ def launch_fourier_prox(
     *,
     out: Tensor | None = None,
 ) -> Tensor:
-    """The spectrum of `reference.fourier_prox` from that of v.
+    """The spectrum of `ops.fourier_prox` from that of v.
 
     Args:
         spectrum: V = rfft2(v), complex64 (P, C, H, W//2+1).

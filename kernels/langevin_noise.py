@@ -71,7 +71,7 @@ def launch_langevin_noise(
     *,
     out: Tensor | None = None,
 ) -> Tensor:
-    """As `reference.langevin_noise`; the noise within 1e-6.
+    """As `ops.langevin_noise`; the noise within 1e-6.
 
     Args:
         z: (P, C, H, W), float32, float16 or bfloat16.

@@ -1,6 +1,6 @@
 """x0 + sigma_next (kept (x_t - x0) + renewed eps): one outer step with its noise.
 
-kept = sqrt(1 - zeta) / sigma_n, renewed = sqrt(zeta). Optionally x0 is clamped first.
+kept = sqrt(1 - zeta) / sigma_n, renewed = sqrt(zeta).
 
 Bytes moved per pixel: 8 read, 4 written (4 and 2 in 16 bits).
 
@@ -46,9 +46,6 @@ def _reverse_step_kernel(
     sigma_next,
     kept,
     renewed,
-    lowest,
-    highest,
-    CLAMP: tl.constexpr,
     STEP_ON_DEVICE: tl.constexpr,
     BLOCK: tl.constexpr,
     VECTOR: tl.constexpr,
@@ -62,17 +59,12 @@ def _reverse_step_kernel(
     # A Python float would be float64 in some versions of Triton.
     sigma_next, kept = tl.cast(sigma_next, tl.float32), tl.cast(kept, tl.float32)
     renewed = tl.cast(renewed, tl.float32)
-    lowest, highest = tl.cast(lowest, tl.float32), tl.cast(highest, tl.float32)
     eps = quad_normals(quad, channel, image, sample, noise_step, key_low, key_high)
     start += plane.to(tl.int64) * height * width
     for lane in tl.static_range(4):
         offset, exists = lane_tile(lane, rows, width, across, down, column, VECTOR)
         x0 = tl.load(x0_hat + start + offset, mask=exists).to(tl.float32)
         state = tl.load(x_t + start + offset, mask=exists).to(tl.float32)
-        if CLAMP:
-            # As torch.clamp: NaN stays NaN.
-            x0 = tl.maximum(x0, lowest, propagate_nan=tl.PropagateNan.ALL)
-            x0 = tl.minimum(x0, highest, propagate_nan=tl.PropagateNan.ALL)
         moved = x0 + sigma_next * (kept * (state - x0) + renewed * eps[lane])
         tl.store(out + start + offset, moved, mask=exists)
 
@@ -88,23 +80,20 @@ def launch_reverse_step(
     sample_ids: Tensor,
     step: int | Tensor,
     *,
-    clamp: tuple[float, float] | None = None,
     out: Tensor | None = None,
 ) -> Tensor:
-    """As `reference.reverse_step`; the noise within 1e-6.
+    """As `ops.reverse_step`; the noise within 1e-6.
 
     Args:
         x0_hat, x_t: (P, C, H, W), float32, float16 or bfloat16.
         sigma_next: noise level of the result.
         kept, renewed: sqrt(1 - zeta) / sigma_n and sqrt(zeta).
         seed, image_ids, sample_ids, step: as in `launch_gaussian_noise`.
-        clamp: bounds of x0_hat, if any.
         out: of x_t's shape, also x0_hat or x_t itself; x_t's dtype by default.
     """
     out = torch.empty_like(x_t) if out is None else out
     config = config_for("reverse_step", CONFIGS, x_t)
     launch = QuadLaunch.over(x_t, config)
-    lowest, highest = clamp or (0.0, 0.0)
     with on_device(x_t):
         _reverse_step_kernel[launch.grid](
             out,
@@ -117,9 +106,6 @@ def launch_reverse_step(
             float(sigma_next),
             float(kept),
             float(renewed),
-            float(lowest),
-            float(highest),
-            CLAMP=clamp is not None,
             STEP_ON_DEVICE=isinstance(step, Tensor),
             BLOCK=config.block,
             VECTOR=launch.vector,

@@ -14,7 +14,8 @@ from latino_engine import ops
 from latino_engine.operators import MRI, Blur, Inpainting, SuperResolution
 from latino_engine.operators.parts.cost import Count
 from latino_engine.operators.parts.spectra import kernel_spectrum
-from latino_engine.ops import cpu_extension, cuda, inner_steps, reference, triton
+from latino_engine.ops import alias_fold
+from latino_engine.ops.dispatch import BACKENDS
 from latino_engine.ops.philox import philox_normals
 
 GAMMA, SCALE, X_WEIGHT, FACTOR, SEED, STEP = 3.0, 0.3, 0.4, 4, 1, 2
@@ -38,15 +39,12 @@ def fused_cases(batch: int, height: int, width: int, device: str = "cpu") -> lis
 
 def _backends(run: Callable[..., Any], device: str) -> dict[str, Provider]:
     """The operation with each backend of its table that this machine has."""
-    home = ops if run.__module__ == ops.__name__ else inner_steps
-    table = getattr(home, f"_{run.__name__.upper()}")
-    names = [name for name in _BACKENDS[device] if name in table]
-    here = [name for name in names if name == "torch" or _MODULES[name].missing() is None]
+    names = [name for name in _BACKENDS[device] if name in ops.TABLES[run.__name__]]
+    here = [name for name in names if name == "torch" or BACKENDS[name].module.missing() is None]
     return {f"{OURS} {name}": partial(run, backend=name) for name in here}
 
 
 _BACKENDS = {"cpu": ("cpu", "torch"), "cuda": ("cuda", "triton", "torch")}
-_MODULES = {"cpu": cpu_extension, "cuda": cuda, "triton": triton}
 
 
 def _identity(batch: int, device: str) -> Identity:
@@ -233,7 +231,7 @@ def _alias_cases(shape: tuple[int, int, int, int], device: str) -> list[Case]:
 
     def eager(v: Tensor, h: Tensor, folded: Tensor, back: Tensor) -> Tensor:
         b = torch.fft.fft2(v) + GAMMA * back
-        inner = reference.alias_fold(h * b, FACTOR) / (1.0 + GAMMA * folded)
+        inner = alias_fold(h * b, FACTOR) / (1.0 + GAMMA * folded)
         X = b - GAMMA * h.conj() * inner.repeat(1, 1, FACTOR, FACTOR)
         return torch.fft.ifft2(X).real
 

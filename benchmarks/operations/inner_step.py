@@ -33,7 +33,7 @@ from latino_engine import ops
 from latino_engine.bench import table
 from latino_engine.operators.parts.spectra import kernel_full_spectrum, kernel_spectrum
 from latino_engine.ops import cpu_extension, philox
-from latino_engine.ops.reference import alias_fold
+from latino_engine.ops.alias_prox import alias_fold
 
 RESULTS = Path(__file__).parents[1] / "results" / "inner_step.csv"
 SIZES = ((1, 256), (8, 256), (1, 512), (8, 512))  # (batch, side), three channels

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from latino_engine.export.graph_memory import ITEM_BYTES
 from latino_engine.operators.parts.cost import Count
 
-_ITEM_BYTES = {1: 4, 10: 2, 16: 2, 11: 8, 7: 8, 6: 4, 9: 1, 2: 1, 3: 1}  # by ONNX element type
 _VIEWS = ("Reshape", "Unsqueeze", "Squeeze", "Identity", "Shape", "Flatten")
 _MOVES = ("Concat", "Split", "Slice", "Transpose", "DepthToSpace", "SpaceToDepth", "Expand")
 _FREE = (*_VIEWS, *_MOVES, "Cast", "Gather", "Constant", "ConstantOfShape", "Pad")
@@ -49,7 +49,7 @@ def count_graph(path: str | Path, batch: int, height: int, width: int) -> GraphC
     model = fixed_shapes(path, batch, height, width)
     sizes, kinds = _shapes_and_types(model)
     weights = {w.name for w in model.graph.initializer}
-    item = {name: _ITEM_BYTES.get(kind, 4) for name, kind in kinds.items()}
+    item = {name: ITEM_BYTES.get(kind, 4) for name, kind in kinds.items()}
 
     def volume(name: str) -> int:
         return math.prod(sizes[name]) * item[name] if name in sizes else 0

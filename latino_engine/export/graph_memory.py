@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import onnx
 
-_ITEM_BYTES = {1: 4, 10: 2, 16: 2, 11: 8, 7: 8, 6: 4, 9: 1, 2: 1, 3: 1}  # by ONNX element type
+#: By ONNX element type.
+ITEM_BYTES = {1: 4, 10: 2, 16: 2, 11: 8, 7: 8, 6: 4, 9: 1, 2: 1, 3: 1}
 
 
 def peak_bytes(model: onnx.ModelProto, side: int, multiple: int) -> int:
@@ -64,7 +65,7 @@ def _tensor_bytes(model: onnx.ModelProto, blocks: int) -> dict[str, int]:
         dims = shapes[value.name] = [_dimension(dim, blocks) for dim in tensor.shape.dim]
         if all(size is not None for size in dims):
             count = math.prod(size for size in dims if size is not None)
-            found[value.name] = count * _ITEM_BYTES.get(tensor.elem_type, 4)
+            found[value.name] = count * ITEM_BYTES.get(tensor.elem_type, 4)
     for node in model.graph.node:
         inputs = [name for name in node.input if name not in weights]
         guess = max((found.get(name, 0) for name in inputs), default=0)

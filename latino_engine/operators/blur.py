@@ -30,7 +30,6 @@ from latino_engine.operators.parts.point_spread import (
 from latino_engine.operators.parts.size_table import SizeTable
 from latino_engine.operators.parts.spectra import as_kernel, complex_of, kernel_spectrum
 from latino_engine.operators.protocol import DataStep, Operator
-from latino_engine.ops import cuda_launches
 
 
 @dataclass(frozen=True, eq=False, repr=False, init=False)
@@ -117,9 +116,9 @@ class Blur(Operator):
             shape=tuple(y.shape),
             dtype=y.dtype,
             constants=(power, back_projected),
-            prox=lambda v, gamma, power, back: ops.fourier_prox(v, power, back, gamma),
+            prox=ops.fourier_prox,
             inner=ops.fourier_prox_noise,
-            launch=cuda_launches.run_fourier_prox_noise,
+            launch=ops.launch_fourier_prox_noise,
             transforms=ops.transforms_of(y.device, y.shape[-2:]),
         )
 

@@ -29,7 +29,6 @@ from latino_engine.operators.parts.fill import fill_from_neighbours
 from latino_engine.operators.parts.fused_step import FusedStep
 from latino_engine.operators.parts.size_table import SizeTable
 from latino_engine.operators.protocol import DataStep, Operator
-from latino_engine.ops import cuda_launches
 from latino_engine.schedule import INPAINTING_R
 
 
@@ -205,7 +204,7 @@ def masked_step(mask: Tensor, y: Tensor) -> FusedStep:
         shape=tuple(y.shape),
         dtype=y.dtype,
         constants=(mask, y),
-        prox=lambda v, gamma, mask, y: ops.masked_prox(v, mask, y, gamma),
+        prox=ops.masked_prox,
         inner=ops.masked_prox_noise,
-        launch=cuda_launches.run_masked_prox_noise,
+        launch=ops.launch_masked_prox_noise,
     )

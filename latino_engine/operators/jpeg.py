@@ -158,12 +158,12 @@ def _rms_error(quality: int, grey: bool) -> float:
 
 def _cell_prox(
     v: Tensor,
-    gamma: float | Tensor,
     low: Tensor,
     high: Tensor,
     colour: Tensor,
     inverse: Tensor,
     dct: Tensor,
+    gamma: float | Tensor,
 ) -> Tensor:
     """(v + gamma P(v)) / (1 + gamma), P the projection of v's coefficients on [low, high]."""
     coefficients = to_coefficients(v, colour, dct)

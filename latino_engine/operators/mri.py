@@ -36,7 +36,6 @@ from latino_engine.operators.parts.fused_step import FusedStep
 from latino_engine.operators.parts.size_table import SizeTable
 from latino_engine.operators.parts.spectra import complex_of
 from latino_engine.operators.protocol import DataStep, Operator
-from latino_engine.ops import cuda_launches
 
 
 @dataclass(frozen=True, eq=False, repr=False, init=False)
@@ -310,7 +309,7 @@ def _as_coil_maps(value: ArrayLike, mask: Tensor) -> Tensor:
 
 
 def _kspace_prox(
-    v: Tensor, gamma: float | Tensor, symmetric: Tensor, real_y: Tensor, mask: Tensor, kept: Tensor
+    v: Tensor, symmetric: Tensor, real_y: Tensor, mask: Tensor, kept: Tensor, gamma: float | Tensor
 ) -> Tensor:
     """The exact data step of one coil, for real images or complex ones as (re, im)."""
     if v.shape[1] == 1:
@@ -323,21 +322,22 @@ def _kspace_prox_noise(
     x_t: Tensor | None,
     x_weight: float | Tensor,
     *rest: Any,
-    out: Tensor | None = None,
+    **options: Any,
 ) -> Tensor:
     """The whole inner step of one coil; `rest` begins with the constants of the step."""
     real, complex_, rest = rest[:2], rest[2:4], rest[4:]
     if x.shape[1] == 1:
-        return ops.fourier_prox_noise(x, x_t, x_weight, *real, *rest, out=out)
-    return ops.fourier_mask_prox_noise(x, x_t, x_weight, *complex_, *rest, out=out)
+        return ops.fourier_prox_noise(x, x_t, x_weight, *real, *rest, **options)
+    return ops.fourier_mask_prox_noise(x, x_t, x_weight, *complex_, *rest, **options)
 
 
-def _launch_kspace_prox_noise(x: Tensor, x_t: Tensor | None, *rest: Any) -> Tensor:
+def _launch_kspace_prox_noise(
+    x: Tensor, x_t: Tensor | None, *constants: Any, **options: Any
+) -> Tensor:
     """The same by launches whose scalars are the next row of a step table."""
-    real, complex_, rest = rest[:2], rest[2:4], rest[4:]
     if x.shape[1] == 1:
-        return cuda_launches.run_fourier_prox_noise(x, x_t, *real, *rest)
-    return cuda_launches.run_fourier_mask_prox_noise(x, x_t, *complex_, *rest)
+        return ops.launch_fourier_prox_noise(x, x_t, *constants[:2], **options)
+    return ops.launch_fourier_mask_prox_noise(x, x_t, *constants[2:], **options)
 
 
 def _as_image(image: Tensor, channels: int) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -44,7 +44,6 @@ from latino_engine.operators.parts.separable_step import (
 from latino_engine.operators.parts.size_table import SizeTable
 from latino_engine.operators.parts.spectra import as_kernel, complex_of, kernel_full_spectrum
 from latino_engine.operators.protocol import DataStep, Operator
-from latino_engine.ops import cuda_launches, reference
 
 #: gamma of the fused formula costs gamma times the rounding of its numbers: 1e-4 in float32 here,
 #: which the default schedules reach at this noise level.
@@ -188,28 +187,14 @@ class SuperResolution(Operator):
         size = self._full_size(y)
         h, folded_power = self._spectra(y, size)
         back_projected = h.conj() * torch.fft.fft2(y).repeat(1, 1, factor, factor)
-
-        def inner(x: Tensor, x_t: Tensor | None, *rest: Any, out: Tensor | None = None) -> Tensor:
-            weight, h, folded, back, gamma, scale, seed, images, samples, step = rest
-            spectra, identity = (h, folded, back), (seed, images, samples, step)
-            return ops.alias_prox_noise(
-                x, x_t, weight, *spectra, gamma, scale, factor, *identity, out=out
-            )
-
-        def launch(x: Tensor, x_t: Tensor | None, *rest: Any) -> Tensor:
-            h, folded, back, steps, noise = rest
-            return cuda_launches.run_alias_prox_noise(x, x_t, h, folded, back, factor, steps, noise)
-
         return FusedStep(
             formula=("alias_prox", factor),
             shape=(*y.shape[:2], *size),
             dtype=y.dtype,
             constants=(h, folded_power, back_projected),
-            prox=lambda v, gamma, h, folded, back: ops.alias_prox(
-                v, h, folded, back, gamma, factor
-            ),
-            inner=inner,
-            launch=launch,
+            prox=partial(ops.alias_prox, factor=factor),
+            inner=partial(ops.alias_prox_noise, factor=factor),
+            launch=partial(ops.launch_alias_prox_noise, factor=factor),
             transforms=ops.transforms_of(y.device, size, factor),
         )
 
@@ -268,11 +253,10 @@ class SuperResolution(Operator):
         factor, size = self.factor, self._full_size(y)
         h, folded_power = self._spectra(y, size)
 
-        def prox(v: Tensor, gamma: float | Tensor, *constants: Tensor) -> Tensor:
-            h, folded, Y = constants
+        def prox(v: Tensor, h: Tensor, folded: Tensor, Y: Tensor, gamma: float | Tensor) -> Tensor:
             weight = ops.per_image(gamma, v)
             V = torch.fft.fft2(v)
-            missing = Y - reference.alias_fold(h * V, factor)
+            missing = Y - ops.alias_fold(h * V, factor)
             tiled = (missing * (weight / (1.0 + weight * folded))).repeat(1, 1, factor, factor)
             correction: Tensor = torch.fft.ifft2(h.conj() * tiled)
             return v + correction.real
@@ -318,7 +302,7 @@ class SuperResolution(Operator):
             centred = self.grid == "centred"
             kernel = wrapped(self.kernel, self.factor, size) if centred else self.kernel
             h = kernel_full_spectrum(kernel, size)
-            folded = reference.alias_fold(h.real**2 + h.imag**2, self.factor)
+            folded = ops.alias_fold(h.real**2 + h.imag**2, self.factor)
             return h.to(like.device, complex_of(like)), folded.to(like.device, like.dtype)
 
         h, folded_power = self._table.get("spectra", size, like, build)

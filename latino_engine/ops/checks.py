@@ -13,25 +13,17 @@ from torch.autograd import forward_ad
 from torch.nn import Parameter
 
 from latino_engine.errors import invalid, invalid_type, whole_number
+from latino_engine.ops.arguments import Anchors, Identity, InnerCall
 from latino_engine.ops.philox import MAX_CHANNELS, MAX_IMAGE_ID
 
 _PLAIN = (Tensor, Parameter)
 _REAL, _SPECTRA = (torch.float32,), (torch.float32, torch.complex64)
-#: Images in 16 bits are loaded and stored as such; all arithmetic is float32.
-SIXTEEN_BITS = (torch.float16, torch.bfloat16)
-_IMAGES = (torch.float32, *SIXTEEN_BITS)
-_CONSTANTS = {
-    False: {torch.float64: torch.float64, **dict.fromkeys(_IMAGES, torch.float32)},
-    True: {torch.float64: torch.complex128, **dict.fromkeys(_IMAGES, torch.complex64)},
-}
+_COMPLEX = {torch.float32: torch.complex64, torch.float64: torch.complex128}
 
 
 def per_image(value: float | Tensor, like: Tensor, name: str = "gamma") -> Tensor:
-    """A float or a (B,) tensor as (1|B, 1, ...), with the dtype and device of `like` (B, ...).
-
-    For images in 16 bits it is float32.
-    """
-    dtype = torch.float32 if like.dtype in SIXTEEN_BITS else like.dtype
+    """A float or a (B,) tensor as (1|B, 1, ...), with the dtype and device of `like` (B, ...)."""
+    dtype = like.dtype
     if isinstance(value, float):
         device = like.device
         if dtype is torch.float32 and device.type == "cpu" and not torch.compiler.is_compiling():
@@ -93,43 +85,62 @@ def check_identity(
     sample_ids: Tensor | Sequence[int],
     step: int,
     shape: Sequence[int],
-) -> tuple[int, Tensor, Tensor, int, tuple[int, int, int, int]]:
-    """(seed, image ids, sample ids, step, shape), each in its range."""
+    device: torch.device | None = None,
+) -> tuple[Identity, tuple[int, int, int, int]]:
+    """(identity, shape), each in its range; the ids on this device, or that of image_ids."""
     seed = check_seed(seed)
     size = tuple(map(int, shape))
     if len(size) != 4 or min(size, default=-1) < 0:
         raise invalid("shape", "(P, C, H, W)", size, "give four sizes")
-    if size[1] > MAX_CHANNELS:
-        raise invalid("shape", f"at most {MAX_CHANNELS} channels", size[1], "split the channels")
-    if ((size[2] + 1) // 2) * ((size[3] + 1) // 2) >= 2**32:
+    pairs, channels, height, width = size
+    if channels > MAX_CHANNELS:
+        raise invalid("shape", f"at most {MAX_CHANNELS} channels", channels, "split the channels")
+    if ((height + 1) // 2) * ((width + 1) // 2) >= 2**32:
         raise invalid("shape", "fewer than 2^32 quads per plane", size, "split the image")
     if isinstance(step, bool) or not isinstance(step, int):
         raise invalid_type("step", "an integer", type(step).__name__, "give a whole number")
     if not 0 <= step < 2**32:
         raise invalid("step", "0 <= step < 2^32", step, "count the steps from 0")
-    images = check_ids("image_ids", image_ids, size[0], MAX_IMAGE_ID)
-    samples = _moved(check_ids("sample_ids", sample_ids, size[0], 2**32), images.device)
-    return seed, images, samples, step, (size[0], size[1], size[2], size[3])
+    images = check_ids("image_ids", image_ids, pairs, MAX_IMAGE_ID)
+    samples = check_ids("sample_ids", sample_ids, pairs, 2**32)
+    device = device or images.device
+    identity = Identity(seed, images.to(device), samples.to(device), step)
+    return identity, (pairs, channels, height, width)
 
 
-def _moved(ids: Tensor, device: torch.device) -> Tensor:
-    return ids if ids.device == device else ids.to(device)
-
-
-def on_device_of(
-    z: Tensor, identity: tuple[int, Tensor, Tensor, int]
-) -> tuple[int, Tensor, Tensor, int]:
-    """The identity with its ids on the device of z."""
-    seed, images, samples, step = identity
-    device = z.device
-    return seed, _moved(images, device), _moved(samples, device), step
+def check_inner(
+    x: Tensor,
+    x_t: Tensor | None,
+    x_weight: float | Tensor,
+    gamma: float | Tensor,
+    scale: float | Tensor,
+    identity: tuple[int, Tensor | Sequence[int], Tensor | Sequence[int], int],
+    out: Tensor | None,
+) -> InnerCall:
+    """What an inner step is given beside its constants, each fit for the images x."""
+    check_images("x", x)
+    if x.numel() == 0:
+        raise invalid("x", "(P, C, H, W), not empty", tuple(x.shape), "add a batch axis")
+    if x_t is not None:
+        check_state("x_t", x_t, "x", x)
+    check_out(out, x, x.shape)
+    who, _ = check_identity(*identity, x.shape, x.device)
+    anchors = Anchors(x, x_t, per_image(x_weight, x, "x_weight"))
+    return InnerCall(anchors, per_image(gamma, x), per_image(scale, x, "scale"), who, out)
 
 
 def check_real(name: str, z: Tensor) -> None:
-    """Raises unless z is a real tensor of floating point."""
+    """Raises unless z is a tensor in float32 or float64."""
     _check_tensor(name, z)
-    if not z.is_floating_point():
-        raise invalid_type(name, "a real floating-point tensor", z.dtype, "convert it first")
+    if z.dtype not in _COMPLEX:
+        raise invalid_type(name, "float32 or float64", z.dtype, "convert it with .float()")
+
+
+def check_images(name: str, x: Tensor) -> None:
+    """Raises unless x is real images (B, C, H, W)."""
+    check_real(name, x)
+    if x.ndim != 4:
+        raise invalid(name, "(B, C, H, W)", tuple(x.shape), "add a batch axis")
 
 
 def check_same(
@@ -155,20 +166,35 @@ def check_device(name: str, tensor: Tensor, other_name: str, other: Tensor) -> N
 
 
 def check_constant(
-    name: str, tensor: Tensor, other_name: str, other: Tensor, *, is_complex: bool = False
+    name: str, tensor: Tensor, of: str, x: Tensor, *, is_complex: bool = False
 ) -> None:
-    """Raises unless a constant is where the images are, in their precision.
-
-    Of images in 16 bits the constants are float32 or complex64.
-    """
+    """Raises unless a constant is where the images x are, in their precision."""
     _check_tensor(name, tensor)
-    dtype = _CONSTANTS[is_complex].get(other.dtype)
-    if dtype is None:
-        raise invalid_type(other_name, "a real floating-point tensor", other.dtype, "convert it")
-    if tensor.dtype != dtype or tensor.device != other.device:
-        expected = f"{dtype} on {other.device} for {other_name} of {other.dtype}"
+    dtype = _COMPLEX[x.dtype] if is_complex else x.dtype
+    if tensor.dtype != dtype or tensor.device != x.device:
+        expected = f"{dtype} on {x.device} for {of} of {x.dtype}"
         got = f"{tensor.dtype} on {tensor.device}"
         raise invalid_type(name, expected, got, "convert or move it with .to()")
+
+
+def check_planes(
+    name: str,
+    tensor: Tensor,
+    of: str,
+    x: Tensor,
+    size: tuple[int, int],
+    *,
+    is_complex: bool = False,
+    channels: int | None = None,
+) -> None:
+    """Raises unless a constant is (B|1, C|1, *size) for the images x (B, C, H, W)."""
+    check_constant(name, tensor, of, x, is_complex=is_complex)
+    pairs, channels = x.shape[0], x.shape[1] if channels is None else channels
+    shape = tensor.shape
+    right = len(shape) == 4 and shape[0] in (1, pairs) and shape[1] in (1, channels)
+    if not right or tuple(shape[2:]) != size:
+        expected = f"({pairs}|1, {channels}|1, {size[0]}, {size[1]})"
+        raise invalid(name, expected, tuple(shape), f"match the image {of}")
 
 
 def _check_tensor(name: str, value: object) -> None:
@@ -182,17 +208,6 @@ def check_state(name: str, state: Tensor, other_name: str, other: Tensor) -> Non
     check_same(name, state, other_name, other)
     if state.dtype != other.dtype:
         raise invalid_type(name, f"{other.dtype} as {other_name}", state.dtype, "use one dtype")
-
-
-def check_bounds(name: str, bounds: tuple[float, float] | None) -> tuple[float, float] | None:
-    """(lowest, highest) as floats; raises unless lowest <= highest."""
-    if bounds is None:
-        return None
-    pair = tuple(float(bound) for bound in bounds)
-    if len(pair) != 2 or not pair[0] <= pair[1]:
-        expected = "(lowest, highest) with lowest <= highest"
-        raise invalid(name, expected, pair, "swap the bounds, or leave them out")
-    return pair[0], pair[1]
 
 
 def check_out(out: Tensor | None, like: Tensor, shape: Sequence[int]) -> None:
@@ -213,37 +228,32 @@ def check_out(out: Tensor | None, like: Tensor, shape: Sequence[int]) -> None:
         raise invalid("out", "a tensor without gradients", "one that requires a gradient", "detach")
 
 
-def unfit(
-    device_type: str,
-    *tensors: Tensor | None,
-    spectra: bool = False,
-    images: Sequence[Tensor | None] = (),
-) -> str | None:
+def unfit(device_type: str, tensors: Sequence[Tensor | None], spectra: bool) -> str | None:
     """None if raw pointers to these tensors are all that a kernel needs, else what it was given.
 
-    They must be plain, float32 (with `spectra` also complex64; `images` may have 16
-    bits) and on one device of this type, and no derivative may be asked for.
+    They must be plain, float32 (with `spectra` also complex64) and on one device of this type, and
+    no derivative may be asked for.
     """
     if torch.compiler.is_compiling():
         return "a traced graph"
     if forward_ad._current_level >= 0:
         return "a forward derivative"  # the kernel would drop the tangents
     grad, strided = torch.is_grad_enabled(), torch.strided
+    allowed = _SPECTRA if spectra else _REAL
     first: torch.device | None = None
-    for group, allowed in ((images, _IMAGES), (tensors, _SPECTRA if spectra else _REAL)):
-        for tensor in group:
-            if tensor is None:
-                continue
-            if type(tensor) not in _PLAIN or is_functorch_wrapped_tensor(tensor):
-                return f"a {type(tensor).__name__} of torch.func or of a subclass"
-            device = tensor.device
-            if device.type != device_type or tensor.layout is not strided:
-                return f"a {tensor.layout} tensor on {device}"
-            if tensor.dtype not in allowed:
-                return f"{tensor.dtype}"
-            if grad and tensor.requires_grad:
-                return "a tensor that requires a gradient"
-            first = first or device
-            if device != first:
-                return f"tensors on {first} and {device}"
+    for tensor in tensors:
+        if tensor is None:
+            continue
+        if type(tensor) not in _PLAIN or is_functorch_wrapped_tensor(tensor):
+            return f"a {type(tensor).__name__} of torch.func or of a subclass"
+        device = tensor.device
+        if device.type != device_type or tensor.layout is not strided:
+            return f"a {tensor.layout} tensor on {device}"
+        if tensor.dtype not in allowed:
+            return f"{tensor.dtype}"
+        if grad and tensor.requires_grad:
+            return "a tensor that requires a gradient"
+        first = first or device
+        if device != first:
+            return f"tensors on {first} and {device}"
     return None

@@ -1,4 +1,4 @@
-"""The CUDA extension: loaded when it is first needed, and what it says of itself.
+"""The CUDA backend: the extension, loaded when it is first needed, and how it is launched.
 
 Importing never fails because something is missing; `missing` says what is, in one sentence.
 """
@@ -7,15 +7,21 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import importlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
-from latino_engine.ops import checks, cuda_nvrtc
+from latino_engine.ops import cuda_nvrtc
+from latino_engine.ops.arguments import Identity, InnerCall, plain
+from latino_engine.ops.extensions import import_extension
+from latino_engine.ops.step_table import StepTable
+
+#: (seed, image_ids, sample_ids), ids int64 (P,) on the device; the seed a number, or int64 (1,)
+#: there, which a captured graph reads at every replay
+Stream: TypeAlias = tuple[int | Tensor, Tensor, Tensor]
 
 _INTERFACE_VERSION = 3
 _REMEDY = (
@@ -27,22 +33,13 @@ _REMEDY = (
 @functools.cache
 def _load() -> tuple[Any, str | None]:
     """(extension, None), or (None, what is missing)."""
-    name = "the compiled extension latino_engine._cuda"
-    try:
-        kernels = importlib.import_module("latino_engine._cuda")
-    except ModuleNotFoundError:
-        return None, f"{name}, which is not built here"
-    except ImportError as error:
-        return None, f"{name}, which cannot be loaded ({error})"
-    found = getattr(kernels, "INTERFACE_VERSION", None)
-    if found != _INTERFACE_VERSION:
-        return None, f"{name} with interface {_INTERFACE_VERSION}, but the one here has {found}"
-    if kernels.LAUNCHES_BY_NAME:  # built without nvcc: NVRTC compiles the kernels at run time
+    kernels, problem = import_extension("_cuda", _INTERFACE_VERSION)
+    if problem is None and kernels.LAUNCHES_BY_NAME:  # built without nvcc: NVRTC compiles later
         problem = cuda_nvrtc.missing()
         if problem is not None:
             return None, problem
         kernels.set_function_loader(cuda_nvrtc.function_handle)
-    return kernels, None
+    return kernels, problem
 
 
 def extension() -> Any:
@@ -85,21 +82,68 @@ def device_type() -> str:
     return "cuda" if kernels is None else str(kernels.DEVICE_TYPE)
 
 
-def unfit(
-    *tensors: Tensor | None, spectra: bool = False, images: Sequence[Tensor | None] = ()
-) -> str | None:
-    """None if the extension can take these tensors, else what it was given instead."""
-    return checks.unfit(device_type(), *tensors, spectra=spectra, images=images)
+def has_own_kernels(height: int, width: int, factor: int | None = None) -> bool:
+    """Whether images of this size have transforms of our own; `factor` is that of alias_prox."""
+    if factor is None:
+        return bool(extension().has_fourier_kernels(height, width))
+    return bool(extension().has_alias_kernels(height, width, factor))
 
 
 def fourier_path(height: int, width: int, factor: int | None = None) -> str:
     """What transforms images of this size, "own kernels" or "torch.fft"; factor of alias_prox."""
-    kernels = extension()
-    if factor is None:
-        own = kernels.has_fourier_kernels(height, width)
-    else:
-        own = kernels.has_alias_kernels(height, width, factor)
-    return "own kernels" if own else "torch.fft"
+    return "own kernels" if has_own_kernels(height, width, factor) else "torch.fft"
+
+
+@contextlib.contextmanager
+def next_row(
+    x: Tensor, steps: StepTable, out: Tensor | None
+) -> Iterator[tuple[Any, tuple[Tensor, Tensor, int], Tensor, int]]:
+    """(extension, table, out, stream) for launches whose scalars are the next row of `steps`.
+
+    This is what an engine captures in a CUDA graph: no tensor is read by the host, and one graph
+    serves every step. `out` is allocated like x if None.
+    """
+    out = torch.empty_like(x) if out is None else out
+    with torch.cuda.device(x.device) if x.is_cuda else contextlib.nullcontext():
+        stream = torch.cuda.current_stream(x.device).cuda_stream if x.is_cuda else 0
+        yield extension(), steps.arguments(), out, int(stream)
+    steps.position += 1
+
+
+def one_step(launch: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """launch(x, x_t, *constants, steps, noise, out=) as an inner step with scalars of its own."""
+
+    def step(call: InnerCall, *constants: Any) -> Tensor:
+        x, x_t, x_weight = call.anchors
+        row = row_of((x_weight, call.gamma, call.scale), x, call.identity)
+        return launch(plain(x), plain(x_t), *map(plain, constants), *row, out=call.out)
+
+    return step
+
+
+def row_of(
+    scalars: Sequence[float | Tensor], x: Tensor, identity: Identity
+) -> tuple[StepTable, Stream]:
+    """A table of one row on the device of x, and whose noise it is."""
+    seed, image_ids, sample_ids, step = identity.plain()
+    return StepTable.single(x.device, scalars, step), (seed, image_ids, sample_ids)
+
+
+def combined(
+    x: Tensor, x_t: Tensor | None, table: tuple[Tensor, Tensor, int], stream: int
+) -> Tensor:
+    """x_weight x + (1 - x_weight) x_t by one kernel; without x_t, x itself."""
+    if x_t is None:
+        return x
+    v = torch.empty_like(x)
+    extension().combine_anchors(x, x_t, table, v, stream)
+    return v
+
+
+def spectrum_of(x: Tensor, channels: int, columns: int) -> Tensor:
+    """Memory for a spectrum of x, (P, channels, H, columns)."""
+    size = (x.shape[0], channels, x.shape[2], columns)
+    return torch.empty(size, dtype=torch.complex64, device=x.device)
 
 
 @dataclass(frozen=True)

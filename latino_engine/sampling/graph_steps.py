@@ -13,8 +13,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from latino_engine import ops
 from latino_engine.operators.parts.fused_step import FixedStep, FusedStep
-from latino_engine.ops import cuda_extension, cuda_launches, reference
+from latino_engine.ops.arguments import Identity
+from latino_engine.ops.dispatch import serves
+from latino_engine.ops.noise import add_by_torch, reverse_by_torch
 from latino_engine.ops.step_table import StepTable
 from latino_engine.sampler import Denoiser, sample_posterior
 from latino_engine.schedule import InnerStep, OuterStep, Scalar, Schedule
@@ -145,10 +148,10 @@ def sample_tabled(
     """`sample_posterior` on the contents of the buffers: (P, C, H, W), internal units.
 
     No number is read by the host, and none of `schedule` but its structure is used. Where
-    `latino_engine.ops.cuda_launches` can run, a fused data step is its launches alone.
+    the CUDA backend can serve, a fused data step is its launches alone.
     """
     buffers.steps.rewind()
-    fused = cuda_extension.missing() is None and cuda_extension.unfit(buffers.x_init) is None
+    fused = serves("cuda", buffers.x_init)
     fixed = _TabledStep(step, buffers, fused)
     noise = _TabledNoise(buffers, fused)
     tabled = _tabled_schedule(buffers, schedule)
@@ -202,7 +205,7 @@ class _TabledStep:
     fused: bool
 
     def __call__(self, v: Tensor, gamma: Scalar) -> Tensor:
-        return self.step.prox(v, gamma, *self.buffers.constants)
+        return self.step.prox(v, *self.buffers.constants, gamma)
 
     @property
     def with_noise(self) -> Callable[..., Tensor] | None:
@@ -212,7 +215,7 @@ class _TabledStep:
         assert isinstance(self.step, FusedStep)
         b = self.buffers
         noise = (b.seed, b.image_ids, b.sample_ids)
-        return self.step.launch(x, x_t, *b.constants, b.steps, noise)
+        return self.step.launch(x, x_t, *b.constants, steps=b.steps, noise=noise)
 
 
 class _TabledNoise:
@@ -226,9 +229,9 @@ class _TabledNoise:
     def langevin(self, z: Tensor, scale: Scalar, step: int) -> Tensor:
         if self._fused:
             steps = self._buffers.steps
-            return cuda_launches.run_langevin_noise(z.contiguous(), steps, self._identity)
+            return ops.launch_langevin_noise(z.contiguous(), steps, self._identity)
         row = self._next_row(z)
-        return reference.langevin_noise(z, row[2], *self._plain_identity(), step)
+        return add_by_torch(z, row[2], self._plain_identity(step), None)
 
     def inner(
         self, fused: Callable[..., Tensor], x: Tensor, x_t: Tensor | None, step: InnerStep
@@ -238,10 +241,9 @@ class _TabledNoise:
     def reverse(self, x0_hat: Tensor, x_t: Tensor, outer: OuterStep) -> Tensor:
         if self._fused:
             steps = self._buffers.steps
-            return cuda_launches.run_reverse_step(x0_hat, x_t, steps, self._identity)
-        row, shape = self._next_row(x_t), (*x_t.shape,)
-        eps = reference.gaussian_noise(*self._plain_identity(), outer.noise_step, shape)
-        return reference.reverse_sum(x0_hat, x_t, eps, *row)
+            return ops.launch_reverse_step(x0_hat, x_t, steps, self._identity)
+        identity = self._plain_identity(outer.noise_step)
+        return reverse_by_torch(x0_hat, x_t, self._next_row(x_t), identity, None)
 
     def _next_row(self, like: Tensor) -> Sequence[Tensor]:
         """The three numbers of the next row, each (P, 1, 1, 1)."""
@@ -250,6 +252,6 @@ class _TabledNoise:
         steps.position += 1
         return row.reshape(-1, *([1] * (like.ndim - 1)), 3).unbind(-1)
 
-    def _plain_identity(self) -> tuple[Tensor, Tensor, Tensor]:
+    def _plain_identity(self, step: int) -> Identity:
         seed, image_ids, sample_ids = self._identity
-        return seed.reshape(()), image_ids, sample_ids
+        return Identity(seed.reshape(()), image_ids, sample_ids, step)

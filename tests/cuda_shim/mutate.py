@@ -20,7 +20,8 @@ if __name__ == "__main__":
 
 from cuda_shim import build, cases
 
-from latino_engine.ops import cuda_extension, cuda_launches
+from latino_engine import ops
+from latino_engine.ops import cuda_extension
 from latino_engine.ops.step_table import StepTable
 
 BOUND = 1e-5
@@ -58,7 +59,7 @@ def table_error() -> float:
     who = (cases.IDENTITY[0], *cases.ids(1))
     worst = 0.0
     for scale, step in ((0.5, cases.IDENTITY[1]), (2.0, 8)):
-        found = cuda_launches.run_langevin_noise(z, steps, who)
+        found = ops.launch_langevin_noise(z, steps, who)
         expected = z.double().numpy() + scale * cases.normals(shape, step)
         worst = max(worst, cases.relative_error(found, expected))
     return worst

@@ -9,7 +9,8 @@ import pytest
 import torch
 from test_cuda_kernels import *  # noqa: F403  (the tests)
 
-from latino_engine.ops import cuda_extension, cuda_launches
+from latino_engine import ops
+from latino_engine.ops import cuda_extension
 from latino_engine.ops.step_table import StepTable
 
 pytestmark = pytest.mark.gpu
@@ -32,7 +33,7 @@ def test_a_captured_graph_serves_every_step(device: str) -> None:
     who = (3, torch.arange(2, device=device), torch.arange(2, device=device))
 
     def run(steps: StepTable, out: torch.Tensor) -> None:
-        cuda_launches.run_fourier_prox_noise(x, x_t, power, power + 0j, steps, who, out=out)
+        ops.launch_fourier_prox_noise(x, x_t, power, power + 0j, steps, who, out=out)
 
     steps, out = StepTable.of(list(columns), noise_steps), torch.empty_like(x)
     expected = []
@@ -61,7 +62,7 @@ def test_chains_on_two_streams(device: str) -> None:
 
     def chain(steps: StepTable, x: torch.Tensor, x_t: torch.Tensor) -> torch.Tensor:
         for _ in noise_steps:
-            x = cuda_launches.run_fourier_prox_noise(x, x_t, power, power + 0j, steps, who)
+            x = ops.launch_fourier_prox_noise(x, x_t, power, power + 0j, steps, who)
         return x
 
     tables = [StepTable.of(list(columns), noise_steps) for _ in images]

@@ -26,8 +26,9 @@ from cuda_shim.cases import (
 from cuda_shim.fixtures import compiled_shim, shim_as_device  # noqa: F401  (fixtures)
 
 from latino_engine import ops
-from latino_engine.ops import cpu_extension, cuda, cuda_launches, reference
+from latino_engine.ops import cpu_extension
 from latino_engine.ops.cuda_extension import fourier_path, recorded_launches
+from latino_engine.ops.noise import launch_gaussian_noise
 from latino_engine.ops.step_table import StepTable
 
 SIDES = (64, 128, 256, 512, 1024)
@@ -165,7 +166,7 @@ def identity(shape: Size, device: str) -> tuple[int, torch.Tensor, torch.Tensor,
 
 @every_shape
 def test_gaussian_noise(device: str, shape: Size) -> None:
-    found = cuda.gaussian_noise(*identity(shape, device), shape).cpu()
+    found = ops.gaussian_noise(*identity(shape, device), shape, backend="cuda").cpu()
     assert np.abs(found.double().numpy() - normals(shape)).max() <= NOISE_BOUND
     if cpu_extension.missing() is None:  # the same header: the same bits
         assert torch.equal(found, ops.gaussian_noise(*identity(shape, "cpu"), shape, backend="cpu"))
@@ -191,13 +192,13 @@ def test_noise_inside_the_fourier_steps(device: str) -> None:
 def test_langevin_noise_and_reverse_step(device: str, shape: Size) -> None:
     x, x_t = torch.randn(2, *shape).to(device).unbind(0)
     scale = torch.rand(shape[0], device=device)
-    found = cuda.langevin_noise(x, scale, *identity(shape, device))
+    found = ops.langevin_noise(x, scale, *identity(shape, device), backend="cuda")
     per_pair = scale.cpu().double().numpy()[:, None, None, None]
     expected = x.cpu().double().numpy() + per_pair * normals(shape)
     assert relative_error(found, expected) <= NOISE_BOUND
-    found = cuda.reverse_step(x, x_t, 0.7, 0.4, 0.9, *identity(shape, device))
+    found = ops.reverse_step(x, x_t, 0.7, 0.4, 0.9, *identity(shape, device), backend="cuda")
     doubles = (x.cpu().double(), x_t.cpu().double(), 0.7, 0.4, 0.9)
-    exact = reference.reverse_step(*doubles, *identity(shape, "cpu"))
+    exact = ops.reverse_step(*doubles, *identity(shape, "cpu"), backend="torch")
     assert relative_error(found, exact.numpy()) <= NOISE_BOUND
 
 
@@ -212,15 +213,15 @@ def test_a_seed_on_the_device_is_the_seed_of_the_host(device: str, seed: int) ->
     mask = (torch.rand(1, 1, 64, 64) < 0.5).float().to(device)
     there = torch.tensor([seed - 2**64 if seed >= 2**63 else seed], device=device)
     runs = (
-        (cuda_launches.run_fourier_prox_noise, (x, x_t, power, power + 0j)),
-        (cuda_launches.run_alias_prox_noise, (x, x_t, h, folded, h, 2)),
-        (cuda_launches.run_fourier_mask_prox_noise, (x, x_t, mask, x[:1])),
-        (cuda_launches.run_masked_prox_noise, (x, x_t, mask, x[:1])),
-        (cuda_launches.run_langevin_noise, (x,)),
-        (cuda_launches.run_langevin_noise, (small,)),
-        (cuda_launches.run_reverse_step, (x, x_t)),
-        (cuda_launches.run_reverse_step, (small, small_t)),
-        (cuda_launches.run_gaussian_noise, (torch.empty_like(x),)),
+        (ops.launch_fourier_prox_noise, (x, x_t, power, power + 0j)),
+        (ops.launch_alias_prox_noise, (x, x_t, h, folded, h, 2)),
+        (ops.launch_fourier_mask_prox_noise, (x, x_t, mask, x[:1])),
+        (ops.launch_masked_prox_noise, (x, x_t, mask, x[:1])),
+        (ops.launch_langevin_noise, (x,)),
+        (ops.launch_langevin_noise, (small,)),
+        (ops.launch_reverse_step, (x, x_t)),
+        (ops.launch_reverse_step, (small, small_t)),
+        (launch_gaussian_noise, (torch.empty_like(x),)),
     )
     for run, images in runs:
         host, on_device, other = (
@@ -233,19 +234,6 @@ def test_a_seed_on_the_device_is_the_seed_of_the_host(device: str, seed: int) ->
         assert not torch.equal(host, other), run.__name__
 
 
-@pytest.mark.parametrize("shape", ((2, 3, 5, 7), (1, 1, 8, 8), (4,)), ids=str)
-def test_running_moments(device: str, shape: tuple[int, ...]) -> None:
-    mean, m2, x = torch.randn(3, *shape).unbind(0)
-    tensors = [t.clone().to(device) for t in (mean, m2.abs(), x)]
-    with recorded_launches() as launches:
-        found = cuda.running_moments(tensors[0], tensors[1], 3, tensors[2])
-    expected = reference.running_moments(mean, m2.abs(), 3, x)
-    for one, other in zip(found, expected, strict=True):
-        assert torch.allclose(one.cpu(), other, rtol=1e-6, atol=1e-6)
-    run = 4 if x.numel() % 4 == 0 else 1
-    assert [launch.kernel for launch in launches] == [f"running_moments<{run}>"]
-
-
 def test_offsets_without_alignment_take_single_pixels(device: str) -> None:
     shape = (1, 1, 8, 8)
     memory = torch.randn(65, device=device)
@@ -253,39 +241,12 @@ def test_offsets_without_alignment_take_single_pixels(device: str) -> None:
     steps = StepTable.single(z.device, (0.0, 0.0, 0.5), IDENTITY[1])
     who = (IDENTITY[0], *ids(1, device))
     with recorded_launches() as launches:
-        found = cuda_launches.run_langevin_noise(z, steps, who)
+        found = ops.launch_langevin_noise(z, steps, who)
     assert [launch.kernel for launch in launches] == ["langevin_noise<1>"]
     assert relative_error(found, z.cpu().double().numpy() + 0.5 * normals(shape)) <= NOISE_BOUND
 
 
 # ---- images in 16 bits -------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("dtype", (torch.float16, torch.bfloat16), ids=str)
-@pytest.mark.parametrize("size", ((64, 64), (10, 6)), ids=str)
-def test_16_bit_images(device: str, dtype: torch.dtype, size: tuple[int, int]) -> None:
-    """In and out in 16 bits is the float32 result, rounded once."""
-    shape = (2, 2, *size)
-    x, x_t = torch.randn(2, *shape).to(device, dtype).unbind(0)
-    who = (IDENTITY[0], *ids(2, device))
-    power = torch.rand(1, 1, size[0], size[1] // 2 + 1, device=device)
-    mask = (torch.rand(1, 1, *size) < 0.5).float().to(device)
-    y = torch.randn(1, 2, *size, device=device)
-    h = torch.fft.fft2(torch.randn(1, 1, *size, device=device))
-    folded = torch.rand(1, 1, size[0] // 2, size[1] // 2, device=device)
-    runs = (
-        (cuda_launches.run_fourier_prox_noise, (power, power + 0j)),
-        (cuda_launches.run_alias_prox_noise, (h, folded, h, 2)),
-        (cuda_launches.run_fourier_mask_prox_noise, (mask, y)),
-        (cuda_launches.run_masked_prox_noise, (mask, y)),
-    )
-    for run, constants in runs:
-        results = []
-        for images in ((x, x_t), (x.float(), x_t.float())):
-            steps = StepTable.single(x.device, (0.4, 2.0, 0.3), IDENTITY[1])
-            results.append(run(*images, *constants, steps, who))
-        assert results[0].dtype == dtype
-        assert torch.equal(results[0], results[1].to(dtype)), run.__name__
 
 
 def test_16_bit_conversions(shim: ModuleType) -> None:
@@ -339,9 +300,9 @@ def test_one_table_serves_every_step(device: str) -> None:
     noise_steps = [3, 2**32 - 1, 0, 8]
     who = (IDENTITY[0], *ids(2, device))
     for run, single, constants in (
-        (cuda_launches.run_fourier_prox_noise, ops.fourier_prox_noise, (power, power + 0j)),
-        (cuda_launches.run_fourier_mask_prox_noise, ops.fourier_mask_prox_noise, (mask, y)),
-        (cuda_launches.run_masked_prox_noise, ops.masked_prox_noise, (mask, y)),
+        (ops.launch_fourier_prox_noise, ops.fourier_prox_noise, (power, power + 0j)),
+        (ops.launch_fourier_mask_prox_noise, ops.fourier_mask_prox_noise, (mask, y)),
+        (ops.launch_masked_prox_noise, ops.masked_prox_noise, (mask, y)),
     ):
         steps = StepTable.of(list(columns), noise_steps)
         for i, noise_step in enumerate(noise_steps):
@@ -360,18 +321,18 @@ def test_a_step_beyond_the_table(device: str) -> None:
     x = torch.randn(1, 1, 8, 8, device=device)
     steps = StepTable.single(x.device, (0.0, 0.0, 0.5), 3)
     who = (1, *ids(1, device))
-    first = cuda_launches.run_langevin_noise(x, steps, who)
+    first = ops.launch_langevin_noise(x, steps, who)
     with pytest.raises(ValueError, match=r"^step: expected 0 <= step < 1, got 1; rewind the table"):
-        cuda_launches.run_langevin_noise(x, steps, who)
+        ops.launch_langevin_noise(x, steps, who)
     steps.position = 0  # as in a replayed graph, whose steps the host does not count
-    assert torch.equal(cuda_launches.run_langevin_noise(x, steps, who), first)
+    assert torch.equal(ops.launch_langevin_noise(x, steps, who), first)
     with pytest.raises(IndexError, match="expected at most 1 steps between two rewinds"):
         steps.check()
     steps.rewind()
     steps.check()
     assert repr(steps) == "StepTable(1 steps, 1 pairs, next 0)"
     steps.counter[0] = -1  # a damaged counter: no memory before the table is read either
-    assert torch.equal(cuda_launches.run_langevin_noise(x, steps, who), first)
+    assert torch.equal(ops.launch_langevin_noise(x, steps, who), first)
     with pytest.raises(IndexError, match="call rewind"):
         steps.check()
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from latino_engine import ops
 from latino_engine.errors import BackendNotAvailable, InvalidArgument
-from latino_engine.ops import cuda_extension, cuda_launches, cuda_nvrtc
+from latino_engine.ops import cuda_extension, cuda_nvrtc
 from latino_engine.ops.step_table import StepTable
 
 SHAPE = (2, 2, 64, 64)
@@ -311,7 +311,7 @@ def test_without_the_extension(hidden: Callable[[Any], None]) -> None:
 
 def test_an_extension_of_another_version(hidden: Callable[[Any], None]) -> None:
     hidden(SimpleNamespace(INTERFACE_VERSION=0))
-    with pytest.raises(BackendNotAvailable, match="with interface 3, but the one here has 0"):
+    with pytest.raises(BackendNotAvailable, match="with interface 3, but the one built here has 0"):
         ops.fourier_prox_noise(*step_arguments(), backend="cuda")
 
 
@@ -370,5 +370,5 @@ def test_a_failed_launch_leaves_the_table_alone(device: str) -> None:
     z = image()
     steps = StepTable.single(z.device, (0.5, 1.0, 0.1), 3)
     with pytest.raises(ValueError, match=r"^out: expected shape"):
-        cuda_launches.run_langevin_noise(z, steps, (5, *torch.arange(4).split(2)), out=z[:1])
+        ops.launch_langevin_noise(z, steps, (5, *torch.arange(4).split(2)), out=z[:1])
     assert steps.position == 0 and not steps.counter.any()

@@ -70,8 +70,7 @@ def test_auto_asks_cuda_then_triton_then_cpu(monkeypatch: pytest.MonkeyPatch) ->
     x = torch.zeros(1, 1, 4, 4)
     order = ["cuda", "triton", "cpu"]
     for name in order:
-        module = dispatch._IMPLEMENTATIONS[name].module
-        monkeypatch.setattr(module, "unfit", lambda *_, **__: None)
+        module = dispatch.BACKENDS[name].module
         monkeypatch.setattr(module, "missing", lambda: None)
         monkeypatch.setattr(module, "device_type", lambda: "cpu")
     table = {name: name for name in (*order, "torch")}
@@ -79,7 +78,7 @@ def test_auto_asks_cuda_then_triton_then_cpu(monkeypatch: pytest.MonkeyPatch) ->
         assert dispatch.choose(table, "auto", x) == name  # type: ignore[arg-type]
         assert ops.backend_of("cpu") == name
         if name != "torch":
-            module = dispatch._IMPLEMENTATIONS[name].module
+            module = dispatch.BACKENDS[name].module
             monkeypatch.setattr(module, "missing", lambda: "gone")
     assert dispatch.choose(table, "auto", x, obstacle="a reason") == "torch"  # type: ignore[arg-type]
 

@@ -26,7 +26,8 @@ from triton_copies import (
     rounding,
 )
 
-from latino_engine.ops import reference
+from latino_engine import ops
+from latino_engine.ops import alias_fold
 from latino_engine.ops.step_table import StepTable
 
 # ---- steps -------------------------------------------------------------------------------------
@@ -42,21 +43,8 @@ def test_reverse_step(kernels: Kernels, shape: Size, dtype: torch.dtype) -> None
     found = kernels.launch("reverse_step", x0, x_t, sigma_next, kept, renewed, *identity)
     assert found.dtype == dtype
     scalars = (sigma_n, sigma_next, zeta)
-    expected = reference.reverse_step(x0.double(), x_t.double(), *scalars, *identity)
+    expected = ops.reverse_step(x0.double(), x_t.double(), *scalars, *identity, backend="torch")
     assert_close(found, expected, rounding(dtype, kernels))
-
-
-def test_reverse_step_clamps_the_estimate(kernels: Kernels) -> None:
-    shape = SHAPES[0]
-    x0, x_t = 2 * torch.randn(shape), torch.randn(shape)
-    x0[0, 0, 0] = torch.nan
-    rest = (0.4, 0.5, 0.9, SEED, *ids(shape[0]), STEP)
-    out = torch.empty(shape)
-    found = kernels.launch("reverse_step", x0, x_t, *rest, clamp=(-0.5, 1.0), out=out)
-    inside = kernels.launch("reverse_step", x0.clamp(-0.5, 1.0), x_t, *rest)
-    assert torch.equal(found[0, 0, 1:], inside[0, 0, 1:]) and torch.equal(found[1:], inside[1:])
-    assert found[0, 0, 0].isnan().all()
-    assert not torch.equal(found[1:], kernels.launch("reverse_step", x0, x_t, *rest)[1:])
 
 
 @dataclass(frozen=True)
@@ -85,8 +73,9 @@ class Masked:
         t = {name: v if v is None else v.double() for name, v in self.tensors().items()}
         weight, gamma, scale = (per_pair(t["rows"][step, :, i]) for i in range(3))
         identity = (SEED, *ids(self.shape[0]), noise_step)
-        anchors = (t["x"], t["x_t"], weight)
-        return reference.masked_prox_noise(*anchors, t["mask"], t["y"], gamma, scale, *identity)
+        anchors = (t["x"], t["x_t"], weight.flatten())
+        rest = (t["mask"], t["y"], gamma.flatten(), scale.flatten(), *identity)
+        return ops.masked_prox_noise(*anchors, *rest, backend="torch")
 
 
 MASKED = (
@@ -159,7 +148,7 @@ def test_fourier_prox(kernels: Kernels, size: tuple[int, int], lead: tuple[int, 
         spectrum = kernels.there(torch.fft.rfft2(v).to(torch.complex64))
         constants = (h.abs().square().float(), back.to(torch.complex64), gamma)
         apart = kernels.launch("fourier_prox", spectrum, *constants)
-        expected = reference.fourier_prox(v, h.abs() ** 2, back, per_pair(gamma))
+        expected = ops.fourier_prox(v, h.abs() ** 2, back, gamma.flatten(), backend="torch")
         assert_close(torch.fft.irfft2(apart, s=size), expected, 0.0)
         wrapper = kernels.module("fourier_prox").launch_fourier_prox
         assert wrapper(spectrum, *map(kernels.there, constants), out=spectrum) is spectrum
@@ -174,12 +163,12 @@ def test_alias_prox(kernels: Kernels, size: tuple[int, int, int], lead: tuple[in
     h = torch.fft.fft2(rough_kernel(lead, height, width))
     y = torch.randn(*lead, height // factor, width // factor, dtype=torch.float64)
     back = h.conj() * torch.fft.fft2(y).repeat(1, 1, factor, factor)
-    power = reference.alias_fold(h.abs() ** 2, factor)
+    power = alias_fold(h.abs() ** 2, factor)
     gamma = torch.tensor([3.0, 60.0])
     spectrum = kernels.there(torch.fft.fft2(v).to(torch.complex64))
     constants = (h.to(torch.complex64), power.float(), back.to(torch.complex64), gamma, factor)
     apart = kernels.launch("alias_prox", spectrum, *constants)
-    expected = reference.alias_prox(v, h, power, back, per_pair(gamma), factor)
+    expected = ops.alias_prox(v, h, power, back, gamma, factor, backend="torch")
     assert_close(torch.fft.ifft2(apart).real, expected, 0.0, bound=2e-6)
     wrapper = kernels.module("alias_prox").launch_alias_prox
     assert wrapper(spectrum, *map(kernels.there, constants), out=spectrum) is spectrum
@@ -198,38 +187,12 @@ def test_fourier_mask_prox(kernels: Kernels, size: tuple[int, int], leads: tuple
     constants = (mask.float(), y.float(), gamma, float(size[0] * size[1]) ** 0.5)
     apart = kernels.launch("fourier_mask_prox", spectrum, *constants)
     found = torch.fft.fftshift(torch.fft.ifft2(apart), dim=axes)
-    rest = (torch.zeros(1, 1, 1, 1), SEED, *ids(2), STEP)  # no noise
-    expected = reference.fourier_mask_prox_noise(v, None, 1.0, mask, y, per_pair(gamma), *rest)
+    rest = (gamma, 0.0, SEED, *ids(2), STEP)  # no noise
+    expected = ops.fourier_mask_prox_noise(v, None, 1.0, mask, y, *rest, backend="torch")
     assert_close(torch.cat((found.real, found.imag), dim=1), expected, 0.0)
     wrapper = kernels.module("fourier_mask_prox").launch_fourier_mask_prox
     assert wrapper(spectrum, *map(kernels.there, constants), out=spectrum) is spectrum
     assert torch.equal(spectrum.cpu(), apart)
-
-
-# ---- moments -----------------------------------------------------------------------------------
-
-
-@every_dtype
-@pytest.mark.parametrize("shape", [(2, 3, 5, 7), (1, 2, 24, 48), (1,)], ids=str)
-def test_running_moments(kernels: Kernels, shape: tuple[int, ...], dtype: torch.dtype) -> None:
-    mean, m2 = torch.randn(shape), torch.rand(shape)
-    x = torch.randn(shape).to(dtype)
-    for count in (1, 3):
-        found = kernels.launch("running_moments", mean, m2, count, x)
-        inputs = (mean, m2, count, x.float())  # in float64 count = 1 would measure x - x
-        for ours, expected in zip(found, reference.running_moments(*inputs), strict=True):
-            assert ours.dtype == torch.float32
-            assert_close(ours, expected, 0.0)
-
-
-def test_running_moments_of_many_values(kernels: Kernels) -> None:
-    values = torch.randn(20, 2, 3, 5) + 10
-    state = tuple(kernels.there(torch.zeros(2, 3, 5)) for _ in range(2))
-    update = kernels.module("running_moments").launch_running_moments
-    for count, x in enumerate(values, start=1):
-        assert update(*state, count, kernels.there(x), out=state) == state
-    assert torch.allclose(state[0].cpu(), values.mean(0), rtol=1e-6)
-    assert torch.allclose(state[1].cpu() / 19, values.var(0), rtol=1e-4)
 
 
 # ---- every configuration -----------------------------------------------------------------------
@@ -260,7 +223,6 @@ def operations() -> dict[str, Callable[[Kernels], Any]]:
         "fourier_prox": lambda k: k.launch("fourier_prox", spectrum, power, spectrum, gamma),
         "alias_prox": lambda k: k.launch("alias_prox", full, full / 99, kept, full, gamma, 2),
         "fourier_mask_prox": lambda k: k.launch("fourier_mask_prox", full, mask, both, gamma, 7.0),
-        "running_moments": lambda k: k.launch("running_moments", z, z.abs(), 2, z.flip(2)),
     }
 
 
@@ -346,7 +308,6 @@ def large_launches(shape: Size) -> dict[str, tuple[tuple[Any, ...], int]]:
         "fourier_prox": ((spectrum, power, spectrum, scalars), 8 * spectrum.numel()),
         "alias_prox": ((full, full[:1], kept, full[:1], scalars, 2), 2 * size),
         "fourier_mask_prox": ((full, image[:1], image[:1], scalars, 1.0), 2 * size),
-        "running_moments": ((image, image, 2, image), size),
     }
 
 
@@ -361,7 +322,7 @@ def test_the_last_entry_is_the_last_address(
     out = torch.zeros(1).expand(shape) if out is None else out
     wrapper = getattr(kernels.module(op), f"launch_{op}")
     with pytest.raises(Exception, match="Enough"):
-        wrapper(*arguments, out=(out, out) if op == "running_moments" else out)
+        wrapper(*arguments, out=out)
     last = out.data_ptr() + size - 4
     assert size > 2**31 and last_program["written"] == last
     assert last_program["read"] == (0 if op == "gaussian_noise" else last)

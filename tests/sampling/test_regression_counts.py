@@ -20,11 +20,11 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import latino_engine as le
+from latino_engine import ops
 from latino_engine.bench import counting
 from latino_engine.engine import Engine
 from latino_engine.export.denoiser import export_denoiser
-from latino_engine.ops import cpu, cpu_extension, cuda_extension
-from latino_engine.ops.cuda_launches import run_fourier_prox_noise
+from latino_engine.ops import cpu_extension, cuda_extension
 from latino_engine.ops.step_table import StepTable
 from latino_engine.sampling.noise_stream import NoiseStream
 from latino_engine.schedule import ud2m_schedule
@@ -77,7 +77,7 @@ def measured(op: Any) -> Tensor:
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
     """(name, bytes of its arrays) of every call of the extension, in order."""
-    made, extension = list[tuple[str, int]](), cpu_extension._extension()
+    made, extension = list[tuple[str, int]](), cpu_extension.extension()
 
     class Recorder:
         def __getattr__(self, name: str) -> Any:
@@ -92,8 +92,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
 
             return recorded
 
-    for module in (cpu_extension, cpu):
-        monkeypatch.setattr(module, "_extension", Recorder)
+    monkeypatch.setattr(cpu_extension, "extension", Recorder)
     return made
 
 
@@ -150,7 +149,7 @@ def test_launches_of_inner_steps_on_a_gpu(device: str) -> None:
                              list(range(number)))  # fmt: skip
         with cuda_extension.recorded_launches() as launches:
             for _ in range(number):
-                run_fourier_prox_noise(x, x_t, power, back, steps, (1, ids, ids))
+                ops.launch_fourier_prox_noise(x, x_t, power, back, steps, (1, ids, ids))
         assert len(launches) == 3 * number
         assert [launch.kernel for launch in launches[:3]] == [
             f"fourier_rows_forward<{SIDE}>",
@@ -192,13 +191,13 @@ def test_an_inner_step_allocates_and_copies_nothing(hollow: Engine, name: str) -
     op, _, _ = STEPS[name]
     y, found = measured(op), []
     hollow.sample(y, op, num_samples=1, sampler="ud2m", steps=2, unfold=1)
-    before = cpu_extension._extension().workspace_allocations()
+    before = cpu_extension.extension().workspace_allocations()
     for steps, unfold in ((2, 1), (3, 4)):
         with large_results() as names:
             hollow.sample(y, op, num_samples=1, sampler="ud2m", steps=steps, unfold=unfold)
         found.append(names)
     assert found[0] == found[1]
-    assert cpu_extension._extension().workspace_allocations() == before
+    assert cpu_extension.extension().workspace_allocations() == before
     copies = sum(n for kind, n in found[0].items() if kind in ("copy_", "clone", "_to_copy"))
     assert (sum(found[0].values()), copies) <= PER_CALL[name] and copies <= PER_CALL[name][1]
 

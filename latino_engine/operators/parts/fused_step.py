@@ -25,7 +25,7 @@ class FixedStep:
         formula: names the function, with the numbers that shape it.
         shape, dtype: of the images it takes.
         constants: all tensors that it reads beside v; leading axis 1 where all images share them.
-        prox: (v, gamma, *constants) -> z.
+        prox: (v, *constants, gamma) -> z.
         check: (v, shape, dtype) raises the sentence for a v that does not belong to this y.
     """
 
@@ -40,7 +40,7 @@ class FixedStep:
         """argmin_x gamma/2 ||A x - y||^2 + 1/2 ||x - v||^2."""
         self.check(v, self.shape, self.dtype)
         check_gamma(gamma)
-        return self.prox(v, gamma, *self.constants)
+        return self.prox(v, *self.constants, gamma)
 
     def for_batch(self: _Step, batch: int) -> _Step:
         """The same step for `batch` images, which share the constants of the one that it has."""
@@ -49,8 +49,8 @@ class FixedStep:
     def in_units(self, scale: float, offset: float) -> FixedStep:
         """The step on scale v + offset: both squares of the prox scale alike, gamma stays."""
 
-        def prox(v: Tensor, gamma: float | Tensor, *constants: Tensor) -> Tensor:
-            return scale * self.prox((v - offset) / scale, gamma, *constants) + offset
+        def prox(v: Tensor, *rest: Tensor) -> Tensor:
+            return scale * self.prox((v - offset) / scale, *rest) + offset
 
         formula = ("in units", scale, offset, *self.formula)
         return FixedStep(
@@ -68,9 +68,9 @@ class FusedStep(FixedStep):
     """A `FixedStep` that also comes as a whole inner step of the sampler.
 
     Attributes:
-        inner: (x, x_t, x_weight, *constants, gamma, scale, seed, image_ids, sample_ids, step,
-            out=None) -> prox(x_weight x + (1 - x_weight) x_t) + scale eps; without x_t, of x alone.
-        launch: (x, x_t, *constants, steps, noise): the same by `latino_engine.ops.cuda_launches`,
+        inner: (x, x_t, x_weight, *constants, gamma, scale, seed=, image_ids=, sample_ids=, step=,
+            out=) -> prox(x_weight x + (1 - x_weight) x_t) + scale eps; without x_t, of x alone.
+        launch: (x, x_t, *constants, steps=, noise=): the same by `ops.launch_<op>`,
             its scalars the next row of a `StepTable`.
         transforms: whose transforms run, see `ops.transforms_of`; "" where there are none.
     """
@@ -91,13 +91,24 @@ class FusedStep(FixedStep):
         x_weight: float | Tensor,
         gamma: float | Tensor,
         scale: float | Tensor,
-        *identity: int | Tensor,
+        seed: int,
+        image_ids: Tensor,
+        sample_ids: Tensor,
+        step: int,
+        *,
         out: Tensor | None = None,
     ) -> Tensor:
-        """Anchors, prox, noise in one operation; identity: seed, image_ids, sample_ids, step.
+        """Anchors, prox, noise in one operation; whose noise it is: see `ops.gaussian_noise`.
 
         The result is written into `out` if there is one, which may be x itself.
         """
         self.check(x, self.shape, self.dtype)
         check_gamma(gamma)
-        return self.inner(x, x_t, x_weight, *self.constants, gamma, scale, *identity, out=out)
+        return self.inner(
+            *(x, x_t, x_weight, *self.constants, gamma, scale),
+            seed=seed,
+            image_ids=image_ids,
+            sample_ids=sample_ids,
+            step=step,
+            out=out,
+        )
