@@ -43,7 +43,7 @@ def separable_step(y: Tensor, rows: SingularParts, columns: SingularParts) -> Fi
 
 
 def _separable_prox(
-    v: Tensor, gamma: float | Tensor, seen: Tensor, a: Tensor, rows: Tensor, columns: Tensor
+    v: Tensor, seen: Tensor, a: Tensor, rows: Tensor, columns: Tensor, gamma: float | Tensor
 ) -> Tensor:
     weight = ops.per_image(gamma, v)
     missing = seen - a * (rows.mT @ v @ columns)
