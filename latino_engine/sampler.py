@@ -16,6 +16,7 @@ from torch import Tensor
 
 from latino_engine import ops
 from latino_engine.operators.protocol import DataStep
+from latino_engine.ops.philox import START_STEP
 from latino_engine.schedule import InnerStep, OuterStep, Scalar, Schedule
 
 #: (x_noisy, sigma) -> x0_hat
@@ -80,7 +81,7 @@ def sample_posterior(
         (B, C, H, W), not clamped.
     """
     start = schedule.sigma_start
-    x_t = None if start is None else noise.langevin(torch.zeros_like(x), start, 0)
+    x_t = None if start is None else noise.langevin(torch.zeros_like(x), start, START_STEP)
     for outer in schedule.outer:
         x = estimate(x, x_t, outer, data_step, denoise, noise)
         if x_t is not None and outer.sigma_next is not None:

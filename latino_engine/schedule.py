@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from latino_engine.errors import InvalidArgument, invalid
+from latino_engine.ops.philox import inner_position, reverse_position
 
 Scalar: TypeAlias = float | Tensor  # a number, or one for each image: (B,) float64
 
@@ -183,11 +184,11 @@ def ud2m_schedule(
                     sigma_delta=spread * level,
                     c=c,
                     x_weight=1.0 / (rho2 * w),
-                    noise_step=1 + n * (unfold + 1) + k,
+                    noise_step=inner_position(k, n, unfold),
                 )
             )
         sigma_next = sigmas[n + 1] if n + 1 < len(sigmas) else None
-        noise_step = 1 + n * (unfold + 1) + unfold
+        noise_step = reverse_position(n, unfold)
         outer.append(OuterStep(tuple(steps), sigma_n, sigma_next, zeta, noise_step))
     return Schedule(tuple(outer))
 
@@ -221,7 +222,7 @@ def latino_schedule(sigma_y: Scalar, sigmas: Sequence[float], *, c: float = 1.0)
         raise invalid("steps", "at least 1", 0, "choose the number of network evaluations")
     gammas: list[Scalar] = [0.0, *(sigma**2 / sigma_y**2 for sigma in sigmas)]
     steps = tuple(
-        InnerStep(gammas[k], sigma, c, 1.0, noise_step=1 + k) for k, sigma in enumerate(sigmas)
+        InnerStep(gammas[k], sigma, c, 1.0, inner_position(k)) for k, sigma in enumerate(sigmas)
     )
     return Schedule((OuterStep(steps),), final_gamma=gammas[-1])
 

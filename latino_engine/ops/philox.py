@@ -14,7 +14,36 @@ import math
 import torch
 from torch import Tensor
 
-MEASURE_STEP = 2**32 - 1  # `measure` has a step of its own: it never shares a draw with the sampler
+# ---- who draws noise, at which position of the stream ------------------------------------------
+# The `step` of a draw is its position in the stream of (seed, image id, sample id):
+#
+#   0                      the sampler's initial state x_t (START_STEP); the kernel of Blur.motion;
+#                          probes, grids and outer times of training, under seeds of their own
+#   1 + i (K + 1) + k      UD2M: inner step k of outer step i, K of them each  (`inner_position`)
+#   1 + i (K + 1) + K      UD2M: the reverse step behind them                 (`reverse_position`)
+#   1 + k                  LATINO, and its latent rules: evaluation k          (`inner_position`)
+#   2^16 (j + 1) + ...     LATINO-PRO: the chain before prompt update j       (`search_position`)
+#   2^32 - 1               `measure` (MEASURE_STEP): simulating and sampling with one seed never
+#                          share a draw, which would cost 2 dB
+START_STEP = 0
+MEASURE_STEP = 2**32 - 1
+
+
+def inner_position(k: int, i: int = 0, unfold: int = 0) -> int:
+    """Of inner step k in outer step i with `unfold` inner steps each; all counted from 0."""
+    return 1 + i * (unfold + 1) + k
+
+
+def reverse_position(i: int, unfold: int) -> int:
+    """Of the reverse step at the end of outer step i."""
+    return inner_position(unfold, i, unfold)
+
+
+def search_position(update: int) -> int:
+    """What is added to the positions of the chain before a prompt update, counted from 0."""
+    return 2**16 * (update + 1)
+
+
 MAX_CHANNELS = 1024
 MAX_IMAGE_ID = 2**22
 

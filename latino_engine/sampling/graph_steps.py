@@ -18,11 +18,10 @@ from latino_engine.operators.parts.fused_step import FixedStep, FusedStep
 from latino_engine.ops.arguments import Identity
 from latino_engine.ops.dispatch import serves
 from latino_engine.ops.noise import add_by_torch, reverse_by_torch
+from latino_engine.ops.philox import START_STEP
 from latino_engine.ops.step_table import StepTable
 from latino_engine.sampler import Denoiser, sample_posterior
 from latino_engine.schedule import InnerStep, OuterStep, Scalar, Schedule
-
-_START_STEP = 0  # of the noise that makes x_t [DESIGN section 5]
 
 
 def is_skipped(gamma: Scalar) -> bool:
@@ -54,7 +53,7 @@ def table_rows(schedule: Schedule, pairs: int) -> tuple[Tensor, list[int]]:
     noise_steps: list[int] = []
     if schedule.sigma_start is not None:
         rows.append((0.0, 0.0, schedule.sigma_start))
-        noise_steps.append(_START_STEP)
+        noise_steps.append(START_STEP)
     for outer in schedule.outer:
         for step in outer.steps:
             rows.append((step.x_weight, step.gamma, step.noise_scale))

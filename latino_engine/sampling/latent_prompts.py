@@ -21,6 +21,7 @@ from torch import Tensor
 from latino_engine import ops
 from latino_engine.latent_engine import LatentEngine
 from latino_engine.operators.protocol import Operator
+from latino_engine.ops.philox import search_position
 from latino_engine.priors.latent.latent_schedule import (
     PRO_DELTAS,
     DeltaRule,
@@ -37,8 +38,6 @@ from latino_engine.sampling.problem import Init, Measurement, Problem, make_prob
 from latino_engine.sampling.threads import torch_threads
 from latino_engine.schedule import Scalar
 
-#: The k-th noise of the chain before update j is step SEARCH_STEP * (j + 1) + k of sample 0.
-SEARCH_STEP = 2**16
 _SMALLEST_NORM = 1e-12  # a token without any gradient stays
 
 
@@ -118,7 +117,7 @@ def _search_one(
     x = problem.x_init[index]
     chain.size = (x.shape[-2], x.shape[-1])
     for update in range(search.updates):
-        chain.begin(SEARCH_STEP * (update + 1))
+        chain.begin(search_position(update))
         x = sample_posterior(x, schedule, data_step, chain.denoise, chain)
         chain.total[:, : search.kept_tokens] = 0.0
         moved = chain.prompt + search.step_size(update) * chain.total

@@ -22,7 +22,7 @@ from latino_engine.priors.latent.latent_schedule import (
 )
 from latino_engine.priors.latent.prior import LatentPrior, latent_in_precision, time_of
 from latino_engine.runtimes.latent import TorchLatentRuntime, open_latent
-from latino_engine.sampling.latent_prompts import SEARCH_STEP, project_on_ball
+from latino_engine.sampling.latent_prompts import project_on_ball
 
 pytestmark = pytest.mark.usefixtures("one_thread")  # tiny tensors
 
@@ -155,7 +155,7 @@ def _one_update(prior: LatentPrior, op: le.Blur, y: torch.Tensor, seed: int) -> 
     for k, time in enumerate(times):
         with torch.no_grad():
             mean = loop.encode(x)
-        eps = loop.noise(mean, seed, 0, 0, SEARCH_STEP + 1 + k)
+        eps = loop.noise(mean, seed, 0, 0, 2**16 + 1 + k)
         z = scheduler.add_noise(mean, eps, torch.tensor([time]))
         if expected is not None:
             abar = scheduler.alphas_cumprod[time]

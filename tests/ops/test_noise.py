@@ -371,3 +371,19 @@ def test_every_instruction_set_gives_the_same_bits(target: str, tmp_path: Path) 
         ops.masked_prox(z, z[0, 0], z[0, 0], scale, backend="cpu"),
     )
     assert all(map(torch.equal, outputs, expected))
+
+
+# ---- the table of positions --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("outer", "unfold"), [(1, 1), (3, 3), (4, 2), (2, 7)])
+def test_no_two_draws_of_a_chain_share_a_position(outer: int, unfold: int) -> None:
+    """Counted by hand: the start, then each outer step's inner draws and its reverse draw."""
+    positions = [noise.START_STEP]
+    for i in range(outer):
+        positions += [noise.inner_position(k, i, unfold) for k in range(unfold)]
+        positions.append(noise.reverse_position(i, unfold))
+    assert positions == list(range(1 + outer * (unfold + 1)))
+    assert [noise.inner_position(k) for k in range(5)] == [1, 2, 3, 4, 5]
+    assert [noise.search_position(j) for j in range(3)] == [65536, 131072, 196608]
+    assert noise.MEASURE_STEP == 4294967295 not in positions

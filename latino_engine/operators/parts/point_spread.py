@@ -9,7 +9,7 @@ from torch import Tensor
 
 from latino_engine import ops
 from latino_engine.errors import invalid, invalid_type
-from latino_engine.ops.philox import philox_normals
+from latino_engine.ops.philox import START_STEP, philox_normals
 
 _MOTION_STEPS = 256  # points along a trajectory: several per pixel for any sensible size
 
@@ -82,7 +82,7 @@ def motion_kernel(size: int, seed: int = 0) -> Tensor:
     side = check_kernel_size(size)
     ops.check_seed(seed)
     ids = torch.zeros(1, dtype=torch.int64, device="cpu")
-    draws = philox_normals(seed, ids, ids, 0, (1, 1, 1, _MOTION_STEPS)).flatten()
+    draws = philox_normals(seed, ids, ids, START_STEP, (1, 1, 1, _MOTION_STEPS)).flatten()
     turn_rate = torch.cumsum(draws, 0) / math.sqrt(_MOTION_STEPS)
     angle = 2.0 * math.pi * draws[0] + 2.0 * torch.cumsum(turn_rate, 0) / _MOTION_STEPS * math.pi
     path = torch.cumsum(torch.stack((torch.sin(angle), torch.cos(angle))), dim=1)  # (2, steps)

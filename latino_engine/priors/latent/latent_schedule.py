@@ -15,6 +15,7 @@ import torch
 from latino_engine.errors import invalid
 from latino_engine.operators import Blur, SuperResolution
 from latino_engine.operators.protocol import Operator
+from latino_engine.ops.philox import inner_position
 from latino_engine.schedule import InnerStep, OuterStep, Scalar, Schedule
 
 NUM_TIMES = 1000
@@ -154,7 +155,7 @@ def latent_schedule(
     ]
     before: list[Scalar] = [0.0, *gammas[:-1]]
     steps = tuple(
-        InnerStep(before[k], sigma, 1.0, 1.0, noise_step=1 + k) for k, sigma in enumerate(sigmas)
+        InnerStep(before[k], sigma, 1.0, 1.0, inner_position(k)) for k, sigma in enumerate(sigmas)
     )
     return Schedule((OuterStep(steps),), final_gamma=gammas[-1])
 
