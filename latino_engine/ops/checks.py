@@ -104,8 +104,12 @@ def check_identity(
     images = check_ids("image_ids", image_ids, pairs, MAX_IMAGE_ID)
     samples = check_ids("sample_ids", sample_ids, pairs, 2**32)
     device = device or images.device
-    identity = Identity(seed, images.to(device), samples.to(device), step)
+    identity = Identity(seed, _moved(images, device), _moved(samples, device), step)
     return identity, (pairs, channels, height, width)
+
+
+def _moved(ids: Tensor, device: torch.device) -> Tensor:
+    return ids if ids.device == device else ids.to(device)  # a call that moves nothing costs too
 
 
 def check_inner(
@@ -192,7 +196,7 @@ def check_planes(
     pairs, channels = x.shape[0], x.shape[1] if channels is None else channels
     shape = tensor.shape
     right = len(shape) == 4 and shape[0] in (1, pairs) and shape[1] in (1, channels)
-    if not right or tuple(shape[2:]) != size:
+    if not right or shape[2] != size[0] or shape[3] != size[1]:
         expected = f"({pairs}|1, {channels}|1, {size[0]}, {size[1]})"
         raise invalid(name, expected, tuple(shape), f"match the image {of}")
 

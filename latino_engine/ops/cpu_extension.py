@@ -90,7 +90,11 @@ def noise_arrays(call: InnerCall) -> tuple[Any, ...]:
 def identity_arrays(identity: Identity) -> tuple[Any, Any, Any, Any]:
     """(seed, image ids, sample ids, step), ids in int64."""
     seed, image_ids, sample_ids, step = identity
-    return seed, array(image_ids.to(torch.int64)), array(sample_ids.to(torch.int64)), step
+    return seed, _int64(image_ids), _int64(sample_ids), step
+
+
+def _int64(ids: Tensor) -> Any:
+    return array(ids if ids.dtype is torch.int64 else ids.to(torch.int64))
 
 
 @functools.lru_cache(maxsize=64)
