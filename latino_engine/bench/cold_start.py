@@ -27,9 +27,9 @@ def cold_start(folder: Path, backend: str, options: BenchOptions) -> dict[str, A
     """Start a process that loads the engine and draws one sample.
 
     Returns:
-        total_ms, from the start of the process to its sample as seen from here; import_ms, load_ms
-        and first_sample_ms of it as the child saw them; peak_bytes and peak_device_bytes of the
-        child.
+        total_ms is the time from the start of the process to its sample, as seen from here.
+        import_ms, load_ms and first_sample_ms are its parts, as the child saw them. peak_bytes and
+        peak_device_bytes are the child's.
 
     Raises:
         BackendNotAvailable: the child ended without a sample.

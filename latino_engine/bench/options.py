@@ -17,8 +17,8 @@ class BenchOptions:
         operator: description such as "blur:std=1.6"; see `latino_engine.operators.spec`.
         noise_std: noise level of the measurement, public units.
         size: (height, width) of the images.
-        batches, num_samples: throughput is measured at all their combinations, latency at the
-            first.
+        batches, num_samples: throughput is measured at all combinations, latency at the
+            first of them.
         backends: runtimes, the engine's own choice where empty, ("all",) for all it serves here.
         sampler, steps, unfold, seed: as in `Engine.sample`.
         repeats: timed calls of each runtime.

@@ -36,14 +36,14 @@ def make_measurement(spec: PriorSpec, options: BenchOptions, batch: int) -> tupl
 
 
 def check_size(spec: PriorSpec, size: tuple[int, int]) -> None:
-    """Raise the sentence for sides below the prior's multiple."""
+    """Raises `InvalidArgument` if a side is below the prior's multiple."""
     if min(size) < spec.size_multiple:
         expected = f"sides of at least {spec.size_multiple}, the multiple of {spec.name!r}"
         raise invalid("size", expected, "x".join(map(str, size)), "choose a larger size")
 
 
 def check_plans(record: dict[str, Any], spec: PriorSpec, size: tuple[int, int]) -> None:
-    """Raise the sentence for sides that no plan of the engine was built for.
+    """Raises `InvalidArgument` if no plan of the engine was built for these sides.
 
     Args:
         record: of the runtime in the manifest; one without plans serves every size.
@@ -70,7 +70,7 @@ def check_plans(record: dict[str, Any], spec: PriorSpec, size: tuple[int, int]) 
 
 
 def check_memory(engine: Engine, options: BenchOptions) -> None:
-    """Raise the sentence for an image, or a batch of them, that does not fit into the free memory.
+    """Raises `InvalidArgument` if an image, or a batch of them, does not fit into the free memory.
 
     Of every image there are at least itself, its measurement, mean, squares and samples.
     """

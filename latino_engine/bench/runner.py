@@ -157,7 +157,7 @@ class _Counter:
 
 
 def _check_machine(manifest: dict[str, Any], folder: Path, options: BenchOptions) -> None:
-    """Refuse an engine of another machine: its runtime was chosen there, its plans built for it."""
+    """Raises `EngineInvalid` for an engine of another machine, where its runtime was chosen."""
     there, here = manifest["machine"].get("processor"), machine()["processor"]
     if there != here and not options.any_machine:
         raise EngineInvalid(

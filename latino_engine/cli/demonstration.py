@@ -1,6 +1,4 @@
-"""The demo: three restorations of one shipped photograph, a picture and a row of figures for
-each.
-"""
+"""The demo restores one shipped photograph three times, each with a picture and its figures."""
 
 from __future__ import annotations
 
@@ -25,8 +23,8 @@ def run_demo(out: str | Path, threads: int | None = None) -> list[dict[str, Any]
     """Compile the shipped prior with its adapter under `out` and run the tasks.
 
     Returns:
-        A row per task: task, measured / start / sample / mean (PSNR in dB), nfe, ms_per_sample,
-            picture.
+        A row for each task, with the keys task, measured, start, sample and mean (PSNR in dB),
+            nfe, ms_per_sample and picture.
     """
     out = Path(out)
     engine = compile_prior(

@@ -139,7 +139,7 @@ def audit_prior(prior: Prior | str | Path, precision: str) -> dict[str, Any]:
 
 
 def check_report(report: dict[str, Any]) -> None:
-    """Raise the sentence of the gate, with the worst layers, where `audit_prior` found too much."""
+    """Raises `AccuracyError` with the worst layers if `audit_prior` found too large an error."""
     try:
         check_accuracy("the typed graph", report["precision"], report["error_by_sigma"])
     except AccuracyError as error:
@@ -155,8 +155,9 @@ def named(layers: Sequence[LayerError]) -> str:
 def audit_layers(
     prior: Prior, exact: onnx.ModelProto, precision: str, sigmas: Sequence[float]
 ) -> list[LayerError]:
-    """Each product, pointwise node, normalisation and softmax in the lower precision, the worst
-    first.
+    """Measures each product, pointwise node, normalisation and softmax in the lower precision.
+
+    The worst one comes first.
 
     Every one takes its inputs from the float32 graph, so that an error is the layer's own and none
     that came down to it.

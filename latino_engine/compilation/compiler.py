@@ -1,6 +1,4 @@
-"""compile: export, check against float32 torch, time the runtimes, write the engine; all or
-nothing.
-"""
+"""`compile` exports, checks against float32 torch, times the runtimes and writes the engine."""
 
 from __future__ import annotations
 
@@ -100,8 +98,8 @@ def compile(
             is installed and builds for the GPU.
         tf32: for "tensorrt" in "fp32": let products round their factors to 10 bits. The error bound
             is then 2e-2 instead of 1e-5.
-        workspace_mib: for "tensorrt": most scratch memory of a layer, MiB; None: TensorRT's own
-            limit.
+        workspace_mib: for "tensorrt": most scratch memory of a layer, MiB; None takes
+            TensorRT's own limit.
 
     Raises:
         ValueError, TypeError: an argument that cannot be used, a runtime above its error bound.
@@ -190,7 +188,7 @@ def _compile_latent(
 
 
 def _check_no_plans(architectures: Sequence[str] | None, options: PlanOptions) -> None:
-    """Raise the sentence for an option of plans where none are built."""
+    """Raises `InvalidArgument` if an option of plans is given and no plans are built."""
     given = {
         "gpu_architectures": (None, architectures),
         "tensorrt_package": (None, options.package),

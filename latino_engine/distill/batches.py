@@ -23,8 +23,7 @@ def draw_batch(
     smallest_scale: float = 1.0,
     turn: bool = False,
 ) -> Tensor:
-    """Batch number `step`: random images, random squares of them, (batch, C, crop, crop) in [-1,
-    1].
+    """Batch number `step`: random squares of random images, (batch, C, crop, crop) in [-1, 1].
 
     Args:
         source: the images.
@@ -54,7 +53,7 @@ def draw_batch(
 
 
 def check_scale(smallest_scale: float) -> None:
-    """Raise the sentence for a factor by which no image can be made smaller."""
+    """Raises `InvalidArgument` if smallest_scale is not above 0 and at most 1."""
     if not 0.0 < smallest_scale <= 1.0:
         remedy = "1 leaves the images as they are"
         raise invalid("smallest_scale", "a number above 0, at most 1", smallest_scale, remedy)

@@ -1,6 +1,4 @@
-"""Where a training run stands, in one file that is whole or not there: safetensors, never a
-pickle.
-"""
+"""A checkpoint says where a run stands, in one file of safetensors that is whole or not there."""
 
 from __future__ import annotations
 

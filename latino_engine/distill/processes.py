@@ -21,8 +21,8 @@ class Processes:
         batch: measurements per step, over all processes.
 
     Raises:
-        InvalidArgument: a device that is not there, or a batch that the processes cannot share
-            evenly.
+        InvalidArgument: a device that is not there, or a batch that the processes cannot
+            share evenly.
         BackendNotAvailable: several processes without the package accelerate.
     """
 

@@ -1,8 +1,8 @@
 """LPIPS and FID: scores by networks of others, computed only where their weights are installed.
 
-Nothing is downloaded. Both are computed by torchmetrics (FID) and lpips; a network of the caller's
-may take the place of the one that FID is defined with, the figure then compares with none in the
-literature.
+Nothing is downloaded. torchmetrics computes FID, and lpips computes LPIPS. A network of the
+caller's may take the place of the one that FID is defined with; its figure then compares with none
+of the literature.
 """
 
 from __future__ import annotations

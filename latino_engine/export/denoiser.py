@@ -1,6 +1,4 @@
-"""The denoiser as an ONNX graph with dynamic batch, height and width, checked before it is
-accepted.
-"""
+"""The denoiser as an ONNX graph with dynamic batch, height and width."""
 
 from __future__ import annotations
 
@@ -38,8 +36,7 @@ def export_denoiser(prior: Prior, precision: str, target: Path) -> str:
 
     Returns:
         The key under which the export is cached: a hash of the weights, the specification, the
-            precision and
-        the versions that shape the graph.
+        precision and the versions that shape the graph.
     """
     parts = [prior.content_hash(), precision, OPSET, EXPORTER_VERSION, torch.__version__]
     key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()

@@ -36,8 +36,9 @@ def peak_bytes(model: onnx.ModelProto, side: int, multiple: int) -> int:
 
 
 def memory_model(model: onnx.ModelProto, multiple: int) -> dict[str, float]:
-    """Bytes per image as a n + b n^2 in the number of pixels n: a from a small image, b from large
-    ones.
+    """Bytes per image as a n + b n^2 in the number of pixels n.
+
+    A small image gives a, and large ones give b.
 
     b is there where attention holds a score for each pair of positions.
     """
@@ -49,13 +50,12 @@ def memory_model(model: onnx.ModelProto, multiple: int) -> dict[str, float]:
 
 
 def _tensor_bytes(model: onnx.ModelProto, blocks: int) -> dict[str, int]:
-    """Bytes of every tensor for one square image with `blocks` times the prior's multiple as its
-    side.
+    """Bytes of every tensor for one square image of side `blocks` times the prior's multiple.
 
     The exporter writes dimensions as expressions of the sides, such as "4*rows"; whatever its names
     for them, they all equal `blocks` here. Where it knows no size, the tensor is taken as large as
-    the node's largest input, and a product of matrices as rows x columns (the scores of an
-    attention).
+    the node's largest input, and a product of matrices (the scores of an attention) as rows x
+    columns.
     """
     weights = {tensor.name for tensor in model.graph.initializer}
     shapes: dict[str, list[int | None]] = {}

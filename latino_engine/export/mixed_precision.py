@@ -139,10 +139,9 @@ def low_nodes(model: onnx.ModelProto, precision: str) -> set[str]:
 
 
 def transposed_convolutions_as_shuffles(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Every transposed convolution whose kernel equals its stride as a 1 x 1 convolution and a
-    shuffle.
+    """Writes a transposed convolution whose kernel is its stride as a 1 x 1 one and a shuffle.
 
-    Exactly the same sums. TensorRT for RTX has no bfloat16 transposed convolution.
+    The sums are exactly the same. TensorRT for RTX has no bfloat16 transposed convolution.
     """
     import onnx
 

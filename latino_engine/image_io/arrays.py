@@ -39,8 +39,8 @@ def read_kernel_grid(path: PathLike) -> Tensor:
     Reads an npy file of that shape. Never unpickles.
 
     Raises:
-        ImageUnreadable: another extension, shape or dtype, a sum that is not positive, a damaged
-            file.
+        ImageUnreadable: another extension, shape or dtype, a sum that is not positive, or a
+            damaged file.
     """
     expected = "an npy file with a grid of kernels, (R, S, kh, kw) real"
     file, array = _read(path, expected)

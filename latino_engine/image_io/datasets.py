@@ -213,7 +213,7 @@ def open_images(source: str | Path, crop: int, pad: int = 0) -> ImageSource:
 
 
 def check_channels(source: HasChannels, channels: int, owner: str, kind: str) -> None:
-    """Raise the sentence for images of other channels than the owner has, a `kind` of thing."""
+    """Raises `InvalidArgument` if the images have other channels than the owner, a `kind` has."""
     if source.channels != channels:
         expected = f"images of {channels} channels, as {owner} has"
         raise invalid("source", expected, source.channels, f"use another {kind} or other images")

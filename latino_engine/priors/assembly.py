@@ -216,8 +216,9 @@ def check_weights(
     source: str = "model.safetensors: expected the weights of the architecture in prior.json",
     remedy: str = "use the prior.json that belongs to these weights",
 ) -> None:
-    """Raise `PriorInvalid` naming every missing, unexpected or misshapen weight (the first few of
-    each, with the nearest names).
+    """Raises `PriorInvalid` if a weight is missing, unexpected or misshapen.
+
+    The sentence names the first few of each, with the nearest names.
     """
     missing = [k for k in expected if k not in found]
     unexpected = [k for k in found if k not in expected]

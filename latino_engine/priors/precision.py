@@ -17,8 +17,8 @@ _MULTIPLYING = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
 def to_precision(denoiser: nn.Module, precision: str) -> nn.Module:
     """A copy of a denoiser whose convolutions and linear layers work in `precision`.
 
-    Normalisation statistics, the time embedding's angles and the sums of the preconditioning stay
-    float32.
+    The statistics of normalisations, the angles of the time embedding and the sums of the
+    preconditioning stay float32.
     """
     if precision == "fp32":
         return denoiser

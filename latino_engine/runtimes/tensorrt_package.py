@@ -54,7 +54,7 @@ class PlanOptions:
             raise invalid("workspace_mib", "at least 1", number, remedy)
 
     def check(self, precision: str) -> None:
-        """Raise the sentence where TF32 would change nothing."""
+        """Raises `InvalidArgument` if TF32 would change nothing."""
         if self.tf32 and precision != "fp32":
             remedy = "its products are rounded further already; leave it out"
             raise invalid("tf32", f"False for the precision {precision!r}", True, remedy)

@@ -92,10 +92,10 @@ def state_of(checkpoint: Mapping[str, Any], key: str | None = None) -> dict[str,
 
 
 def check_size(file: Path, max_bytes: int, argument: str = "checkpoint") -> None:
-    """Refuse a file that is larger, or unpacks to more.
+    """Refuses a file that is larger than max_bytes, or unpacks to more.
 
     Raises:
-        PriorInvalid: it is; the sentence begins with `argument`.
+        PriorInvalid: the file is too large; the sentence begins with `argument`.
         OSError: no such file.
     """
     size = file.stat().st_size
@@ -109,10 +109,10 @@ def check_size(file: Path, max_bytes: int, argument: str = "checkpoint") -> None
 
 
 def check_bytes(path: Path, size: int, max_bytes: int, argument: str = "checkpoint") -> None:
-    """Refuse what has a `size` above the limit.
+    """Refuses a `size` above the limit.
 
     Raises:
-        PriorInvalid: it has.
+        PriorInvalid: size > max_bytes.
     """
     if size > max_bytes:
         raise PriorInvalid(
@@ -122,7 +122,7 @@ def check_bytes(path: Path, size: int, max_bytes: int, argument: str = "checkpoi
 
 
 def _check_tensors(file: Path, found: Any, max_bytes: int) -> None:
-    """Refuse tensors that are not plain arrays, or that are larger than what the file stores."""
+    """Refuses tensors that are not plain arrays, or are larger than what the file stores."""
     size, seen, left = 0, set(), [found]
     while left:
         value = left.pop()

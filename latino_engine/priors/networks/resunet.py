@@ -45,8 +45,8 @@ class ResUNet(nn.Module):
         embedding: width of the noise level's embedding.
         pixel_unshuffle: side of the pixel blocks that become channels at the entry.
 
-    Shapes: x (B, C, H, W) with sides divisible by pixel_unshuffle * 2^(len(widths) - 1); c_noise
-        (B,).
+    Shapes: x (B, C, H, W), with sides divisible by pixel_unshuffle * 2^(len(widths) - 1), and
+        c_noise (B,).
     """
 
     def __init__(

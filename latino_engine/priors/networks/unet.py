@@ -1,8 +1,7 @@
 """A U-Net denoising network with a time embedding, group normalisation and one attention block.
 
-Source: Ronneberger et al. (2015) for the U, Ho et al. (2020) and Dhariwal & Nichol (2021) for the
-    time
-embedding, the scale-shift normalisation and the attention.
+Source: Ronneberger et al. (2015) for the U; Ho et al. (2020) and Dhariwal & Nichol (2021) for the
+time embedding, the scale-shift normalisation and the attention.
 """
 
 from __future__ import annotations
@@ -30,9 +29,7 @@ class GroupNorm(nn.GroupNorm):
 
 
 class ResidualBlock(nn.Module):
-    """h = conv1(SiLU(norm1(x))); h = conv2(SiLU(norm2(h) (1 + a) + b)), (a, b) = emb(e); skip(x) +
-    h.
-    """
+    """skip(x) + conv2(SiLU(norm2(h) (1 + a) + b)), h = conv1(SiLU(norm1(x))), (a, b) = emb(e)."""
 
     def __init__(self, in_channels: int, out_channels: int, embedding: int, groups: int) -> None:
         super().__init__()
@@ -54,8 +51,9 @@ class ResidualBlock(nn.Module):
 
 
 class Attention(nn.Module):
-    """h + proj(softmax(q k^T / sqrt(d)) v); the output channels of qkv are ordered (q/k/v, head,
-    channel).
+    """h + proj(softmax(q k^T / sqrt(d)) v).
+
+    The output channels of qkv are ordered (q/k/v, head, channel).
     """
 
     def __init__(self, channels: int, heads: int, groups: int) -> None:
@@ -76,9 +74,7 @@ class Attention(nn.Module):
 
 
 class _Level(nn.Module):
-    """The blocks of one resolution, and the change to the next one as `downsample` or
-    `upsample`.
-    """
+    """The blocks of one resolution; `downsample` or `upsample` changes to the next one."""
 
     def __init__(self, blocks: Sequence[nn.Module], **change: nn.Module) -> None:
         super().__init__()
@@ -99,8 +95,8 @@ class UNet(nn.Module):
         groups: groups of every group normalisation.
         pixel_unshuffle: side of the pixel blocks that become channels at the entry.
 
-    Shapes: x (B, C, H, W) with sides divisible by pixel_unshuffle * 2^(len(widths) - 1); c_noise
-        (B,).
+    Shapes: x (B, C, H, W), with sides divisible by pixel_unshuffle * 2^(len(widths) - 1), and
+        c_noise (B,).
     """
 
     def __init__(
