@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 PEERS := .venv-peers
 PEERS_STAMP := $(PEERS)/.installed
 
-.PHONY: demo test lint format clean peers test-peers results docs bench bench-full growth end-to-end report
+.PHONY: demo test test-fast lint format clean peers test-peers results docs bench bench-full growth end-to-end report
 
 NATIVE := $(shell find csrc -name "*.cpp" -o -name "*.h")
 
@@ -23,6 +23,17 @@ demo: $(STAMP)
 # Files of tests side by side, one process for each core, at most four.
 test: $(STAMP)
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+
+# Less than a minute on two cores: the laws on small sizes, the sampler against its closed form, the
+# engine, the sentences for mistakes and the import rules.
+FAST := tests/engine/test_engine.py tests/sampling/test_sample_errors.py tests/sampling/test_sampler.py \
+	tests/sampling/test_schedule.py tests/operators/test_operators.py tests/operators/test_laws_can_fail.py \
+	tests/operators/test_operator_errors.py tests/operators/test_operator_errors_more.py \
+	tests/operators/test_operator_spec.py tests/package/test_public_names.py tests/package/test_architecture.py
+
+test-fast: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow and not cuda_compile and not gpu" \
+		-k "not vanishes_with_the_step" $(FAST)
 
 # deepinv needs torchvision, and torchvision this very torch. LATINO_CUDA=0: both environments
 # share the compiled modules in latino_engine/, and this one needs no CUDA.
