@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from sentences import is_said, name_of
 
 from latino_engine.operators import (
     JPEG,
@@ -49,29 +50,27 @@ ROWS: tuple[tuple[Callable[[], Any], type[Exception], str], ...] = (
     (
         lambda: BorderedBlur(torch.ones(3), 0.02),
         ValueError,
-        "kernel: expected (kh, kw) or (B, C, kh, kw), got (3,); index or reshape it",
+        ("kernel", "(3,)"),
     ),
     (
         lambda: BORDERED.A(torch.rand(2, 3, 2, 10)),
         ValueError,
-        "kernel: expected at most the image's 2 x 10, got 3 x 3; crop the kernel or use a "
-        "larger image",
+        ("kernel", "3 x 3"),
     ),
     (
         lambda: VALID.A(torch.rand(2, 3, 2, 10)),
         ValueError,
-        "kernel: expected at most the image's 2 x 10, got 3 x 3; crop the kernel or use a "
-        "larger image",
+        ("kernel", "3 x 3"),
     ),
     (
         lambda: BORDERED.prox(X[..., :9], X, 1.0),
         ValueError,
-        "v: expected (2, 3, 12, 10) for this y, got (2, 3, 12, 9); v and y belong to one image",
+        ("v", "(2, 3, 12, 9)"),
     ),
     (
         lambda: VALID.prox(X, X, 1.0),
         ValueError,
-        "v: expected (2, 3, 14, 12) for this y, got (2, 3, 12, 10); v and y belong to one image",
+        ("v", "(2, 3, 12, 10)"),
     ),
     (
         lambda: BorderedBlur(KERNEL.expand(3, 1, 3, 3), 0.02).A(X),
@@ -88,24 +87,22 @@ ROWS: tuple[tuple[Callable[[], Any], type[Exception], str], ...] = (
     (
         lambda: VARYING.A(torch.rand(2, 3, 2, 10)),
         ValueError,
-        "kernel: expected at most the image's 2 x 10, got 3 x 3; crop the kernel or use a "
-        "larger image",
+        ("kernel", "3 x 3"),
     ),
     (
         lambda: VARYING.prox(X[:1], X, 1.0),
         ValueError,
-        "v: expected (2, 3, 12, 10) for this y, got (1, 3, 12, 10); v and y belong to one image",
+        ("v", "(1, 3, 12, 10)"),
     ),
     (
         lambda: SpatiallyVaryingBlur(KERNEL.expand(2, 2, 3, 3), [0.1, 0.2, 0.3]).A(X),
         ValueError,
-        "x: expected a batch of 3, got 2; the operator has parameters per image; give as many "
-        "images, or use take(index)",
+        ("x", "2; the operator has parameters per image"),
     ),
     (
         lambda: SpatiallyVaryingBlur(torch.full((2, 2, 3, 3), float("nan")), 0.1),
         ValueError,
-        "kernels: expected finite values, got NaN or Inf; replace them before this call",
+        ("kernels", "NaN or Inf"),
     ),
     (
         lambda: Colorization(0.02, [0, 0, 0]),
@@ -116,14 +113,12 @@ ROWS: tuple[tuple[Callable[[], Any], type[Exception], str], ...] = (
     (
         lambda: Colorization(0.02, 0.5),
         ValueError,
-        "weights: expected a list of numbers, one of them not 0, got shape (); give one "
-        "number for each channel",
+        ("weights", "shape ()"),
     ),
     (
         lambda: Colorization(0.02, [[1.0, 2.0]]),
         ValueError,
-        "weights: expected a list of numbers, one of them not 0, got shape (1, 2); give one "
-        "number for each channel",
+        ("weights", "shape (1, 2)"),
     ),
     (
         lambda: COLOUR.A(X[:, :2]),
@@ -139,7 +134,7 @@ ROWS: tuple[tuple[Callable[[], Any], type[Exception], str], ...] = (
     (
         lambda: COLOUR.prox(X[:1], X[:, :1], 1.0),
         ValueError,
-        "v: expected (2, 3, 12, 10) for this y, got (1, 3, 12, 10); v and y belong to one image",
+        ("v", "(1, 3, 12, 10)"),
     ),
     (
         lambda: MOSAIC.A(X[:, :2]),
@@ -166,7 +161,7 @@ ROWS: tuple[tuple[Callable[[], Any], type[Exception], str], ...] = (
     (
         lambda: Stack(Denoising(0.1), (3, 12, 10)),
         TypeError,
-        "operators: expected a list of operators, got Denoising; give one or more",
+        ("operators", "Denoising"),
     ),
     (
         lambda: Stack([Denoising(0.1), JPEG(50)], (3, 12, 10)),
@@ -177,8 +172,7 @@ ROWS: tuple[tuple[Callable[[], Any], type[Exception], str], ...] = (
     (
         lambda: Stack([Denoising(0.1), "blur"], (3, 12, 10)),
         TypeError,
-        "operators[1]: expected a linear operator, got str; sample JPEG, phase retrieval and "
-        "photon counts by themselves",
+        ("operators[1]", "str"),
     ),
     (
         lambda: Stack([Denoising(0.1)], (12, 10)),
@@ -188,7 +182,7 @@ ROWS: tuple[tuple[Callable[[], Any], type[Exception], str], ...] = (
     (
         lambda: Stack([Denoising(0.1)], 12),
         ValueError,
-        "image_shape: expected (C, H, W), got (12,); give the shape of one image",
+        ("image_shape", "(12,)"),
     ),
     (
         lambda: Stack([Denoising([0.1, 0.2]), Denoising([0.1, 0.2, 0.3])], (3, 12, 10)),
@@ -198,7 +192,7 @@ ROWS: tuple[tuple[Callable[[], Any], type[Exception], str], ...] = (
     (
         lambda: Stack([Inpainting(torch.ones(8, 8), 0.1)], (3, 12, 10)),
         ValueError,
-        "x: expected 8 x 8 as the mask, got 12 x 10; crop or resize one of x and mask",
+        ("x", "12 x 10"),
     ),
     (
         lambda: STACK.A(X[..., :9]),
@@ -225,17 +219,17 @@ ROWS: tuple[tuple[Callable[[], Any], type[Exception], str], ...] = (
     (
         lambda: STACK.prox(X, X, 1.0),
         ValueError,
-        "y: expected (B, 720), got (2, 3, 12, 10); make it by join([y_1, y_2, ...])",
+        ("y", "(2, 3, 12, 10)"),
     ),
     (
         lambda: STACK.prox(X[..., :9], STACK.A(X), 1.0),
         ValueError,
-        "v: expected (2, 3, 12, 10) for this y, got (2, 3, 12, 9); v and y belong to one image",
+        ("v", "(2, 3, 12, 9)"),
     ),
     (
         lambda: Compose([]),
         TypeError,
-        "operators: expected a list of operators, got none; give one or more",
+        ("operators", "none"),
     ),
     (
         lambda: Compose([Denoising(0.1), Denoising(0.1)]),
@@ -251,33 +245,32 @@ ROWS: tuple[tuple[Callable[[], Any], type[Exception], str], ...] = (
     (
         lambda: Compose([Blur(KERNEL.expand(2, 1, 3, 3), 0.0), Denoising([0.1, 0.2, 0.3])]),
         ValueError,
-        "operators: expected one batch size, got 2 and 3; give parameters for every image",
+        ("operators", "2 and 3"),
     ),
     (
         lambda: COMPOSED.A(X[..., :9]),
         ValueError,
-        "x: expected 12 x 10 as the mask, got 12 x 9; crop or resize one of x and mask",
+        ("x", "12 x 9"),
     ),
     (
         lambda: COMPOSED.prox(X[..., :9], X, 1.0),
         ValueError,
-        "v: expected (2, 3, 12, 10) for this y, got (2, 3, 12, 9); v and y belong to one image",
+        ("v", "(2, 3, 12, 9)"),
     ),
     (
         lambda: COMPOSED.observed(X[..., :9]),
         ValueError,
-        "y: expected 12 x 10 as the mask, got 12 x 9; crop or resize one of y and mask",
+        ("y", "12 x 9"),
     ),
     (
         lambda: Compose([SuperResolution(2, 0.0), Inpainting(MASK, 0.1)]).A(X),
         ValueError,
-        "x: expected 12 x 10 as the mask, got 6 x 5; crop or resize one of x and mask",
+        ("x", "6 x 5"),
     ),
     (
         lambda: Compose([MRI(MASK, 0.0), Denoising(0.1)]).A(X),
         ValueError,
-        "x: expected 2 channels (re, im) or 1 (real), got 3; a complex image is stored as two "
-        "channels",
+        ("x", "3"),
     ),
     (
         lambda: Tomography([], 8, 0.1),
@@ -287,7 +280,7 @@ ROWS: tuple[tuple[Callable[[], Any], type[Exception], str], ...] = (
     (
         lambda: Tomography([float("nan")], 8, 0.1),
         ValueError,
-        "angles: expected finite values, got NaN or Inf; replace them before this call",
+        ("angles", "NaN or Inf"),
     ),
     (
         lambda: Tomography(4, 0, 0.1),
@@ -312,7 +305,7 @@ ROWS: tuple[tuple[Callable[[], Any], type[Exception], str], ...] = (
     (
         lambda: CompressedSensing(0.5, 8, 0.1, seed=-1),
         ValueError,
-        "seed: expected 0 <= seed < 2^64, got -1; choose another seed",
+        ("seed", "-1"),
     ),
     (
         lambda: CODED.A(torch.ones(1, 1, 8, 9)),
@@ -329,13 +322,12 @@ ROWS: tuple[tuple[Callable[[], Any], type[Exception], str], ...] = (
     (
         lambda: PHASE.A(torch.ones(1, 1, 8, 9)),
         ValueError,
-        "x: expected 8 x 8 pixels, got 8 x 9; crop or resize it, or make the operator for "
-        "this size",
+        ("x", "8 x 9"),
     ),
     (
         lambda: PHASE.prox(torch.ones(1, 1, 8, 9), torch.ones(1, 1, 1, 8, 8), 1.0),
         ValueError,
-        "v: expected (1, 1, 8, 8) for this y, got (1, 1, 8, 9); v and y belong to one image",
+        ("v", "(1, 1, 8, 9)"),
     ),
     (
         lambda: PHASE.observed(torch.ones(1, 1, 8, 8)),
@@ -355,12 +347,12 @@ ROWS: tuple[tuple[Callable[[], Any], type[Exception], str], ...] = (
     (
         lambda: PhaseRetrieval(torch.ones(3, 3), 0.1, oversampling=0),
         ValueError,
-        "oversampling: expected at least 1, got 0; leave it out",
+        ("oversampling", "0"),
     ),
     (
         lambda: PhaseRetrieval(torch.ones(3, 3), 0.1, oversampling=1.5),
         TypeError,
-        "oversampling: expected an integer, got float; give a whole number",
+        ("oversampling", "float"),
     ),
     (
         lambda: PhaseRetrieval.coded_diffraction(8, 0.1, num_masks=0),
@@ -375,7 +367,7 @@ ROWS: tuple[tuple[Callable[[], Any], type[Exception], str], ...] = (
     (
         lambda: PoissonNoise(Denoising(0.0), "many"),
         TypeError,
-        "peak: expected an array of numbers, got str; give a numpy array or a torch tensor",
+        ("peak", "str"),
     ),
     (
         lambda: PoissonNoise(Denoising(0.0), 9.0).A_adjoint(X),
@@ -385,10 +377,10 @@ ROWS: tuple[tuple[Callable[[], Any], type[Exception], str], ...] = (
 )
 
 
-@pytest.mark.parametrize(
-    ("call", "kind", "sentence"), ROWS, ids=lambda p: p[:60] if isinstance(p, str) else p.__name__
-)
-def test_the_sentence(call: Callable[[], Any], kind: type[Exception], sentence: str) -> None:
+@pytest.mark.parametrize(("call", "kind", "sentence"), ROWS, ids=name_of)
+def test_the_sentence(
+    call: Callable[[], Any], kind: type[Exception], sentence: str | tuple[str, str]
+) -> None:
     with pytest.raises(kind) as caught:
         call()
-    assert str(caught.value) == sentence
+    assert is_said(str(caught.value), sentence)
