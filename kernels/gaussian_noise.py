@@ -70,7 +70,7 @@ def launch_gaussian_noise(
     *,
     out: Tensor | None = None,
 ) -> Tensor:
-    """As `ops.gaussian_noise`, within 1e-6.
+    """Gives what `ops.gaussian_noise` gives, within 1e-6.
 
     Args:
         seed: 0 <= seed < 2^64.

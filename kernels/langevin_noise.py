@@ -71,7 +71,7 @@ def launch_langevin_noise(
     *,
     out: Tensor | None = None,
 ) -> Tensor:
-    """As `ops.langevin_noise`; the noise within 1e-6.
+    """Gives what `ops.langevin_noise` gives; the noise agrees within 1e-6.
 
     Args:
         z: (P, C, H, W), float32, float16 or bfloat16.

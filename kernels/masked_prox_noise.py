@@ -102,7 +102,7 @@ def launch_masked_prox_noise(
     *,
     out: Tensor | None = None,
 ) -> Tensor:
-    """As `ops.masked_prox_noise` with the next row of the table; moves the counter on.
+    """Runs `ops.masked_prox_noise` with the next row of the table and moves the counter on.
 
     Args:
         x, x_t: (P, C, H, W), float32, float16 or bfloat16; x_t may be None.

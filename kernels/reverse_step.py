@@ -82,7 +82,7 @@ def launch_reverse_step(
     *,
     out: Tensor | None = None,
 ) -> Tensor:
-    """As `ops.reverse_step`; the noise within 1e-6.
+    """Gives what `ops.reverse_step` gives; the noise agrees within 1e-6.
 
     Args:
         x0_hat, x_t: (P, C, H, W), float32, float16 or bfloat16.

@@ -164,7 +164,7 @@ class Task:
 
 
 def engine_name(engine: str, sampler: str) -> str:
-    """Of a row of this engine."""
+    """The name of a row of this engine."""
     return f"latino-engine {engine}, {sampler}"
 
 

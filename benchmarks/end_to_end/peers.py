@@ -33,7 +33,7 @@ class Peer:
 
     @property
     def name(self) -> str:
-        """Of its row."""
+        """The name of its row."""
         return f"deepinv {_TITLES[self.method]}, {self.steps}"
 
 

@@ -25,7 +25,7 @@ _BATCH, _SIDE = 32, 64
 
 
 def squares_per_second(network: nn.Module, precision: str, compiled: bool, repeats: int) -> float:
-    """Of processor time, after two steps that are not counted."""
+    """Squares per second of processor time, after two steps that are not counted."""
     model = EDMDenoiser(network, 0.5).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
     x = torch.randn(_BATCH, 3, _SIDE, _SIDE).contiguous(memory_format=torch.channels_last)

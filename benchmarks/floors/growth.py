@@ -186,7 +186,7 @@ def _short(row: dict[str, Any]) -> str:
 
 
 def exponent(values: list[float], costs: list[float]) -> float:
-    """Of the straight line through the logarithms."""
+    """The slope of the straight line through the logarithms."""
     return float(np.polyfit(np.log(values), np.log(costs), 1)[0])
 
 

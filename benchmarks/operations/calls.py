@@ -86,6 +86,6 @@ def _case(
 
 
 def _backends(name: str) -> dict[str, Provider]:
-    """As a call takes it, and through torch alone."""
+    """The backend that a call takes, and torch alone."""
     run = getattr(ops, name)
     return {OURS: run, f"{OURS} torch": partial(run, backend="torch")}

@@ -114,7 +114,7 @@ def lines(
 
 
 def median(timing: Timing) -> float:
-    """Of the times, ms."""
+    """The median of the times, ms."""
     return float(torch.tensor(timing.times_ms, dtype=torch.float64).median())
 
 

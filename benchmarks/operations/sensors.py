@@ -56,7 +56,7 @@ def sensor_models(height: int, width: int, device: str) -> list[Model]:
 
 def _bordered(kernel: Tensor) -> Model:
     def A(x: Tensor) -> Tensor:
-        """By mirrored pixels and a convolution; its own adjoint, as the kernel is symmetric."""
+        """Mirrors pixels and convolves; it is its own adjoint, as the kernel is symmetric."""
         taps = kernel.to(x).reshape(1, 1, *kernel.shape[-2:])
         r = taps.shape[-1] // 2
         x = torch.cat((x[..., :r, :].flip(-2), x, x[..., -r:, :].flip(-2)), dim=-2)
@@ -192,7 +192,7 @@ def _tomography(height: int, width: int, device: str) -> Model:
 def _transpose(
     A: Callable[[Tensor], Tensor], channels: int, size: tuple[int, int]
 ) -> Callable[[Tensor], Tensor]:
-    """By automatic differentiation, as one does for a model that was written forwards only."""
+    """Differentiates automatically, as one does for a model that was written forwards only."""
 
     def A_adjoint(y: Tensor) -> Tensor:
         with torch.enable_grad():

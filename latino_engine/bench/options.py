@@ -68,7 +68,7 @@ class BenchOptions:
             raise invalid("size", "sides of at least 1", got, "give e.g. 256 or 256x320")
 
     def loading(self) -> dict[str, Any]:
-        """Of the arguments of `latino_engine.load` those that every process gives."""
+        """The arguments of `latino_engine.load` that every process gives."""
         names = ("device", "threads", "torch_compile")
         return {name: getattr(self, name) for name in names}
 

@@ -43,7 +43,7 @@ class RunState:
     losses: list[float] = field(default_factory=list)
 
     def facts(self) -> dict[str, Any]:
-        """As JSON types, for a checkpoint."""
+        """The fields as JSON types, for a checkpoint."""
         return {"step": self.step, "seconds": self.seconds, "losses": self.losses}
 
     @classmethod
@@ -123,7 +123,7 @@ def check_unchanged(
 
 
 def option_facts(options: dict[str, Any]) -> dict[str, Any]:
-    """For a checkpoint: the options as given, and what marks the files that they name."""
+    """The options as given, and what marks the files that they name, for a checkpoint."""
     marks = {name: fingerprint(options.get(name), kinds) for name, kinds in _PATHS.items()}
     return {"options": options, "marks": marks}
 

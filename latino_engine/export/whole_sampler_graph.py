@@ -86,7 +86,7 @@ class _Constants:
         return f"const.{name}"
 
     def tensors(self) -> list[onnx.TensorProto]:
-        """As initialisers."""
+        """The constants as initialisers of the graph."""
         import onnx
 
         return [onnx.numpy_helper.from_array(v, name) for name, v in self._arrays.items()]

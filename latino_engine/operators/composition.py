@@ -87,11 +87,11 @@ class Compose(Operator):
         return smooth_estimate(self._normal, back_projected - grey, self.noise_std)
 
     def observed(self, y: Tensor) -> Tensor:
-        """As the last operator."""
+        """What the last operator gives of y."""
         return self.operators[-1].observed(y)
 
     def num_observed(self, y: Tensor) -> Tensor:
-        """As the last operator, (B,) float64."""
+        """What the last operator counts, (B,) float64."""
         return self.operators[-1].num_observed(y)
 
     def take(self, index: Tensor) -> Compose:
@@ -112,9 +112,9 @@ class Compose(Operator):
         return self if same else Compose(grey)
 
     def enlarged(self, y: Tensor) -> Tensor:
-        """As the last operator."""
+        """y as large as the last operator makes it."""
         return self.operators[-1].enlarged(y)
 
     def measurement_picture(self, y: Tensor) -> Tensor:
-        """As the last operator."""
+        """What the last operator shows of y."""
         return self.operators[-1].measurement_picture(y)

@@ -163,7 +163,7 @@ class PoissonNoise(Operator):
         return self.operator.observed(y)
 
     def num_observed(self, y: Tensor) -> Tensor:
-        """As the operator, (B,) float64."""
+        """What the operator counts, (B,) float64."""
         return self.operator.num_observed(y)
 
     def take(self, index: Tensor) -> PoissonNoise:
@@ -179,11 +179,11 @@ class PoissonNoise(Operator):
         return self if grey is self.operator else PoissonNoise(grey, self.peak)
 
     def enlarged(self, y: Tensor) -> Tensor:
-        """As the operator."""
+        """y as large as the operator makes it."""
         return self.operator.enlarged(y)
 
     def measurement_picture(self, y: Tensor) -> Tensor:
-        """As the operator."""
+        """What the operator shows of y."""
         return self.operator.measurement_picture(y)
 
     def check_measurement(self, y: Tensor) -> None:

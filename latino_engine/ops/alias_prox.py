@@ -54,7 +54,7 @@ def by_torch(
 def _on_cpu(
     v: Tensor, h: Tensor, folded_power: Tensor, back_projected: Tensor, factor: int, gamma: Tensor
 ) -> Tensor:
-    """By own loops, the step without its noise; other sizes by torch."""
+    """Runs the step of our own loops without its noise; torch solves other sizes."""
     if not cpu.has_own_loops(v.shape[2], v.shape[3], factor):
         return by_torch(v, h, folded_power, back_projected, factor, gamma)
     out = cpu.empty(v)

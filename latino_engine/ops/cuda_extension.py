@@ -71,13 +71,13 @@ def missing() -> str | None:
 
 @functools.cache
 def _newest_capability() -> int:
-    """Of the GPUs here, e.g. 90 for 9.0."""
+    """The newest compute capability of the GPUs here, e.g. 90 for 9.0."""
     found = map(torch.cuda.get_device_capability, range(torch.cuda.device_count()))
     return max(10 * major + minor for major, minor in found)
 
 
 def device_type() -> str:
-    """Of the tensors that are taken."""
+    """The device type of the tensors that this backend takes."""
     kernels = extension()
     return "cuda" if kernels is None else str(kernels.DEVICE_TYPE)
 

@@ -29,7 +29,7 @@ def by_torch(v: Tensor, power: Tensor, back_projected: Tensor, gamma: Tensor) ->
 
 
 def _on_cpu(v: Tensor, power: Tensor, back_projected: Tensor, gamma: Tensor) -> Tensor:
-    """By own loops, the step without its noise; other sizes by torch.fft and one kernel."""
+    """Runs the step of our own loops without its noise; other sizes take torch.fft, one kernel."""
     constants = (cpu.array(power), cpu.array(back_projected), cpu.scalars(gamma))
     threads = torch.get_num_threads()
     if not cpu.has_own_loops(*v.shape[2:]):

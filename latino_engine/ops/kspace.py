@@ -134,7 +134,7 @@ def _by_three_passes(
     noise: tuple[Any, ...],
     out: Tensor | None,
 ) -> Tensor:
-    """By torch.fft, with a pass before, between and behind; y is finite everywhere."""
+    """Runs torch.fft with a pass before, between and behind; y is finite everywhere."""
     V = torch.fft.fft2(_packed(anchors)).contiguous()
     constants = (cpu.array(mask), cpu.array(y), cpu.scalars(gamma))
     cpu.extension().kspace_combine(cpu.array(V), *constants, torch.get_num_threads())

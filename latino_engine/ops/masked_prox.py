@@ -32,7 +32,7 @@ def _observed_by_torch(v: Tensor, mask: Tensor, y: Tensor, gamma: Tensor) -> Ten
 
 
 def _on_cpu(v: Tensor, mask: Tensor, y: Tensor, gamma: Tensor) -> Tensor:
-    """For mask and y (B|1, C|1, H, W); y is not read where m = 0."""
+    """Takes mask and y (B|1, C|1, H, W); y is not read where m = 0."""
     out = cpu.empty(v)
     planes = (cpu.array(v), cpu.array(_four_axes(mask)), cpu.array(_four_axes(y)))
     rest = (cpu.scalars(gamma), cpu.array(out), torch.get_num_threads())

@@ -30,12 +30,12 @@ MEASURE_STEP = 2**32 - 1
 
 
 def inner_position(k: int, i: int = 0, unfold: int = 0) -> int:
-    """Of inner step k in outer step i with `unfold` inner steps each; all counted from 0."""
+    """The position of inner step k in outer step i, with `unfold` inner steps each, from 0 on."""
     return 1 + i * (unfold + 1) + k
 
 
 def reverse_position(i: int, unfold: int) -> int:
-    """Of the reverse step at the end of outer step i."""
+    """The position of the reverse step at the end of outer step i."""
     return inner_position(unfold, i, unfold)
 
 

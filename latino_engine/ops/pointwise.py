@@ -17,7 +17,7 @@ def kept_by_torch(x: Tensor, mask: Tensor) -> Tensor:
 
 
 def kept_on_cpu(x: Tensor, mask: Tensor) -> Tensor:
-    """For x and mask of four axes."""
+    """mask x, for x and mask of four axes."""
     out = cpu.empty(x)
     rest = (cpu.array(mask), cpu.array(out), torch.get_num_threads())
     cpu.extension().keep_observed(cpu.array(x), *rest)

@@ -42,7 +42,7 @@ def missing() -> str | None:
 
 
 def device_type() -> str:
-    """Of the tensors that are taken."""
+    """The device type of the tensors that this backend takes."""
     return _DEVICE_TYPE
 
 

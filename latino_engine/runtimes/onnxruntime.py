@@ -156,7 +156,7 @@ def open_session(
 
 
 def _options(threads: int | None) -> onnxruntime.SessionOptions:
-    """Of a session. A named thread count also keeps onnxruntime from binding threads to cores."""
+    """The options of a session. A named thread count also keeps threads off fixed cores."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()

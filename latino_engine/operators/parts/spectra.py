@@ -36,7 +36,7 @@ def kernel_spectrum(kernel: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def kernel_full_spectrum(kernel: Tensor, size: tuple[int, int]) -> Tensor:
-    """As `kernel_spectrum`, all frequencies: (B|1, C|1, H, W)."""
+    """What `kernel_spectrum` gives, at all frequencies: (B|1, C|1, H, W)."""
     h: Tensor = torch.fft.fft2(_embedded(kernel, size))
     return h
 
