@@ -19,6 +19,7 @@ from latino_engine.evaluation.pictures import restoration_picture
 from latino_engine.image_io import read_image, write_image, write_npy
 from latino_engine.image_io.arrays import read_kspace
 from latino_engine.latent_engine import LatentEngine
+from latino_engine.operators import JPEG
 from latino_engine.operators.protocol import Operator
 from latino_engine.operators.spec import image_size_behind, parse_operator
 from latino_engine.posterior import POSTERIOR_FILES, Posterior, finite
@@ -72,7 +73,10 @@ def restore(
     size = (picture.shape[-2], picture.shape[-1])
     if not simulate:
         size = image_size_behind(operator, size)
-    op = parse_operator(operator, noise_std, size, seed, engine.spec.channels)
+    if operator.strip() == "jpeg" and not simulate:
+        op: Operator = JPEG.from_file(image)
+    else:
+        op = parse_operator(operator, noise_std, size, seed, engine.spec.channels)
     if not (simulate or is_kspace or op.measures_image):
         expected = "a measurement that is an image or k-space"
         remedy = "add --simulate, or call Engine.sample from Python"

@@ -21,6 +21,7 @@ from latino_engine.operators.grammar import Request, Way, unknown
 from latino_engine.operators.inpainting import Denoising, Inpainting
 from latino_engine.operators.jpeg import JPEG
 from latino_engine.operators.mri import MRI
+from latino_engine.operators.parts.jpeg_codec import SUBSAMPLINGS
 from latino_engine.operators.parts.mask_patterns import centred_box, random_columns, random_pixels
 from latino_engine.operators.parts.point_spread import growing_kernels
 from latino_engine.operators.parts.sampling_grid import GRIDS, KERNELS
@@ -92,7 +93,14 @@ def _denoising(request: Request) -> Operator:
 
 
 def _jpeg(request: Request) -> Operator:
-    return JPEG(request.integer("quality", 1, 100))
+    known = tuple(SUBSAMPLINGS)
+    given = "subsampling" in request.values
+    subsampling = request.choice("subsampling", known) if given else "4:4:4"
+    return JPEG(request.integer("quality", 1, 100), subsampling=subsampling)
+
+
+def _jpeg_file(request: Request) -> Operator:
+    return JPEG.from_file(request.values["file"])
 
 
 def _demosaicing(request: Request) -> Operator:
@@ -216,7 +224,10 @@ OPERATORS: dict[str, dict[str, Way]] = {
         "box": Way("inpaint:box=64", _inpainting(_box_mask)),
     },
     "denoise": {"": Way("denoise", _denoising)},
-    "jpeg": {"quality": Way("jpeg:quality=20", _jpeg)},
+    "jpeg": {
+        "quality": Way("jpeg:quality=20", _jpeg, ("subsampling",)),
+        "file": Way("jpeg:file=photo.jpg", _jpeg_file),
+    },
     "mri": {
         "mask": Way("mri:mask=mask.npy", _mri(_mask_from_file)),
         "acceleration": Way("mri:acceleration=4,seed=0", _mri(_random_columns), ("seed",)),

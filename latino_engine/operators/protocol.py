@@ -19,6 +19,7 @@ operators stands here.
 | `residual(x, y)` | what chi-square sums | observed(A x) - y |
 | `take(index)` | the operator of some images | itself, where nothing differs by image |
 | `for_grey()` | the operator of real, one-channel images | itself |
+| `for_measurement(y)` | the operator with what only y tells of it | itself |
 | `join(parts)`, `split(y)` | several measurements as one y | one part |
 | `measured_shape(shape)` | (C, H, W) of an image -> shape of its y | that of A of zeros |
 | `check_measurement(y)` | raises for a y of another shape | (B, ...), of an image (B, C, H, W) |
@@ -181,6 +182,10 @@ class Operator(ABC):
 
     def for_grey(self) -> Operator:
         """The operator for real images of one channel, where it has such a form."""
+        return self
+
+    def for_measurement(self, y: Tensor) -> Operator:
+        """The operator with what only its measurement tells, such as the noise level of a file."""
         return self
 
     def join(self, measurements: Sequence[Tensor]) -> Tensor:

@@ -175,7 +175,10 @@ def _restored(value: Any, arrays: Mapping[str, NDArray[Any]]) -> Any:
 def _words(op: Operator) -> str | None:
     """The words for an operator that holds no arrays; None where there are none."""
     if isinstance(op, JPEG):
-        return None if op.grey else f"jpeg:quality={op.quality}"
+        if op.grey or op.quality is None:
+            return None
+        more = "" if op.subsampling == "4:4:4" else f",subsampling={op.subsampling}"
+        return f"jpeg:quality={op.quality}{more}"
     level = op.noise_std
     if isinstance(level, Tensor):
         return None

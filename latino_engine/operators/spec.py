@@ -12,7 +12,10 @@
     inpaint:random=0.5,seed=0  this fraction of the pixels is missing, the same in all channels
     inpaint:box=64             a centred square is missing; box=64x48 is height x width
     denoise                    noise alone
-    jpeg:quality=20            compression; the noise level follows from the quality
+    jpeg:quality=20            compression; the noise level follows from what was compressed;
+                               subsampling=4:4:4 (the default), 4:2:2 or 4:2:0 (Pillow's)
+    jpeg:file=photo.jpg        the tables and the subsampling of this file; `jpeg` alone, before a
+                               measurement in a JPEG file: those of the measurement
     mri:mask=mask.npy          the k-space samples that are measured, DC at pixel (H//2, W//2)
     mri:acceleration=4,seed=0  1/4 of the columns: a full centre, the rest at random
     blur:std=2,border=reflect  real borders: reflect, replicate or valid

@@ -116,6 +116,7 @@ def make_problem(
     _check_shape(measured, operator, spec)
     measured = operator.observed(measured)
     _check_values(measured, operator, spec)
+    operator = operator.for_measurement(measured)
     operator.check_model(measured)
     estimate = operator.initial_estimate(measured)
     check_image("y", estimate, spec)
