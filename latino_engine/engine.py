@@ -35,6 +35,7 @@ from latino_engine.sampling.problem import Init, Measurement, Problem, make_prob
 from latino_engine.sampling.reporting import Progress, reporter
 from latino_engine.sampling.threads import torch_threads
 from latino_engine.sampling.tiles import Tiles, denoise_tiles, make_tiles
+from latino_engine.sampling.torch_state import own_arithmetic
 from latino_engine.schedule import (
     Scalar,
     ScheduleBuilder,
@@ -178,7 +179,7 @@ class Engine:
         multiple, clock = self.spec.size_multiple, StageClock(self.driver)
         tiles = make_tiles(tile, overlap, multiple, int(self.manifest["max_batch"]))
         with (
-            torch.no_grad(),
+            own_arithmetic(),
             torch_threads(self.threads),
             reporter(progress) as report,
             nullcontext() if self.pool is None else self.pool.worker() as worker,

@@ -57,6 +57,10 @@ class PosteriorInvalid(UserError, ValueError):
     """A saved posterior that is missing, damaged or of another version."""
 
 
+class NotFinite(UserError, ArithmeticError):
+    """Samples that are no numbers; the sentence says which step made them."""
+
+
 class OutputNotWritable(UserError, OSError):
     """A folder or file that cannot be written; whatever stood there before is unchanged."""
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -13,6 +14,7 @@ from latino_engine import ops
 from latino_engine.errors import EngineInvalid, invalid, invalid_type, whole_number
 from latino_engine.learned_schedule import LearnedSchedule
 from latino_engine.manifest import rebuild_command
+from latino_engine.operators.parts.checks import as_tensor
 from latino_engine.priors.folder import parse_spec
 from latino_engine.priors.latent.prior import is_latent
 from latino_engine.runtimes import AHEAD_OF_TIME
@@ -72,6 +74,8 @@ def check_image_ids(image_ids: Sequence[int] | Tensor | None, batch: int) -> Ten
     """The identities of B images, 0 .. B - 1 where none are given: (B,) int64."""
     if image_ids is None:
         return torch.arange(batch)
+    if isinstance(image_ids, np.ndarray):
+        image_ids = as_tensor("image_ids", image_ids)
     return ops.check_ids("image_ids", image_ids, batch, ops.MAX_IMAGE_ID)
 
 

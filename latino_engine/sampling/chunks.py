@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 
 from latino_engine import ops
-from latino_engine.errors import InvalidArgument, invalid
+from latino_engine.errors import InvalidArgument, NotFinite, invalid
 from latino_engine.operators.parts.fused_step import FixedStep
 from latino_engine.operators.protocol import DataStep
 from latino_engine.sampler import Noise, sample_posterior
 from latino_engine.sampling.clock import StageClock
 from latino_engine.sampling.cuda_graph import CaptureRefused, Worker, bucket, obstacle
+from latino_engine.sampling.finite import is_finite, not_finite
 from latino_engine.sampling.noise_stream import NoiseStream
 from latino_engine.sampling.problem import Problem
 from latino_engine.sampling.tiles import Tiles
@@ -60,6 +61,11 @@ class TimedNoise:
             return self.stream.reverse(x0_hat, x_t, outer)
 
 
+def _moments(shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    """Mean and sum of squared deviations of no sample."""
+    return torch.zeros(shape, dtype=torch.float32), torch.zeros(shape, dtype=torch.float32)
+
+
 @dataclass(eq=False)
 class Run:
     """One call of `sample`: the pairs (sample, image) in chunks through the sampler.
@@ -96,7 +102,7 @@ class Run:
         size = self._chunk_size(shape[2], shape[3])
         total = self.nfe * pairs
         kept = torch.empty((pairs, *shape[1:]), dtype=torch.float32) if keep_samples else None
-        running = None if keep_samples else (torch.zeros(shape), torch.zeros(shape))  # mean, M2
+        running = None if keep_samples else _moments(shape)
         chi2 = torch.empty(pairs, dtype=torch.float64)
         first = 0
         while first < pairs:
@@ -112,6 +118,8 @@ class Run:
                     raise self._too_large() from error
                 size = smaller  # the same samples, in smaller chunks
                 continue
+            if not is_finite(images):
+                raise self._not_finite(members % batch, members // batch)
             chi2[members] = self.problem.residual_chi2(images, members % batch)
             images = images.cpu()
             if kept is not None:
@@ -201,6 +209,12 @@ class Run:
         except BaseException:
             self.done = done
             raise
+
+    def _not_finite(self, index: Tensor, sample_ids: Tensor) -> NotFinite:
+        schedule: Schedule = self.build(self.problem.sigma_of(index))
+        step, noise = self._data_step(index), self._noise(index, sample_ids)
+        x_init = self.problem.x_init[index]
+        return not_finite(x_init, schedule, step, lambda x, s: self._denoise(x, s, index), noise)
 
     def _data_step(self, index: Tensor) -> DataStep:
         with self.clock.measure("prox"):

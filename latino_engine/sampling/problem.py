@@ -21,7 +21,7 @@ from latino_engine.interop.physics import (
     measured_parts,
 )
 from latino_engine.operators.own import as_operator
-from latino_engine.operators.parts.checks import SMALLEST_NOISE_STD, check_finite
+from latino_engine.operators.parts.checks import SMALLEST_NOISE_STD, as_tensor, check_finite
 from latino_engine.operators.parts.fused_step import FixedStep
 from latino_engine.operators.parts.own_model import energy
 from latino_engine.operators.protocol import DataStep, Operator
@@ -148,8 +148,7 @@ def _converted(y: Any, op: Any, device: str) -> tuple[Operator, Any]:
 
 def _as_tensor(y: Any, device: str, may_be_complex: bool = False) -> Tensor:
     if isinstance(y, np.ndarray):
-        # A copy in this machine's byte order: torch shares no memory that is read-only.
-        y = torch.from_numpy(np.array(y, dtype=y.dtype.newbyteorder("="), order="C"))
+        y = as_tensor("y", y)
     if not isinstance(y, Tensor):
         expected = "a torch tensor or a numpy array"
         raise invalid_type("y", expected, type(y).__name__, "convert it by torch.as_tensor")
@@ -202,7 +201,7 @@ def _start(
         if callable(init) and not isinstance(init, Tensor):
             init = _restored(init, y, op, operator, estimate)
         try:
-            found = torch.as_tensor(cast(Tensor, init)).detach().to(y.device, torch.float32)
+            found = as_tensor("init", init).detach().to(y.device, torch.float32)
         except (TypeError, RuntimeError) as error:
             raise InvalidType(
                 f"init: expected an image, got {type(init).__name__}; give a tensor or a numpy "
@@ -248,23 +247,23 @@ def _sigma_y(operator: Operator, spec: PriorSpec) -> Scalar:
     level = operator.noise_std
     if isinstance(level, Tensor):
         level = level.detach().to("cpu", torch.float64)
-        if bool((level == 0).any()):
-            _warn_noiseless(smallest)
-        level = torch.where(level == 0, smallest, level)
-        return spec.scale * level
+        if bool((level < smallest).any()):
+            _warn_noiseless(float(level.min()), smallest)
+        return spec.scale * level.clamp(min=smallest)
     if level < 0:
         raise InvalidArgument(
             f"noise_std: expected at least 0, got {level}; give a standard deviation"
         )
-    if level == 0:
-        _warn_noiseless(smallest)
-    return spec.scale * float(level or smallest)
+    if level < smallest:
+        _warn_noiseless(level, smallest)
+    return spec.scale * max(float(level), smallest)
 
 
-def _warn_noiseless(smallest: float) -> None:
+def _warn_noiseless(level: float, smallest: float) -> None:
+    """Below it a float32 image holds no more of y, and conjugate gradients do not end."""
     warnings.warn(
-        f"noise_std: 0 is taken as {smallest:g}; state the noise level of the measurement to be "
-        "rid of this",
+        f"noise_std: {level:g} is taken as {smallest:g}; state the noise level of the measurement "
+        "to be rid of this",
         UserWarning,
         stacklevel=5,
     )

@@ -23,6 +23,36 @@ SMALLEST_NOISE_STD = 1e-3
 _START_STD = 0.1  # how far a first guess is from the image; 0.07 to 0.15 differ by less than 0.5 dB
 
 
+def as_tensor(name: str, value: object) -> Tensor:
+    """What a user gives as numbers, as a tensor: a tensor as it is, anything else as a copy.
+
+    Arrays may have any byte order, any strides and any kind of number: 80 bits become 64, unsigned
+    integers signed ones where torch has no arithmetic for them.
+
+    Raises:
+        TypeError: not numbers.
+        ValueError: an array with masked entries.
+    """
+    if isinstance(value, Tensor):
+        return value
+    if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
+        got = f"{int(np.ma.count_masked(value))} masked ones"
+        remedy = "fill them, or give the data and tell the operator by a mask, as Inpainting"
+        raise invalid(name, "an array with all its entries", got, remedy)
+    try:
+        array = np.array(value, order="C", subok=False)
+        if array.dtype.kind == "f" and array.dtype.itemsize > 8:
+            array = array.astype(np.float64)
+        elif array.dtype.kind == "c" and array.dtype.itemsize > 16:
+            array = array.astype(np.complex128)
+        elif array.dtype.kind == "u" and array.dtype.itemsize > 1:
+            array = array.astype(np.int64 if array.dtype.itemsize < 8 else np.float64)
+        return torch.from_numpy(array.astype(array.dtype.newbyteorder("="), copy=False))
+    except (TypeError, ValueError):
+        remedy = "give a numpy array or a torch tensor"
+        raise invalid_type(name, "an array of numbers", type(value).__name__, remedy) from None
+
+
 def as_parameter(name: str, value: ArrayLike, dtype: torch.dtype = torch.float64) -> Tensor:
     """A copy of `value` as a finite CPU tensor of this dtype, outside any gradient.
 
@@ -30,13 +60,7 @@ def as_parameter(name: str, value: ArrayLike, dtype: torch.dtype = torch.float64
         TypeError: not numbers, or complex numbers where real ones are expected.
         ValueError: NaN or Inf.
     """
-    try:
-        given = (
-            value if isinstance(value, Tensor) else torch.as_tensor(np.array(value), device="cpu")
-        )
-    except (TypeError, ValueError):
-        remedy = "give a numpy array or a torch tensor"
-        raise invalid_type(name, "an array of numbers", type(value).__name__, remedy) from None
+    given = as_tensor(name, value)
     if given.is_complex() and not dtype.is_complex:
         raise invalid_type(name, "real numbers", given.dtype, "give the real part")
     with torch.inference_mode(False):  # else a later backward pass could not save it

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from latino_engine import ops
 
+_LARGE_GAMMA = 1e6
 _ROUNDING = 4.0  # a residual of this many ulp of ||M|| ||x|| is as small as the arithmetic allows
 
 
@@ -79,9 +80,12 @@ def proximal_solve(
     back_projected and gamma: the backward pass solves the same system for the gradient.
     """
     weight = ops.per_image(gamma, v)
+    # Of a large gamma the squares in the loop would leave float32: the system is divided by it.
+    unit = torch.where(weight > _LARGE_GAMMA, weight, torch.ones_like(weight))
+    is_divided = bool((unit != 1.0).any())
 
     def system(x: Tensor) -> Tensor:
-        return x + weight * normal(x)
+        return x / unit + weight / unit * normal(x) if is_divided else x + weight * normal(x)
 
     def solve(rhs: Tensor, start: Tensor) -> Tensor:
         with torch.no_grad():
@@ -89,7 +93,7 @@ def proximal_solve(
         _warn_if_missed(missed, tol, max_iter)
         return x
 
-    rhs = v + weight * back_projected
+    rhs = v / unit + weight / unit * back_projected if is_divided else v + weight * back_projected
     x = solve(rhs.detach(), v.detach())
     if not (torch.is_grad_enabled() and rhs.requires_grad):
         return x
