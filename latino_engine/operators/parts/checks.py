@@ -36,7 +36,7 @@ def as_tensor(name: str, value: object) -> Tensor:
     if isinstance(value, Tensor):
         return value
     if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
-        got = f"{int(np.ma.count_masked(value))} masked ones"
+        got = f"{int(np.ma.getmaskarray(value).sum())} masked ones"
         remedy = "fill them, or give the data and tell the operator by a mask, as Inpainting"
         raise invalid(name, "an array with all its entries", got, remedy)
     try:
