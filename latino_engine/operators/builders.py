@@ -30,7 +30,7 @@ from latino_engine.operators.poisson import PoissonNoise
 from latino_engine.operators.protocol import Operator
 from latino_engine.operators.spatially_varying_blur import SpatiallyVaryingBlur
 from latino_engine.operators.super_resolution import SuperResolution
-from latino_engine.operators.tomography import Tomography
+from latino_engine.operators.tomography import CONVENTIONS, Tomography
 
 
 def _gaussian_blur(request: Request) -> Operator:
@@ -114,7 +114,10 @@ def _colorization(request: Request) -> Operator:
 
 def _tomography(request: Request) -> Operator:
     angles = request.integer("angles", 1, 4096)
-    return Tomography(angles, request.image_shape, request.noise_std)
+    given = "convention" in request.values
+    convention = request.choice("convention", CONVENTIONS) if given else "centred"
+    shape, noise_std = request.image_shape, request.noise_std
+    return Tomography(angles, shape, noise_std, convention=convention)
 
 
 def _compressed_sensing(request: Request) -> Operator:
@@ -234,7 +237,7 @@ OPERATORS: dict[str, dict[str, Way]] = {
     },
     "demosaic": {"": Way("demosaic:pattern=RGGB", _demosaicing, ("pattern",))},
     "colorize": {"": Way("colorize", _colorization)},
-    "tomography": {"angles": Way("tomography:angles=60", _tomography)},
+    "tomography": {"angles": Way("tomography:angles=60", _tomography, ("convention",))},
     "cs": {"ratio": Way("cs:ratio=0.25,seed=0", _compressed_sensing, ("ordering", "seed"))},
     "phase": {
         "masks": Way("phase:masks=4,seed=0", _coded_diffraction, ("seed",)),

@@ -21,7 +21,8 @@
     blur:std=2,border=reflect  real borders: reflect, replicate or valid
     demosaic:pattern=RGGB      the raw image behind a Bayer pattern
     colorize                   a grey image of a colour one
-    tomography:angles=60       parallel beams over 180 degrees
+    tomography:angles=60       parallel beams over 180 degrees; convention=centred (the default),
+                               skimage or astra
     cs:ratio=0.25,seed=0       Hadamard coefficients: ordering=random (the default) or sequency
     phase:masks=4,seed=0       magnitudes of coded diffraction; phase:oversampling=2 has no mask
     poisson:peak=50            photon noise alone, 50 photons at white; takes the noise's place

@@ -31,18 +31,30 @@ from latino_engine.operators.protocol import Operator
 class Tomography(Operator):
     """y[a, d] = (line integral of x at angle a through detector d) / max(H, W) + noise.
 
-    Parallel beams, detectors one pixel apart, centred, enough of them for the diagonal. The
-    rays are {(j, i): (j - (W-1)/2) cos a - (i - (H-1)/2) sin a = t}, as in scikit-image's `radon`;
-    Joseph's method. In units of the longer side, an image of ones has line integrals about 1.
-    The adjoint is the exact transpose; the prox is by conjugate gradients.
+    Parallel beams, detectors one pixel apart. The object turns about the pixel (cy, cx), which
+    falls on the detector d0: the rays of detector d are
+    {(j, i): (j - cx) cos a - (i - cy) sin a = d - d0}; Joseph's method. In units of the longer
+    side, an image of ones has line integrals about 1. The adjoint is the exact transpose; the prox
+    is by conjugate gradients.
+
+    | convention | (cy, cx) | d0 | D where it is left out |
+    |---|---|---|---|
+    | "centred" | ((H-1)/2, (W-1)/2) | (D-1)/2 | the diagonal, rounded up to the parity of W |
+    | "skimage", `radon(circle=False)` | (H//2, W//2) | D//2 | ceil(sqrt(2) max(H, W)) |
+    | "astra", `parallel` | ((H-1)/2, (W-1)/2) | (D-1)/2 | the diagonal, rounded up |
 
     x: (B, C, H, W); y: (B, C, A, D), the sinogram; float32 or float64, public range.
 
     Args:
-        angles: A angles in degrees, or their number: then k 180 / A for k = 0 .. A - 1.
+        angles: A angles in degrees, or their number: then k 180 / A for k = 0 .. A - 1. Angles
+            that cover pi or 2 pi are refused as radians.
         image_size: H, W of the image (or one side of a square).
         noise_std: standard deviation of the noise of y, a number or (B,), >= 0.
-        num_detectors: D; None = ceil(sqrt(H^2 + W^2)), rounded up to the parity of W.
+        num_detectors: D; None: as the convention has it.
+        convention: "centred", "skimage" or "astra"; divide their sinograms by max(H, W) and put the
+            angles on axis 2, those of scikit-image by `sinogram.T`.
+        rotation_centre: (cy, cx) in pixels, not always whole ones; None: as the convention has it.
+        detector_offset: pixels by which the axis falls beside d0, towards larger d: of a real scan.
 
     Raises:
         ValueError, TypeError: a parameter or an image that cannot be used, in one sentence.
@@ -52,6 +64,9 @@ class Tomography(Operator):
     image_size: tuple[int, int]
     noise_std: float | Tensor
     num_detectors: int
+    convention: str
+    rotation_centre: tuple[float, float]
+    detector_offset: float
     batch_size: int | None
     _table: SizeTable
     kind = "Tomography"
@@ -63,10 +78,17 @@ class Tomography(Operator):
         image_size: int | tuple[int, int],
         noise_std: float | ArrayLike,
         num_detectors: int | None = None,
+        *,
+        convention: str = "centred",
+        rotation_centre: tuple[float, float] | None = None,
+        detector_offset: float = 0.0,
     ) -> None:
         size, sigma_y = as_image_size(image_size), as_noise_std(noise_std)
-        diagonal = math.ceil(math.hypot(*size))
-        default = diagonal + (diagonal - size[1]) % 2
+        if convention not in _CONVENTIONS:
+            expected = " or ".join(repr(name) for name in _CONVENTIONS)
+            remedy = "'centred' and rotation_centre describe any other"
+            raise invalid("convention", expected, repr(convention), remedy)
+        default, centre = _CONVENTIONS[convention](size)
         detectors = default if num_detectors is None else num_detectors
         if isinstance(detectors, bool) or not isinstance(detectors, int):
             got = type(detectors).__name__
@@ -77,12 +99,16 @@ class Tomography(Operator):
         object.__setattr__(self, "image_size", size)
         object.__setattr__(self, "noise_std", sigma_y)
         object.__setattr__(self, "num_detectors", detectors)
+        object.__setattr__(self, "convention", convention)
+        object.__setattr__(self, "rotation_centre", _as_centre(rotation_centre, centre))
+        object.__setattr__(self, "detector_offset", _as_pixels("detector_offset", detector_offset))
         object.__setattr__(self, "batch_size", common_batch("noise_std", (), sigma_y))
         object.__setattr__(self, "_table", SizeTable(capacity=2))
 
     def __repr__(self) -> str:
         height, width = self.image_size
         shape = f"{len(self.angles)} angles, {self.num_detectors} detectors"
+        shape += "" if self.convention == "centred" else f", as {self.convention}"
         return f"Tomography({shape}, image {height} x {width}, {show_noise_std(self.noise_std)})"
 
     def A(self, x: Tensor) -> Tensor:
@@ -128,7 +154,15 @@ class Tomography(Operator):
         if self.batch_size is None:
             return self
         sigma_y = pick_noise_std(self.noise_std, check_index(index, self.batch_size))
-        taken = Tomography(self.angles, self.image_size, sigma_y, self.num_detectors)
+        taken = Tomography(
+            self.angles,
+            self.image_size,
+            sigma_y,
+            self.num_detectors,
+            convention=self.convention,
+            rotation_centre=self.rotation_centre,
+            detector_offset=self.detector_offset,
+        )
         object.__setattr__(taken, "_table", self._table)  # the matrices do not know the noise
         return taken
 
@@ -143,7 +177,12 @@ class Tomography(Operator):
         """A and A^T, (A D, H W) and (H W, A D)."""
 
         def build() -> tuple[Tensor, ...]:
-            rows, columns, values = joseph_entries(self.angles, self.image_size, self.num_detectors)
+            detectors = self.num_detectors
+            middle = detectors // 2 if self.convention == "skimage" else (detectors - 1) / 2
+            geometry = (self.rotation_centre, middle + self.detector_offset)
+            rows, columns, values = joseph_entries(
+                self.angles, self.image_size, detectors, *geometry
+            )
             shape = (len(self.angles) * self.num_detectors, math.prod(self.image_size))
             return sparse_pair(rows, columns, values / max(self.image_size), shape, like)
 
@@ -161,6 +200,52 @@ class Tomography(Operator):
         check_batch("y", y.shape[0], self.batch_size)
 
 
+def _centred(size: tuple[int, int]) -> tuple[int, tuple[float, float]]:
+    detectors, centre = _astra(size)
+    return detectors + (detectors - size[1]) % 2, centre
+
+
+def _skimage(size: tuple[int, int]) -> tuple[int, tuple[float, float]]:
+    return math.ceil(math.sqrt(2.0) * max(size)), (size[0] // 2, size[1] // 2)
+
+
+def _astra(size: tuple[int, int]) -> tuple[int, tuple[float, float]]:
+    return math.ceil(math.hypot(*size)), ((size[0] - 1) / 2, (size[1] - 1) / 2)
+
+
+#: name -> (H, W) -> (number of detectors, rotation centre).
+_CONVENTIONS = {"centred": _centred, "skimage": _skimage, "astra": _astra}
+CONVENTIONS = tuple(_CONVENTIONS)
+
+
+def _as_centre(value: object, default: tuple[float, float]) -> tuple[float, float]:
+    if value is None:
+        return default
+    try:
+        row, column = (float(v) for v in value)  # type: ignore[attr-defined]
+    except (TypeError, ValueError):
+        remedy = "give the row and the column of the pixel"
+        raise invalid_type("rotation_centre", "(row, column)", value, remedy) from None
+    return _as_pixels("rotation_centre", row), _as_pixels("rotation_centre", column)
+
+
+def _as_pixels(name: str, value: float) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise invalid_type(name, "a number of pixels", type(value).__name__, "give a float")
+    if not math.isfinite(value):
+        raise invalid(name, "a finite number of pixels", value, "leave it out where it is 0")
+    return float(value)
+
+
+def _look_like_radians(angles: Tensor) -> bool:
+    """Whether three or more angles cover pi or 2 pi, with or without the last step, to 2 %."""
+    count, span = len(angles), float(angles.max() - angles.min())
+    whole = (span, span * count / max(count - 1, 1))
+    return count > 2 and any(
+        abs(covered / turn - 1.0) < 0.02 for covered in whole for turn in (math.pi, 2 * math.pi)
+    )
+
+
 def _as_angles(value: int | ArrayLike) -> Tensor:
     """(A,) float64, degrees."""
     if isinstance(value, int) and not isinstance(value, bool):
@@ -171,6 +256,9 @@ def _as_angles(value: int | ArrayLike) -> Tensor:
     if angles.ndim != 1 or angles.numel() == 0:
         got = f"shape {tuple(angles.shape)}"
         raise invalid("angles", "a number of angles or a list of degrees", got, "flatten it")
+    if _look_like_radians(angles):
+        got = f"angles from {float(angles.min()):.4g} to {float(angles.max()):.4g}, as radians have"
+        raise invalid("angles", "degrees", got, "convert them by numpy.degrees")
     return angles
 
 
