@@ -9,7 +9,7 @@ import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 import torch
@@ -172,10 +172,14 @@ class Posterior:
         """
         if Path(path).suffix.lower() == ".npz":
             with atomic_file(path) as file:
-                np.savez(file, **self._arrays(), **self._texts())
+                self.write_npz(file)
             return
         with atomic_folder(path, ours=POSTERIOR_FILES) as partial:
             self.write_into(partial)
+
+    def write_npz(self, file: BinaryIO) -> None:
+        """Write the npz file of `save` into an open file."""
+        np.savez(file, **self._arrays(), **self._texts())
 
     @classmethod
     def load(cls, path: str | Path) -> Posterior:

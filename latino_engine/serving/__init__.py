@@ -1,0 +1,1 @@
+"""A service around engines: requests over HTTP, drawn together, and a page for the browser."""
