@@ -6,10 +6,15 @@ The public names load on first use: `import latino_engine` imports neither torch
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
 
 from latino_engine.system import waiting
 from latino_engine.version import __version__
+
+# onnxruntime looks up its maker's collector and keeps an identity of this machine in the user's
+# cache, unless it is told before its import.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 if TYPE_CHECKING:
     from latino_engine.compilation.compiler import compile

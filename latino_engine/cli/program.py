@@ -16,7 +16,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from latino_engine.cli import bench, export, importing, plans, serving, training
+from latino_engine.cli import bench, export, importing, mapping, plans, serving, training
 from latino_engine.cli.options import (
     INTERRUPTED_AND_SAVED,
     Backend,
@@ -283,6 +283,7 @@ bench.register(app)
 plans.register(app)
 export.register(app)
 importing.register(app)
+mapping.register(app)
 serving.register(app)
 
 

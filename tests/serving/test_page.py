@@ -122,6 +122,8 @@ def test_a_mask_is_asked_for_and_used(browser, url, photo, tmp_path):
 def test_the_sliders_are_those_of_the_operator(browser, url):
     browser.get(url)
     wait(browser, lambda b: Select(find(b, "engine")).options)
+    assert not find(browser, "mask-label").is_displayed()
+    assert not find(browser, "token-label").is_displayed()
     kinds = [option.get_attribute("value") for option in Select(find(browser, "kind")).options]
     for kind in kinds:
         Select(find(browser, "kind")).select_by_value(kind)
