@@ -18,7 +18,9 @@ def register(app: typer.Typer) -> None:
 
 def export(
     prior: Annotated[str, typer.Argument(help="Shipped name, a prior's or an engine's folder.")],
-    out: Annotated[Path, typer.Option("--output", "-o", help="The ONNX file to write.")],
+    out: Annotated[
+        Path | None, typer.Option("--output", "-o", help="The ONNX file to write.")
+    ] = None,
     whole_sampler: Annotated[
         bool, typer.Option("--whole-sampler", help="With the steps and the data step around it.")
     ] = False,
@@ -28,6 +30,10 @@ def export(
     size: Annotated[str, typer.Option(help="Whole sampler: 256 or 256x320.")] = "256",
     operator: Annotated[str, typer.Option(help="Whole sampler: blur or mask.")] = "blur",
     dft: Annotated[str, typer.Option(help="Whole sampler: matmul or dft.")] = "matmul",
+    triton_repository: Annotated[
+        Path | None,
+        typer.Option(help="Folder to write for NVIDIA's Triton Inference Server, of an engine."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Write one ONNX file for a runtime of your own.
@@ -35,11 +41,21 @@ def export(
     The denoiser takes any size and batch. The whole sampler is a Loop over the steps for images of
     one size; its coefficients and its noise are inputs.
     """
+    from latino_engine.cli.options import parse_size
+    from latino_engine.errors import invalid
     from latino_engine.priors.loading import pixel_prior
 
+    if triton_repository is not None:
+        from latino_engine.export.triton_repository import export_triton_repository
+
+        export_triton_repository(prior, triton_repository, parse_size(size), operator, dft)
+        print(json.dumps({"folder": str(triton_repository)}) if as_json else triton_repository)
+        return
+    if out is None:
+        remedy = "add -o model.onnx or --triton-repository DIR"
+        raise invalid("output", "a file to write", "none", remedy)
     loaded = pixel_prior(prior)
     if whole_sampler:
-        from latino_engine.cli.options import parse_size
         from latino_engine.export.whole_sampler import export_whole_sampler
 
         export_whole_sampler(loaded, out, parse_size(size), operator, dft)

@@ -206,7 +206,7 @@ def map_images(
         for i, name in enumerate(names)
         if not (target / f"{name}.npz").is_file()
     ]
-    arguments = {
+    arguments: dict[str, Any] = {
         "engine": str(Path(engine).resolve()),
         "request": request,
         "out": str(target.resolve()),
@@ -222,7 +222,8 @@ def map_images(
         pieces = _here(rows, Sampler(**arguments), batch)
     else:
         pieces = _on_ray(rows, arguments, ray, actors, gpus_per_actor, batch)
-    failures, done = {}, 0
+    failures: dict[str, str] = {}
+    done = 0
     bar = progress_bar("sampling") if progress else nullcontext(lambda done, total: None)
     with bar as tell:
         for piece in pieces:

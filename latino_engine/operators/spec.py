@@ -45,9 +45,16 @@ from __future__ import annotations
 from torch import Tensor
 
 from latino_engine.errors import invalid
-from latino_engine.operators.builders import OPERATORS
-from latino_engine.operators.combined_spec import combine, image_size, is_combined, own_noise
+from latino_engine.operators.builders import FILE_KEYS, OPERATORS
+from latino_engine.operators.combined_spec import (
+    combine,
+    image_size,
+    is_combined,
+    own_noise,
+    pieces,
+)
 from latino_engine.operators.grammar import Request, choose, parse_values, unknown
+from latino_engine.operators.parts.sampling_grid import KERNELS
 from latino_engine.operators.protocol import Operator
 
 
@@ -138,3 +145,18 @@ def _parse_one(
     values = parse_values(name, rest)
     way = choose(name, ways, values)
     return way.build(Request(name, way.example, values, noise_std, image_shape, seed))
+
+
+def files_named(text: str) -> list[str]:
+    """The names of files in a description, such as those of kernels and masks.
+
+    Raises:
+        InvalidArgument: a description that cannot be read.
+    """
+    found = []
+    for part in pieces(text)[::2]:
+        name, _, rest = part.strip().partition(":")
+        for key, value in parse_values(name, rest).items():
+            if key in FILE_KEYS and not (key == "kernel" and value in KERNELS):
+                found.append(value)
+    return found

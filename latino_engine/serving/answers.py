@@ -74,7 +74,7 @@ def _npy(post: Posterior, what: str) -> bytes:
 
 def _picture(post: Posterior, what: str) -> Tensor:
     """(C, H, W), nominally in [0, 1]."""
-    low, high = post.about["data_range"]
+    low, high = (float(side) for side in post.about["data_range"])
     if what == "std" and post.num_samples > 1:
         return post.std[0] / (high - low)
     return (_image(post, what) - low) / (high - low)

@@ -183,7 +183,8 @@ def _add_drawing(app: FastAPI, service: Service) -> None:
     @app.post("/v1/sample", **openapi.SAMPLE)
     async def sample(request: Request) -> Response:
         """Draw posterior samples for one measurement."""
-        start, told = time.perf_counter(), {"id": secrets.token_hex(8), "path": "/v1/sample"}
+        start = time.perf_counter()
+        told: dict[str, Any] = {"id": secrets.token_hex(8), "path": "/v1/sample"}
         status, headers = 200, {"X-Request-Id": told["id"]}
         try:
             fields, post = await service.draw(request, told)
