@@ -1,4 +1,4 @@
-"""HOW FAST, Triton: one kernel, its launch wrapper and its configurations per file.
+"""HOW FAST, Triton: one kernel, its launch wrapper and its launch shape per file.
 
 Installed as ``latino_engine.kernels``. Nothing here imports the package: the arrows point from
 ``latino_engine`` to here, never back. Nothing is imported on the way either: the package can be

@@ -18,16 +18,9 @@ import triton.language as tl
 from torch import Tensor
 
 from .complex_numbers import load_complex, store_complex
-from .launching import UNSPECIALISED, blocks_for, on_device, plane_steps, scalar_step
-from .tuning import Config, config_for
+from .launching import UNSPECIALISED, Config, blocks_for, on_device, plane_steps, scalar_step
 
-CONFIGS = (
-    Config(128, 4),
-    Config(64, 2),
-    Config(256, 4),
-    Config(256, 8),
-    Config(512, 8),
-)
+CONFIG = Config(128, 4)
 
 
 @triton.jit(do_not_specialize=UNSPECIALISED)
@@ -115,10 +108,9 @@ def launch_alias_prox(
         out: of V's shape, also V itself.
     """
     out = torch.empty_like(spectrum) if out is None else out
-    config = config_for("alias_prox", CONFIGS, spectrum)
     pairs, channels = spectrum.shape[:2]
     kept_height, kept_width = folded_power.shape[2:]
-    tiles = blocks_for(kept_height * kept_width, config.block)
+    tiles = blocks_for(kept_height * kept_width, CONFIG.block)
     with on_device(spectrum):
         _alias_prox_kernel[(pairs * channels * tiles,)](
             torch.view_as_real(out),
@@ -136,7 +128,7 @@ def launch_alias_prox(
             kept_width,
             tiles,
             FACTOR=factor,
-            BLOCK=config.block,
-            **config.options(),
+            BLOCK=CONFIG.block,
+            **CONFIG.options(),
         )
     return out

@@ -16,16 +16,9 @@ import triton.language as tl
 from torch import Tensor
 
 from .complex_numbers import load_complex, store_complex
-from .launching import UNSPECIALISED, blocks_for, on_device, scalar_step
-from .tuning import Config, config_for
+from .launching import UNSPECIALISED, Config, blocks_for, on_device, scalar_step
 
-CONFIGS = (
-    Config(256, 4),
-    Config(128, 2),
-    Config(256, 2),
-    Config(512, 4),
-    Config(1024, 4),
-)
+CONFIG = Config(256, 4)
 
 
 @triton.jit(do_not_specialize=UNSPECIALISED)
@@ -91,9 +84,8 @@ def launch_fourier_mask_prox(
         out: of V's shape, also V itself.
     """
     out = torch.empty_like(spectrum) if out is None else out
-    config = config_for("fourier_mask_prox", CONFIGS, spectrum)
     pairs, _, height, width = spectrum.shape
-    tiles = blocks_for(width, config.block)
+    tiles = blocks_for(width, CONFIG.block)
     with on_device(spectrum):
         _fourier_mask_prox_kernel[(pairs * height * tiles,)](
             torch.view_as_real(out),
@@ -108,7 +100,7 @@ def launch_fourier_mask_prox(
             height,
             width,
             tiles,
-            BLOCK=config.block,
-            **config.options(),
+            BLOCK=CONFIG.block,
+            **CONFIG.options(),
         )
     return out

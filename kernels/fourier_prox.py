@@ -15,16 +15,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .launching import UNSPECIALISED, blocks_for, on_device, plane_steps, scalar_step
-from .tuning import Config, config_for
+from .launching import UNSPECIALISED, Config, blocks_for, on_device, plane_steps, scalar_step
 
-CONFIGS = (
-    Config(1024, 4),
-    Config(512, 4),
-    Config(2048, 4),
-    Config(2048, 8),
-    Config(4096, 8),
-)
+CONFIG = Config(1024, 4)
 
 
 @triton.jit(do_not_specialize=UNSPECIALISED)
@@ -80,9 +73,8 @@ def launch_fourier_prox(
         out: of V's shape, also V itself.
     """
     out = torch.empty_like(spectrum) if out is None else out
-    config = config_for("fourier_prox", CONFIGS, spectrum)
     pairs, channels, height, width = spectrum.shape
-    tiles = blocks_for(2 * height * width, config.block)
+    tiles = blocks_for(2 * height * width, CONFIG.block)
     with on_device(spectrum):
         _fourier_prox_kernel[(pairs * channels * tiles,)](
             torch.view_as_real(out),
@@ -96,7 +88,7 @@ def launch_fourier_prox(
             channels,
             tiles,
             2 * height * width,
-            BLOCK=config.block,
-            **config.options(),
+            BLOCK=CONFIG.block,
+            **CONFIG.options(),
         )
     return out

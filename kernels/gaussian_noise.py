@@ -17,18 +17,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .launching import UNSPECIALISED, on_device
+from .launching import UNSPECIALISED, Config, on_device
 from .philox import quad_normals
 from .quads import QuadLaunch, lane_tile, locate, noise_arguments
-from .tuning import Config, config_for
 
-CONFIGS = (
-    Config(512, 4),
-    Config(256, 2),
-    Config(1024, 8),
-    Config(1024, 4),
-    Config(2048, 8),
-)
+CONFIG = Config(512, 4)
 
 
 @triton.jit(do_not_specialize=UNSPECIALISED)
@@ -81,8 +74,7 @@ def launch_gaussian_noise(
     """
     if out is None:
         out = torch.empty(tuple(shape), dtype=torch.float32, device=image_ids.device)
-    config = config_for("gaussian_noise", CONFIGS, out)
-    launch = QuadLaunch.over(out, config)
+    launch = QuadLaunch.over(out, CONFIG)
     with on_device(out):
         _gaussian_noise_kernel[launch.grid](
             out,
@@ -91,8 +83,8 @@ def launch_gaussian_noise(
             *launch.sizes,
             *noise_arguments(seed, image_ids, sample_ids, step)[2:],
             STEP_ON_DEVICE=isinstance(step, Tensor),
-            BLOCK=config.block,
+            BLOCK=CONFIG.block,
             VECTOR=launch.vector,
-            **config.options(),
+            **CONFIG.options(),
         )
     return out

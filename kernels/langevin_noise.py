@@ -12,18 +12,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .launching import UNSPECIALISED, on_device, scalar_step
+from .launching import UNSPECIALISED, Config, on_device, scalar_step
 from .philox import quad_normals
 from .quads import QuadLaunch, lane_tile, locate, noise_arguments
-from .tuning import Config, config_for
 
-CONFIGS = (
-    Config(512, 4),
-    Config(256, 2),
-    Config(1024, 8),
-    Config(1024, 4),
-    Config(2048, 8),
-)
+CONFIG = Config(512, 4)
 
 
 @triton.jit(do_not_specialize=UNSPECIALISED)
@@ -80,8 +73,7 @@ def launch_langevin_noise(
         out: of z's shape, also z itself.
     """
     out = torch.empty_like(z) if out is None else out
-    config = config_for("langevin_noise", CONFIGS, z)
-    launch = QuadLaunch.over(z, config)
+    launch = QuadLaunch.over(z, CONFIG)
     with on_device(z):
         _langevin_noise_kernel[launch.grid](
             out,
@@ -93,8 +85,8 @@ def launch_langevin_noise(
             *launch.sizes,
             *noise_arguments(seed, image_ids, sample_ids, step)[2:],
             STEP_ON_DEVICE=isinstance(step, Tensor),
-            BLOCK=config.block,
+            BLOCK=CONFIG.block,
             VECTOR=launch.vector,
-            **config.options(),
+            **CONFIG.options(),
         )
     return out

@@ -1,8 +1,9 @@
-"""What the launch wrappers share: the current device, and planes that are broadcast."""
+"""What the launch wrappers share: a launch's shape, the device, planes that are broadcast."""
 
 from __future__ import annotations
 
 import contextlib
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,6 +17,20 @@ UNSPECIALISED = (
     *("y_per_channel", "power_per_pair", "power_per_channel", "back_per_pair", "back_per_channel"),
     *("h_per_pair", "h_per_channel"),
 )
+
+
+@dataclass(frozen=True)
+class Config:
+    """`block` entries (quads, for noise) a program, by `num_warps` warps."""
+
+    block: int
+    num_warps: int
+
+    def options(self) -> dict[str, Any]:
+        """What a launch is given beside its arguments."""
+        # A fused multiply-add would change the bits of the noise, and Triton's default for it has
+        # changed between versions.
+        return {"num_warps": self.num_warps, "enable_fp_fusion": False}
 
 
 def on_device(tensor: Tensor) -> contextlib.AbstractContextManager[Any]:

@@ -18,19 +18,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .launching import UNSPECIALISED, on_device, plane_steps
+from .launching import UNSPECIALISED, Config, on_device, plane_steps
 from .philox import quad_normals
 from .quads import QuadLaunch, lane_tile, locate, noise_arguments
 from .steps import finish_step, read_step
-from .tuning import Config, config_for
 
-CONFIGS = (
-    Config(512, 4),
-    Config(256, 2),
-    Config(1024, 8),
-    Config(1024, 4),
-    Config(2048, 8),
-)
+CONFIG = Config(512, 4)
 
 
 @triton.jit(do_not_specialize=UNSPECIALISED)
@@ -114,8 +107,7 @@ def launch_masked_prox_noise(
         out: of x's shape, also x or x_t itself.
     """
     out = torch.empty_like(x) if out is None else out
-    config = config_for("masked_prox_noise", CONFIGS, x)
-    launch = QuadLaunch.over(x, config)
+    launch = QuadLaunch.over(x, CONFIG)
     with on_device(x):
         _masked_prox_noise_kernel[launch.grid](
             out,
@@ -136,8 +128,8 @@ def launch_masked_prox_noise(
             *launch.sizes,
             *noise_arguments(seed, image_ids, sample_ids, 0)[3:],
             HAS_STATE=x_t is not None,
-            BLOCK=config.block,
+            BLOCK=CONFIG.block,
             VECTOR=launch.vector,
-            **config.options(),
+            **CONFIG.options(),
         )
     return out

@@ -1,8 +1,8 @@
 """Standard normals from counters: Philox4x32-10 and Box-Muller, as device functions.
 
 The polynomials are those of csrc/include/latino/normal.h in the same order of operations. Without
-fused multiply-adds (`tuning.Config.options`) every device, the CPU included, yields the same bits:
-within 1e-6 of the recipe in float64.
+fused multiply-adds (`launching.Config.options`) every device, the CPU included, yields the same
+bits: within 1e-6 of the recipe in float64.
 
 Source: Salmon, Moraes, Dror, Shaw, "Parallel random numbers: as easy as 1, 2, 3" (SC 2011).
 """

@@ -15,12 +15,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .launching import UNSPECIALISED, blocks_for, on_device
+from .launching import UNSPECIALISED, Config, blocks_for, on_device
 from .philox import quad_words
 from .quads import noise_arguments
-from .tuning import Config, config_for
 
-CONFIGS = (Config(256, 4),)
+CONFIG = Config(256, 4)
 
 
 @triton.jit(do_not_specialize=UNSPECIALISED)
@@ -64,8 +63,7 @@ def launch_philox_integers(
     if out is None:
         size = (pairs, channels, num_quads, 4)
         out = torch.empty(size, dtype=torch.int32, device=image_ids.device)
-    config = config_for("philox_integers", CONFIGS, out)
-    tiles = blocks_for(num_quads, config.block)
+    tiles = blocks_for(num_quads, CONFIG.block)
     with on_device(out):
         _philox_integers_kernel[(pairs * channels * tiles,)](
             out,
@@ -75,7 +73,7 @@ def launch_philox_integers(
             num_quads,
             tiles,
             *noise_arguments(seed, image_ids, sample_ids, step)[2:],
-            BLOCK=config.block,
-            **config.options(),
+            BLOCK=CONFIG.block,
+            **CONFIG.options(),
         )
     return out

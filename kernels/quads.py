@@ -16,8 +16,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .launching import blocks_for
-from .tuning import Config
+from .launching import Config, blocks_for
 
 
 @triton.jit

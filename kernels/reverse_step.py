@@ -14,18 +14,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .launching import UNSPECIALISED, on_device
+from .launching import UNSPECIALISED, Config, on_device
 from .philox import quad_normals
 from .quads import QuadLaunch, lane_tile, locate, noise_arguments
-from .tuning import Config, config_for
 
-CONFIGS = (
-    Config(512, 4),
-    Config(256, 2),
-    Config(1024, 8),
-    Config(1024, 4),
-    Config(2048, 8),
-)
+CONFIG = Config(512, 4)
 
 
 @triton.jit(do_not_specialize=UNSPECIALISED)
@@ -92,8 +85,7 @@ def launch_reverse_step(
         out: of x_t's shape, also x0_hat or x_t itself; x_t's dtype by default.
     """
     out = torch.empty_like(x_t) if out is None else out
-    config = config_for("reverse_step", CONFIGS, x_t)
-    launch = QuadLaunch.over(x_t, config)
+    launch = QuadLaunch.over(x_t, CONFIG)
     with on_device(x_t):
         _reverse_step_kernel[launch.grid](
             out,
@@ -107,8 +99,8 @@ def launch_reverse_step(
             float(kept),
             float(renewed),
             STEP_ON_DEVICE=isinstance(step, Tensor),
-            BLOCK=config.block,
+            BLOCK=CONFIG.block,
             VECTOR=launch.vector,
-            **config.options(),
+            **CONFIG.options(),
         )
     return out

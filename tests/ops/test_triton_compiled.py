@@ -330,45 +330,8 @@ def test_nothing_is_tuned_at_a_launch(op: str, monkeypatch: pytest.MonkeyPatch) 
             Case(op, (8, 16)).run()
     first, second = launches
     assert first.binary is second.binary and first.grid == second.grid
-    assert first.binary.metadata.num_warps == module(op).CONFIGS[0].num_warps
-    assert first.constants["BLOCK"] == module(op).CONFIGS[0].block
-
-
-# ---- tuning tables -----------------------------------------------------------------------------
-
-
-def test_committed_tables() -> None:
-    tuning = importlib.import_module("latino_engine.kernels.tuning")
-    names = {path.stem for path in tuning.TABLES.glob("*.json")}
-    assert "default" in names
-    for name in names:
-        for (op, key), config in tuning._table(name).items():
-            assert config in module(op).CONFIGS
-            assert re.fullmatch(r"(float32|float16|bfloat16|complex64) (small|large)", key)
-
-
-def test_a_table_of_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    tuning = importlib.import_module("latino_engine.kernels.tuning")
-    first, second = tuning.Config(512, 4), tuning.Config(1024, 8)
-    rows = {"langevin_noise": {"float32 large": {"block": 1024, "num_warps": 8}}}
-    text = json.dumps({"gpu": "NVIDIA Test (80 GB)", "configs": rows})
-    (tmp_path / "nvidia-test-80-gb.json").write_text(text)
-    monkeypatch.setattr(tuning, "TABLES", tmp_path)
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "NVIDIA Test (80 GB)")
-    name = tuning._gpu_of.__wrapped__
-    assert name(torch.device("cpu")) == "default"
-    assert name(torch.device("cuda")) == "nvidia-test-80-gb"
-    tuning._table.cache_clear()
-    try:
-        monkeypatch.setattr(tuning, "_gpu_of", lambda _: "nvidia-test-80-gb")
-        large, small = torch.empty(2**20), torch.empty(2**20 - 1)
-        assert tuning.config_for("langevin_noise", (first, second), large) == second
-        assert tuning.config_for("langevin_noise", (first, second), small) == first
-        assert tuning.config_for("reverse_step", (first, second), large) == first
-        monkeypatch.setattr(tuning, "_gpu_of", lambda _: "another")  # without a table, no default
-        assert tuning.config_for("langevin_noise", (first, second), large) == first
-    finally:
-        tuning._table.cache_clear()
+    assert first.binary.metadata.num_warps == module(op).CONFIG.num_warps
+    assert first.constants["BLOCK"] == module(op).CONFIG.block
 
 
 def test_the_package_imports_without_triton() -> None:
