@@ -116,6 +116,19 @@ def test_the_shipped_samplers_of_digits_are_calibrated(name: str):
         assert abs(row["coverage_active"]["0.8"] - 0.8) <= 0.04
 
 
+def test_what_the_page_says_of_digits():
+    text = " ".join(GLANCE.read_text(encoding="utf-8").split())
+    slugs = ("distilled_3_x_3", "distilled_2_x_2")
+    ends = [coverages("digits", "0.8", s, quality.OPERATORS, 0.05, 32).split() for s in slugs]
+    low, high = min(int(e[0]) for e in ends), max(int(e[2]) for e in ends)
+    assert f"The 80 % intervals hold {low} to {high} % of the pixels in doubt" in text
+    problem = rows.Problem("", "sr:factor=4", 0.05, 32)
+    dps, *ours = (
+        f"{filed('digits', problem, name)['energy_score']:.3f}" for name in ("dps-100", *slugs)
+    )
+    assert f"equal to within its error: {dps} beside {ours[0]} and {ours[1]}." in text
+
+
 @pytest.mark.parametrize("operator", quality.PHOTO_OPERATORS)
 def test_the_rows_of_photographs_are_of_the_shipped_adapter(operator: str):
     problem = rows.Problem("", operator, 0.02, 256)
@@ -127,7 +140,7 @@ def test_the_rows_of_photographs_are_of_the_shipped_adapter(operator: str):
 
 def test_beyond_its_training_the_adapter_of_photographs_leads_still():
     """What the pages say of it, from the rows."""
-    gains, below = [], 0
+    gains, below, narrow = [], 0, []
     for operator, noise in quality._PHOTOS_BEYOND:
         problem = rows.Problem("", operator, noise, 256)
         ours, latino = (
@@ -140,10 +153,12 @@ def test_beyond_its_training_the_adapter_of_photographs_leads_still():
         below += ours["psnr_mean"] < latino["psnr_mean"]
         lost = operator in ("blur:std=2.4", "blur:std=4", "sr:factor=8", "inpaint:box=64")
         assert (ours["coverage_active"]["0.5"] < 0.3) == lost
+        narrow += [100 * ours["coverage_active"]["0.5"]] * lost
         gains.append(round(100 * (1 - ours["crps"] / latino["crps"])))
     assert 2 * below == len(gains)
     text = " ".join(GLANCE.read_text(encoding="utf-8").split())
     assert f"keeps a CRPS {min(gains)} to {max(gains)} % below that of LATINO with 8" in text
+    assert f"its 50 % intervals hold only {min(narrow):.0f} to {max(narrow):.0f} %" in text
 
 
 def test_beyond_their_training_the_adapters_of_digits_have_no_sure_lead():
