@@ -18,6 +18,9 @@ from latino_engine import runtimes
 from latino_engine.compilation.accuracy import BOUNDS
 from latino_engine.errors import BackendNotAvailable, RuntimeFailed
 from latino_engine.export.denoiser import export_denoiser
+from latino_engine.priors import PriorSpec
+from latino_engine.priors.assembly import build_prior
+from latino_engine.priors.networks.resunet import ResUNet
 
 pytest.importorskip("openvino", reason="the package openvino is not installed")
 
@@ -231,3 +234,43 @@ def test_an_image_beyond_all_memory_is_a_memory_error(path):
     x = np.broadcast_to(np.float32(0), (1, 3, side, side))
     with pytest.raises(MemoryError, match=r"^OpenVINO could not allocate: "):
         models({"x": x, "sigma": np.ones(1, np.float32)})
+
+
+def resunet(target, blocks, precision):
+    """A network of convolutions with `blocks` residual blocks at each of two resolutions."""
+    widths = {"widths": [16, 32], "down_blocks": [blocks] * 2, "up_blocks": [blocks] * 2}
+    architecture = {"embedding": 32, "pixel_unshuffle": 2, **widths}
+    spec = PriorSpec(
+        name="resunet",
+        channels=3,
+        size_multiple=4,
+        data_range=(0.0, 1.0),
+        sigma_min=0.01,
+        sigma_max=30.0,
+        architecture={"name": "resunet", **architecture},
+        preconditioning={"name": "edm", "sigma_data": 0.5},
+    )
+    prior = build_prior(spec, ResUNet(channels=3, **architecture).state_dict())
+    export_denoiser(prior, precision, target)
+    return runtime.open_models(target, precision, None, 1)
+
+
+def image_layout_changes(compiled):
+    """Reorders of what has a height or width: those of weights and of time embeddings are small."""
+    nodes = compiled.get_runtime_model().get_ops()
+    changes = [n for n in nodes if n.get_rt_info()["layerType"].value == "Reorder"]
+    shapes = [list(node.get_output_partial_shape(0).to_shape()) for node in changes]
+    return sum(len(shape) == 4 and max(shape[2:]) > 1 for shape in shapes)
+
+
+@pytest.mark.parametrize("precision", ["fp32", pytest.param("bf16", marks=needs_bf16)])
+def test_no_layout_changes_inside_the_blocks_of_a_network_of_convolutions(tmp_path, precision):
+    shapes = (("x", (1, 3, 32, 32)), ("sigma", (1,)))
+    found = []
+    for blocks in (1, 2):
+        compiled = resunet(tmp_path / f"{blocks}.onnx", blocks, precision).model(shapes).compiled
+        convolutions = len(layers(compiled, "Convolution"))
+        found.append((convolutions, image_layout_changes(compiled)))
+    (few, changes), (many, more) = found
+    assert many - few == 8  # two more in each of four blocks
+    assert more == changes
