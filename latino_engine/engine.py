@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext, suppress
-from dataclasses import replace
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +19,10 @@ from latino_engine.operators import Denoising
 from latino_engine.operators.protocol import Operator
 from latino_engine.posterior import Asked, Posterior, init_name
 from latino_engine.priors.folder import parse_spec
-from latino_engine.priors.prior import PriorSpec, check_image, pad_to_multiple
+from latino_engine.priors.latent.prior import is_latent
+from latino_engine.priors.prior import PriorSpec
 from latino_engine.runtimes import DenoiserRuntime
+from latino_engine.sampling.call import Call
 from latino_engine.sampling.checks import (
     check_counts,
     check_image_ids,
@@ -30,11 +31,12 @@ from latino_engine.sampling.checks import (
 from latino_engine.sampling.chunks import Run
 from latino_engine.sampling.clock import StageClock
 from latino_engine.sampling.cuda_driver import Driver
-from latino_engine.sampling.cuda_graph import Worker, WorkerPool
-from latino_engine.sampling.problem import Init, Measurement, Problem, make_problem
+from latino_engine.sampling.cuda_graph import Worker
+from latino_engine.sampling.network import Network
+from latino_engine.sampling.problem import Init, Measurement, make_problem
 from latino_engine.sampling.reporting import Progress, reporter
 from latino_engine.sampling.threads import torch_threads
-from latino_engine.sampling.tiles import Tiles, denoise_tiles, make_tiles
+from latino_engine.sampling.tiles import Tiles, make_tiles
 from latino_engine.sampling.torch_state import own_arithmetic
 from latino_engine.schedule import (
     Scalar,
@@ -45,16 +47,20 @@ from latino_engine.schedule import (
     ud2m_schedule,
 )
 from latino_engine.system.machine import versions
-from latino_engine.system.memory import available_bytes, bytes_per_image
 
 SAMPLERS = ("auto", "latino", "ud2m")
-_MEMORY_SHARE = 0.5  # of what is free: the rest is for the caller's own images
 _WARM_UP_SIDE = 256  # where the engine was compiled for no size
-_WORKING_IMAGES = 12  # copies of a chunk outside the network: state, prox, spectra, noise
 
 
 class Engine:
-    """A compiled prior, loaded: `sample(y, op)` draws from p(x | y)."""
+    """A compiled prior, loaded: `sample(y, op)` draws from p(x | y).
+
+    Attributes:
+        network: what runs the prior's network.
+        schedule: the adapter's own, None without an adapter.
+    """
+
+    network: Network
 
     def __init__(
         self,
@@ -70,25 +76,33 @@ class Engine:
         self.sha256 = engine_sha256(manifest)
         self.backend = backend
         self.threads = threads
-        self.spec: PriorSpec = parse_spec(manifest["prior"])
         about = manifest.get("adapter")
         self.schedule = None if about is None else parse_schedule(about["schedule"])
         self._init: str = "regularised" if about is None else about["init"]
-        self.runtime = runtime
-        self.driver = driver
-        self.pool: WorkerPool | None = None
-        if driver is not None:
-            self.pool = WorkerPool(lambda: Worker(driver, runtime, self.spec), driver)
+        spec, most = parse_spec(manifest["prior"]), int(manifest["max_batch"])
+        self.network = self._NETWORK(spec, runtime, most, manifest["memory"], driver)
+
+    _NETWORK: type[Network] = Network
+
+    @property
+    def spec(self) -> PriorSpec:
+        """What the prior is: its channels, range, noise levels and architecture."""
+        return self.network.spec
 
     @property
     def precision(self) -> str:
-        """Of the network's convolutions: "fp32", "fp16" or "bf16"."""
+        """The precision of the network's convolutions: "fp32", "fp16" or "bf16"."""
         return str(self.manifest["precision"])
 
     @property
     def device(self) -> str:
         """Where the denoiser runs."""
-        return self.runtime.device
+        return self.network.device
+
+    @property
+    def execution(self) -> str:
+        """How `sample` runs where the operator allows for it: "eager" or "CUDA graph"."""
+        return self.network.execution
 
     def __repr__(self) -> str:
         adapter = self.manifest.get("adapter")
@@ -99,26 +113,17 @@ class Engine:
             f"ops={ops.backend_of(self.device)!r}, execution={self.execution!r})"
         )
 
-    @property
-    def execution(self) -> str:
-        """How `sample` runs where the operator allows for it: "eager" or "CUDA graph"."""
-        captured = self.pool is not None and getattr(self.runtime, "capturable", False)
-        return "CUDA graph" if captured else "eager"
-
     def denoise(self, x_noisy: Tensor, sigma: Scalar, tiles: Tiles | None = None) -> Tensor:
-        """x0_hat of the compiled denoiser as `Prior.denoise` has it, of the image or by tiles."""
-        check_image("x_noisy", x_noisy, self.spec)
-        x_noisy = x_noisy.float()
-        levels = torch.as_tensor(sigma, dtype=torch.float32, device=x_noisy.device)
-        levels = levels.clamp(self.spec.sigma_min, self.spec.sigma_max)
-        levels = levels.expand(x_noisy.shape[0]).contiguous()
-        height, width = x_noisy.shape[-2:]
-        padded = pad_to_multiple(x_noisy, self.spec.size_multiple)
-        if tiles is None:
-            out = self.runtime(padded, levels)
-        else:
-            out = denoise_tiles(self.runtime, padded, levels, tiles)
-        return out[..., :height, :width]
+        """x0_hat of the compiled denoiser as `Prior.denoise` has it, of the image or by tiles.
+
+        Raises:
+            ValueError: a latent prior, whose denoiser is none of images.
+        """
+        if is_latent(self.spec):
+            expected, got = "one that denoises images", f"the latent {self.spec.name!r}"
+            remedy = "call sample, or the prior's encode, denoise_latent and decode"
+            raise invalid("engine", expected, got, remedy)
+        return self.network.denoise(x_noisy, sigma, tiles)
 
     def sample(
         self,
@@ -166,92 +171,94 @@ class Engine:
         kind of operator first come, unless the data step is decided on the host (LinearOperator,
         MRI of several coils), tiles are asked for or the runtime is onnxruntime:
         `about["execution"]` of the result says which. The stages of a graph are its time by CUDA
-        events, split as in the eager pass before its capture; the noise counts with the data step
-        there. Several threads may call:
-        they are served in order, two at a time, each on a stream of its own.
+        events, split as in the eager pass before its capture. The noise of an inner step counts
+        with its data step. Several threads may call: they are served in order, two at a time, each
+        on a stream of its own.
 
         Raises:
             ValueError, TypeError: an argument that cannot be used, in one sentence.
         """
-        start, asked = time.perf_counter(), init
+        start = time.perf_counter()
         num_samples = check_counts(num_samples, keep_samples)
         seed = ops.check_seed(seed)
-        multiple, clock = self.spec.size_multiple, StageClock(self.driver)
-        tiles = make_tiles(tile, overlap, multiple, int(self.manifest["max_batch"]))
+        clock = StageClock(self.network.driver)
+        tiles = make_tiles(tile, overlap, self.spec.size_multiple, self.network.max_batch)
         with (
             own_arithmetic(),
             torch_threads(self.threads),
             reporter(progress) as report,
-            nullcontext() if self.pool is None else self.pool.worker() as worker,
+            self.network.worker() as worker,
         ):
-            learned = self.schedule if sampler == "auto" else None
-            init = self._start(init) if learned is not None else init
-            problem = make_problem(y, op, self.spec, init, self.device)
+            problem = make_problem(y, op, self.spec, self._start(init, sampler), self.device)
             build = self._schedule_builder(problem.operator, sampler, steps, unfold)
             ids = check_image_ids(image_ids, problem.y.shape[0])
-            run = self._run(problem, build, ids, seed, clock, report, tiles, worker)
-            collected = run.collect(num_samples, keep_samples)
+            call = Call(problem, build, ids, seed)
+            run = self._run(call, clock, report, tiles, worker)
+            drawn = run.collect(num_samples, keep_samples)
             clock.finish()
         total = 1e3 * (time.perf_counter() - start)
-        spent = clock.spent
-        about = {
-            "prior": self.spec.name,
-            "engine_sha256": self.sha256,
-            "data_range": list(self.spec.data_range),
-            "operator": repr(problem.operator),
-            "backend": self.backend,
-            "precision": self.precision,
-            "execution": run.execution,
-            "sampler": sampler if sampler != "auto" else "latino" if learned is None else "adapter",
-            "seed": seed,
-            "schedule": schedule_rows(build(problem.sigma_y)),
-            "versions": versions(),
-        }
-        if tiles is not None:
-            about |= {"tile": tiles.side, "overlap": tiles.overlap}
-        about["request"] = {
+        request = {
             "num_samples": num_samples,
             "seed": seed,
             "sampler": sampler,
             "steps": None if steps is None else int(steps),
             "unfold": None if unfold is None else int(unfold),
-            "init": init_name(asked),
+            "init": init_name(init),
             "image_ids": ids.tolist(),
             "keep_samples": keep_samples,
             "tile": None if tile is None else int(tile),
             "overlap": None if overlap is None else int(overlap),
         }
-        stages = {**spent, "other": total - sum(spent.values())}
         return Posterior(
-            nfe=run.nfe,
+            nfe=call.nfe,
             time_ms=total,
-            stages_ms=stages,
+            stages_ms={**clock.spent, "other": total - sum(clock.spent.values())},
             num_samples=num_samples,
-            about=about,
-            asked=Asked(problem.y, problem.operator, asked),
-            **collected,
+            about=self._about(run, sampler) | {"request": request},
+            asked=Asked(problem.y, problem.operator, init),
+            **drawn,
         )
 
     def _run(
         self,
-        problem: Problem,
-        build: ScheduleBuilder,
-        image_ids: Tensor,
-        seed: int,
+        call: Call,
         clock: StageClock,
         report: Callable[[int, int], None],
         tiles: Tiles | None,
         worker: Worker | None,
     ) -> Run:
-        return Run(self, problem, build, image_ids, seed, clock, report, tiles, worker)
+        return Run(self.network, call, clock, report, tiles, worker)
 
-    def _start(self, init: Init) -> Init:
-        """The start that the adapter was trained with, where the caller names none."""
-        if init is None and self._init == "network":
+    def _about(self, run: Run, sampler: str) -> dict[str, Any]:
+        """What was asked and what ran, as JSON types."""
+        if sampler == "auto":
+            sampler = "latino" if self.schedule is None else "adapter"
+        about: dict[str, Any] = {
+            "prior": self.spec.name,
+            "engine_sha256": self.sha256,
+            "data_range": list(self.spec.data_range),
+            "operator": repr(run.call.problem.operator),
+            "backend": self.backend,
+            "precision": self.precision,
+            "execution": run.execution,
+            "sampler": sampler,
+            "seed": run.call.seed,
+            "schedule": schedule_rows(run.call.build(run.call.problem.sigma_y)),
+            "versions": versions(),
+        }
+        if run.tiles is not None:
+            about |= {"tile": run.tiles.side, "overlap": run.tiles.overlap}
+        return about
+
+    def _start(self, init: Init, sampler: str) -> Init:
+        """The start that the adapter was trained with, where it runs and the caller names none."""
+        if init is not None or sampler != "auto" or self.schedule is None:
+            return init
+        if self._init == "network":
             expected = "the restoration network that was trained along with the adapter"
             remedy = "give it as init, a function (y, op) -> image"
             raise invalid("init", expected, None, remedy)
-        return "measurement" if init is None and self._init == "measurement" else init
+        return "measurement" if self._init == "measurement" else None
 
     def _schedule_builder(
         self, op: Operator, sampler: str, steps: int | None, unfold: int | None
@@ -269,8 +276,8 @@ class Engine:
             return self.schedule.builder(op)
         if sampler == "ud2m":
             sigmas = few_step_sigmas(3 if steps is None else steps, self.spec.sigma_table)
-            inner = 3 if unfold is None else unfold
-            return lambda sigma_y: ud2m_schedule(sigma_y, sigmas, inner, r=op.first_radius)
+            num_inner = 3 if unfold is None else unfold
+            return lambda sigma_y: ud2m_schedule(sigma_y, sigmas, num_inner, r=op.first_radius)
         if unfold is not None:
             remedy = "leave it out, or use sampler='ud2m'"
             raise invalid("unfold", "None for the sampler 'latino'", unfold, remedy)
@@ -281,7 +288,8 @@ class Engine:
         """On a GPU: load the kernels and capture the engine's own sampler on every worker, for one
         image and for a full batch of the size that it was compiled for: the first calls find both.
         """
-        if self.pool is None or self.execution != "CUDA graph":
+        pool = self.network.pool
+        if pool is None or self.execution != "CUDA graph":
             return
         multiple = self.spec.size_multiple
         side = max(multiple, _WARM_UP_SIDE // multiple * multiple)
@@ -289,46 +297,8 @@ class Engine:
         y = torch.full((1, self.spec.channels, *size), sum(self.spec.data_range) / 2.0)
 
         def first_calls() -> None:
-            for count in sorted({1, self.chunk_size(*size)}):
+            for count in sorted({1, self.network.chunk_size(*size)}):
                 self.sample(y, Denoising(0.05), count, init=y, keep_samples=False)
 
         with suppress(UserError):  # a size beyond the memory: the user's own size may fit
-            self.pool.for_each(first_calls)
-
-    def chunk_size(self, height: int, width: int) -> int:
-        """How many images travel through the network together: at most max_batch, and what memory
-        allows.
-
-        Raises:
-            ValueError: not even one image of this size fits into the free memory.
-        """
-        return self._fit(height, width, None)[0]
-
-    def tiled_chunk_size(self, height: int, width: int, tiles: Tiles) -> tuple[int, Tiles]:
-        """How many images are sampled together, and the tiles with the batch that memory allows.
-
-        Raises:
-            ValueError: not even one image with one tile of it fits into the free memory.
-        """
-        images, batch = self._fit(height, width, tiles)
-        return images, replace(tiles, batch=min(tiles.batch, batch))
-
-    def _fit(self, height: int, width: int, tiles: Tiles | None) -> tuple[int, int]:
-        """Images together, and inputs of the network together."""
-        seen = tuple(side + -side % self.spec.size_multiple for side in (height, width))
-        if tiles is not None:
-            seen = tiles.shape(*seen)
-        network = bytes_per_image(self.manifest["memory"], *seen)
-        working = _WORKING_IMAGES * 4 * self.spec.channels * height * width
-        free = available_bytes(self.device)
-        budget, most = _MEMORY_SHARE * free, int(self.manifest["max_batch"])
-        if network + working > 2.0 * budget:
-            expected = f"an image that fits into the free memory ({2e-9 * budget:.1f} GB)"
-            got = f"{height} x {width}, which takes about {1e-9 * (network + working):.1f} GB"
-            if tiles is None:
-                remedy = "let the network see tiles, for example tile=256, or free some memory"
-            else:
-                remedy = "choose a smaller tile, or free some memory"
-            raise invalid("y", expected, got, remedy)
-        images = max(1, min(most, int(budget // (network + working))))
-        return images, max(1, min(most, int((budget - images * working) // network)))
+            pool.for_each(first_calls)

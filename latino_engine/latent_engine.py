@@ -3,74 +3,77 @@
 from __future__ import annotations
 
 import copy
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from latino_engine import ops
 from latino_engine.engine import Engine
-from latino_engine.errors import InvalidArgument, invalid, invalid_type, whole_number
+from latino_engine.errors import InvalidArgument, invalid, whole_number
 from latino_engine.operators.protocol import Operator
 from latino_engine.posterior import Posterior, init_name
 from latino_engine.priors.latent.latent_folder import read_conditioning
 from latino_engine.priors.latent.latent_schedule import (
-    DELTAS,
     PRO_DELTAS,
     DeltaRule,
     PromptSearch,
-    latent_schedule,
     latent_times,
     problem_name,
 )
 from latino_engine.priors.latent.prior import Conditioning
 from latino_engine.runtimes.latent import LatentRuntime, open_latent
+from latino_engine.sampling.call import Call
+from latino_engine.sampling.checks import check_image_ids
 from latino_engine.sampling.chunks import Run
 from latino_engine.sampling.clock import StageClock
 from latino_engine.sampling.cuda_graph import Worker
-from latino_engine.sampling.latent_chunks import LatentRun
-from latino_engine.sampling.problem import Init, Measurement, Problem
+from latino_engine.sampling.latent_delta import (
+    Delta,
+    delta_rule,
+    latent_builder,
+    plain_delta,
+    weighs_by_residual,
+)
+from latino_engine.sampling.latent_network import LatentNetwork
+from latino_engine.sampling.latent_prompts import search_prompts
+from latino_engine.sampling.latent_steps import LatentRun
+from latino_engine.sampling.problem import Init, Measurement, make_problem
 from latino_engine.sampling.reporting import Progress
+from latino_engine.sampling.threads import torch_threads
 from latino_engine.sampling.tiles import Tiles
-from latino_engine.schedule import Scalar, Schedule, ScheduleBuilder
+from latino_engine.schedule import ScheduleBuilder
 
 LATENT_SAMPLERS = ("auto", "latino", "latino-pro")
 
-#: None for the published row of the operator, the name of a row, a rule, a number, or one for each
-#: step.
-Delta: TypeAlias = "str | float | Sequence[float] | DeltaRule | None"
-
 
 class LatentEngine(Engine):
-    """A compiled latent prior: `sample(y, op)` draws from p(x | y, prompt)."""
+    """A compiled latent prior: `sample(y, op)` draws from p(x | y, prompt).
+
+    Attributes:
+        conditioning: the embedded prompt, one for all images or one for each.
+        delta: the step size; see `sample`.
+    """
+
+    network: LatentNetwork
+    _NETWORK = LatentNetwork
 
     def __init__(
         self,
         folder: Path,
         manifest: dict[str, Any],
         backend: str,
-        networks: LatentRuntime,
+        runtime: LatentRuntime,
         threads: int | None,
         conditioning: Conditioning,
     ) -> None:
-        super().__init__(folder, manifest, backend, networks, threads)
-        self.networks = networks
+        super().__init__(folder, manifest, backend, runtime, threads)
         self.conditioning = conditioning
         self.delta: Delta = None
-
-    def denoise(self, x_noisy: Tensor, sigma: Scalar, tiles: Tiles | None = None) -> Tensor:
-        """A latent prior has no denoiser of images.
-
-        Raises:
-            ValueError: always: noise lives in the latent space here.
-        """
-        remedy = "call sample, or the prior's encode, denoise_latent and decode"
-        raise invalid(
-            "engine", "one that denoises images", f"the latent {self.spec.name!r}", remedy
-        )
 
     def with_conditioning(self, conditioning: Conditioning) -> LatentEngine:
         """The same networks with another embedded prompt, one for all images or one for each."""
@@ -132,33 +135,56 @@ class LatentEngine(Engine):
         self._check(sampler, unfold, tile, overlap, prompt_updates)
         engine = self if delta is None else self.with_delta(delta)
         rest = (num_samples, seed, "latino", steps, None)
-        own = {"sampler": sampler, "delta": _plain_delta(engine.delta)}
+        own = {"sampler": sampler, "delta": plain_delta(engine.delta)}
         if sampler != "latino-pro":
             post = Engine.sample(engine, y, op, *rest, init, image_ids, keep_samples, progress)
             return replace(post, about=post.about | {"request": post.about["request"] | own})
-        from latino_engine.sampling.latent_prompts import search_prompts
-
+        begin = time.perf_counter()
         search = PromptSearch()
         if prompt_updates is not None:
             search = replace(search, updates=prompt_updates)
-        found = search_prompts(engine, y, op, seed, init, image_ids, search, checkpoint_gradients)
-        tuned = engine.with_conditioning(found.conditioning)
-        if engine.delta is None:
-            tuned = tuned.with_delta(PRO_DELTAS[problem_name(found.operator, pro=True)][1])
-        post = Engine.sample(tuned, y, op, *rest, found.start, image_ids, keep_samples, progress)
+        engine, x_last = engine._with_prompts(
+            y, op, seed, init, image_ids, search, checkpoint_gradients
+        )
+        searched_ms = 1e3 * (time.perf_counter() - begin)
+        post = Engine.sample(engine, y, op, *rest, x_last, image_ids, keep_samples, progress)
         nfe = search.updates * len(search.times)
         about = {"sampler": sampler, "prompt_updates": search.updates, "prompt_nfe": nfe}
         own |= {"prompt_updates": prompt_updates, "init": init_name(init)}
         about["request"] = post.about["request"] | own
-        total = post.time_ms + found.time_ms
         return replace(
             post,
             about=post.about | about,
             asked=None if post.asked is None else replace(post.asked, init=init),
-            time_ms=total,
-            stages_ms=post.stages_ms | {"other": post.stages_ms["other"] + found.time_ms},
-            prompt_embedding=found.conditioning.prompt,
+            time_ms=post.time_ms + searched_ms,
+            stages_ms=post.stages_ms | {"other": post.stages_ms["other"] + searched_ms},
+            prompt_embedding=engine.conditioning.prompt,
         )
+
+    def _with_prompts(
+        self,
+        y: Measurement,
+        op: Operator | torch.nn.Module,
+        seed: int,
+        init: Init,
+        image_ids: Sequence[int] | Tensor | None,
+        search: PromptSearch,
+        checkpoint_gradients: bool,
+    ) -> tuple[LatentEngine, Tensor]:
+        """The same networks with the prompts that the search finds, and where its chains ended."""
+        seed = ops.check_seed(seed)
+        with torch.no_grad(), torch_threads(self.threads):
+            problem = make_problem(y, op, self.spec, init, self.device)
+            searched, drawn = PRO_DELTAS[problem_name(problem.operator, pro=True)]
+            rule = delta_rule(searched if self.delta is None else self.delta, problem.operator)
+            build = self._builder(rule, search.times)
+            call = Call(problem, build, check_image_ids(image_ids, problem.y.shape[0]), seed)
+            weighs = weighs_by_residual(rule)
+            found = search_prompts(
+                self.network, call, self.conditioning, weighs, search, checkpoint_gradients
+            )
+        engine = self.with_conditioning(found.conditioning)
+        return engine if self.delta is not None else engine.with_delta(drawn), found.x_last
 
     def _check(
         self,
@@ -192,80 +218,30 @@ class LatentEngine(Engine):
         self, op: Operator, sampler: str, steps: int | None, unfold: int | None
     ) -> ScheduleBuilder:
         steps = None if steps is None else whole_number("steps", steps)
-        return self.builder(op, latent_times(steps))
+        return self._builder(delta_rule(self.delta, op), latent_times(steps))
 
-    def builder(self, op: Operator, times: Sequence[int]) -> ScheduleBuilder:
-        """sigma_y -> the schedule at these times with this engine's delta for the operator."""
-        rule, table = self.rule(op), self.spec.sigma_table
-        assert table is not None
-        if isinstance(rule, tuple) and len(rule) != len(times):
-            expected = f"a number, or one for each of the {len(times)} steps"
-            raise invalid("delta", expected, f"{len(rule)} numbers", "give as many as steps")
-
-        def build(sigma_y: Scalar) -> Schedule:
-            if isinstance(rule, tuple):
-                return latent_schedule(sigma_y, times, table, rule)
-            factors = [rule.factor(time) for time in times]
-            scaled = [factor / sigma_y if rule.over_sigma else factor for factor in factors]
-            return latent_schedule(sigma_y, times, table, scaled)
-
-        return build
-
-    def rule(self, op: Operator) -> DeltaRule | tuple[float, ...]:
-        """The step sizes for an operator: a rule, or one number for each step."""
-        delta = self.delta
-        if delta is None:
-            return DELTAS[problem_name(op)]
-        if isinstance(delta, DeltaRule):
-            return delta
-        if isinstance(delta, str):
-            if delta not in DELTAS:
-                known = ", ".join(DELTAS)
-                raise invalid("delta", f"one of {known}", repr(delta), "choose one of these")
-            return DELTAS[delta]
-        try:
-            numbers = np.asarray(delta, dtype=np.float64)
-        except (TypeError, ValueError):
-            got = type(delta).__name__
-            raise invalid_type(
-                "delta", "a number, or one for each step", got, "give numbers"
-            ) from None
-        if numbers.ndim > 1 or not bool((np.isfinite(numbers) & (numbers >= 0)).all()):
-            raise invalid("delta", "finite numbers >= 0", delta, "0 leaves the data out")
-        if numbers.ndim == 0:
-            return DeltaRule(0, float(numbers), float(numbers))
-        return tuple(float(number) for number in numbers)
+    def _builder(
+        self, rule: DeltaRule | tuple[float, ...], times: Sequence[int]
+    ) -> ScheduleBuilder:
+        assert self.spec.sigma_table is not None
+        return latent_builder(rule, times, self.spec.sigma_table)
 
     def _run(
         self,
-        problem: Problem,
-        build: ScheduleBuilder,
-        image_ids: Tensor,
-        seed: int,
+        call: Call,
         clock: StageClock,
         report: Callable[[int, int], None],
         tiles: Tiles | None,
         worker: Worker | None,
     ) -> Run:
-        rule = self.rule(problem.operator)
         return LatentRun(
-            self,
-            problem,
-            build,
-            image_ids,
-            seed,
+            self.network,
+            call,
             clock,
             report,
-            latent_engine=self,
-            by_residual=isinstance(rule, DeltaRule) and rule.by_residual,
+            conditioning=self.conditioning,
+            by_residual=weighs_by_residual(delta_rule(self.delta, call.problem.operator)),
         )
-
-
-def _plain_delta(delta: Delta) -> Any:
-    """delta as JSON has it; a rule by the name of its row."""
-    if isinstance(delta, DeltaRule):
-        return next((name for name, rule in DELTAS.items() if rule == delta), repr(delta))
-    return delta if delta is None or isinstance(delta, str | float) else np.array(delta).tolist()
 
 
 def open_latent_engine(

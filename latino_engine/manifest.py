@@ -56,8 +56,7 @@ def read_manifest(folder: Path, plans: bool = True) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError) as error:
         raise EngineInvalid(
             f"{MANIFEST}: expected the manifest of an engine, got a file that cannot be read as "
-            "one in "
-            f"{folder.name!r}; {_REMEDY}"
+            f"one in {folder.name!r}; {_REMEDY}"
         ) from error
     if version != FORMAT_VERSION:
         newer = isinstance(version, int) and version > FORMAT_VERSION
@@ -122,8 +121,7 @@ def _read_bytes(folder: Path) -> bytes:
     except OSError as error:
         raise EngineInvalid(
             f"engine: expected a folder with {MANIFEST}, got {str(folder)!r} without a readable "
-            "one; "
-            "make one by: latino-engine compile photo-small -o a.engine"
+            "one; make one by: latino-engine compile photo-small -o a.engine"
         ) from error
 
 

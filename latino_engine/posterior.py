@@ -108,8 +108,7 @@ class Posterior:
         if self.kept is None:
             raise InvalidArgument(
                 "samples: expected a posterior with its samples, got one that kept only mean and "
-                "std; "
-                "call sample(..., keep_samples=True)"
+                "std; call sample(..., keep_samples=True)"
             )
         return self.kept
 
@@ -120,9 +119,7 @@ class Posterior:
 
     @property
     def std(self) -> Tensor:
-        """(B, C, H, W): standard deviation over the samples, divisor S - 1; NaN for a single
-        sample.
-        """
+        """(B, C, H, W): standard deviation over the samples, divisor S - 1; NaN for one sample."""
         if self.num_samples == 1:
             return torch.full_like(self.mean, torch.nan)
         if self.running is None:

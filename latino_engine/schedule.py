@@ -1,4 +1,4 @@
-"""Schedules as data: which noise levels, which step sizes, in which order. float64, internal units.
+"""Schedules as data: which noise levels and step sizes, in which order. float64, internal units.
 
 Every sigma here is a standard deviation in the internal range [-1, 1]. Nothing in this file touches
 an image.
@@ -30,10 +30,10 @@ class InnerStep:
     Attributes:
         gamma: weight of the data step; exactly 0.0 skips the prox.
         sigma_delta: noise level handed to the denoiser.
-        c: noise added = c * sigma_delta (1 as published; sqrt(2) samples the posterior in the
-            limit).
-        x_weight: weight of x against x_t in the combined anchor, (1/rho^2) / (1/rho^2 +
-            1/sigma_n^2).
+        c: the noise added is c * sigma_delta: 1 as published; sqrt(2) samples the posterior in the
+            limit of small steps.
+        x_weight: weight of x against x_t in the combined anchor,
+            (1/rho^2) / (1/rho^2 + 1/sigma_n^2).
         noise_step: position of this noise in the random stream.
     """
 
@@ -45,8 +45,13 @@ class InnerStep:
 
     @property
     def noise_scale(self) -> Scalar:
-        """c sigma_delta, of the noise that is added."""
+        """c sigma_delta, the standard deviation of the noise that is added."""
         return self.c * self.sigma_delta
+
+    @property
+    def skips_prox(self) -> bool:
+        """Whether gamma is the number 0: v itself takes the place of the prox."""
+        return isinstance(self.gamma, float) and self.gamma == 0.0
 
 
 @dataclass(frozen=True)
@@ -54,14 +59,14 @@ class OuterStep:
     """The inner iterations at one diffusion time, and the reverse step that leaves it.
 
     Attributes:
-        steps: the inner iterations.
+        inner: the inner iterations.
         sigma_n: noise level of x_t, or None where there is no x_t anchor (LATINO).
         sigma_next: noise level after the reverse step, or None at the last time.
         zeta: share of fresh noise in the reverse step.
         noise_step: position of the reverse step's noise in the random stream.
     """
 
-    steps: tuple[InnerStep, ...]
+    inner: tuple[InnerStep, ...]
     sigma_n: float | None = None
     sigma_next: float | None = None
     zeta: float = DEFAULT_ZETA
@@ -83,16 +88,16 @@ class Schedule:
     @property
     def nfe(self) -> int:
         """Network evaluations per sample."""
-        return sum(len(outer.steps) for outer in self.outer)
+        return sum(len(outer.inner) for outer in self.outer)
 
     @property
     def sigma_start(self) -> float | None:
-        """Noise level of the initial state x_t, None where the schedule has no x_t."""
+        """Noise level of the initial state x_t; None where the schedule has no x_t."""
         return self.outer[0].sigma_n
 
     def denoiser_sigmas(self) -> list[float]:
         """Every noise level at which the denoiser is called (the largest over the batch)."""
-        levels = (step.sigma_delta for outer in self.outer for step in outer.steps)
+        levels = (inner.sigma_delta for outer in self.outer for inner in outer.inner)
         return [float(torch.as_tensor(level).max()) for level in levels]
 
 
@@ -109,32 +114,31 @@ def linear_beta_sigmas(num_times: int = 1000) -> np.ndarray:
     return np.sqrt((1.0 - alpha_bar) / alpha_bar)
 
 
-def few_step_times(num_steps: int, num_times: int = 1000) -> list[int]:
+def few_step_times(num_outer: int, num_times: int = 1000) -> list[int]:
     """t_k = (k k T) // (N N) for k = N..1, the first minus 1: the quadratic grid of the authors.
 
     Raises:
-        ValueError: num_steps < 1, or so many that two times coincide.
+        ValueError: num_outer < 1, or so many that two times coincide.
     """
-    if num_steps < 1:
-        raise invalid("steps", "at least 1", num_steps, "choose the number of outer steps")
-    times = [(k * k * num_times) // (num_steps * num_steps) for k in range(num_steps, 0, -1)]
+    if num_outer < 1:
+        raise invalid("steps", "at least 1", num_outer, "choose the number of outer steps")
+    times = [(k * k * num_times) // (num_outer * num_outer) for k in range(num_outer, 0, -1)]
     times[0] -= 1
-    if len(set(times)) < num_steps:
+    if len(set(times)) < num_outer:
         limit = int(2 * num_times**0.5)  # t_1 = 0 and t_2 = 4 T / N^2 must differ
-        raise invalid("steps", f"at most {limit}", num_steps, "use fewer outer steps")
+        raise invalid("steps", f"at most {limit}", num_outer, "use fewer outer steps")
     return times
 
 
-def few_step_sigmas(num_steps: int, table: Sequence[float] | None = None) -> list[float]:
-    """The noise levels of `few_step_times`, the largest first (157.4, 2.555, 0.380 for three
-    steps).
+def few_step_sigmas(num_outer: int, table: Sequence[float] | None = None) -> list[float]:
+    """The noise levels of `few_step_times`, the largest first: 157.4, 2.555, 0.380 for N = 3.
 
     Args:
-        num_steps: N >= 1.
+        num_outer: N >= 1.
         table: sigma of every training time; None takes linear betas with T = 1000.
     """
     sigmas = linear_beta_sigmas() if table is None else np.asarray(table, dtype=np.float64)
-    return [float(sigmas[t]) for t in few_step_times(num_steps, len(sigmas))]
+    return [float(sigmas[t]) for t in few_step_times(num_outer, len(sigmas))]
 
 
 def ud2m_schedule(
@@ -170,7 +174,7 @@ def ud2m_schedule(
         raise invalid("unfold", "at least 1", unfold, "choose the inner iterations per outer step")
     outer = []
     for n, sigma_n in enumerate(sigmas):
-        steps = []
+        inner = []
         for k in range(unfold):
             radius, spread, weight = (_entry(table, n, k) for table in (r, d, lam))
             rho2 = radius**2 * sigma_y**2 * sigma_n**2 / (sigma_y**2 + sigma_n**2)
@@ -178,18 +182,12 @@ def ud2m_schedule(
             level: Scalar = rho2**0.5
             if time_shift is not None and sigma_table is not None:
                 level = shifted_sigma(level / radius, time_shift[n][k], sigma_table)
-            steps.append(
-                InnerStep(
-                    gamma=1.0 / (weight * sigma_y**2 * w),
-                    sigma_delta=spread * level,
-                    c=c,
-                    x_weight=1.0 / (rho2 * w),
-                    noise_step=inner_position(k, n, unfold),
-                )
-            )
+            gamma, x_weight = 1.0 / (weight * sigma_y**2 * w), 1.0 / (rho2 * w)
+            position = inner_position(k, n, unfold)
+            inner.append(InnerStep(gamma, spread * level, c, x_weight, position))
         sigma_next = sigmas[n + 1] if n + 1 < len(sigmas) else None
-        noise_step = reverse_position(n, unfold)
-        outer.append(OuterStep(tuple(steps), sigma_n, sigma_next, zeta, noise_step))
+        position = reverse_position(n, unfold)
+        outer.append(OuterStep(tuple(inner), sigma_n, sigma_next, zeta, position))
     return Schedule(tuple(outer))
 
 
@@ -205,8 +203,9 @@ def shifted_sigma(sigma: Scalar, shift: float, table: Sequence[float]) -> Scalar
 
 
 def latino_schedule(sigma_y: Scalar, sigmas: Sequence[float], *, c: float = 1.0) -> Schedule:
-    """Zero-shot LATINO: u = denoise(x + sigma_k eps, sigma_k); x = prox(u, y, sigma_k^2 /
-    sigma_y^2).
+    """Zero-shot LATINO: u = denoise(x + sigma_k eps, sigma_k), x = prox(u, y, gamma_k).
+
+    gamma_k = sigma_k^2 / sigma_y^2.
 
     The prox that follows the k-th denoising opens the next row, so that one sampler serves both
     schedules: the first row has none (gamma = 0) and the last prox is `final_gamma`.
@@ -221,10 +220,10 @@ def latino_schedule(sigma_y: Scalar, sigmas: Sequence[float], *, c: float = 1.0)
     if not len(sigmas):
         raise invalid("steps", "at least 1", 0, "choose the number of network evaluations")
     gammas: list[Scalar] = [0.0, *(sigma**2 / sigma_y**2 for sigma in sigmas)]
-    steps = tuple(
+    inner = tuple(
         InnerStep(gammas[k], sigma, c, 1.0, inner_position(k)) for k, sigma in enumerate(sigmas)
     )
-    return Schedule((OuterStep(steps),), final_gamma=gammas[-1])
+    return Schedule((OuterStep(inner),), final_gamma=gammas[-1])
 
 
 def log_spaced(first: float, last: float, count: int) -> list[float]:
@@ -242,8 +241,7 @@ def _entry(table: Sequence[Sequence[Scalar]] | float, n: int, k: int) -> Scalar:
     except IndexError:
         raise InvalidArgument(
             f"r, d, lam: expected a row for outer step {n} and a column for iteration {k}, got a "
-            "smaller "
-            "table; give one number for all, or N x K numbers"
+            "smaller table; give one number for all, or N x K numbers"
         ) from None
 
 
@@ -253,8 +251,8 @@ def schedule_rows(schedule: Schedule) -> dict[str, Any]:
     def plain(value: Any) -> Any:
         return value.tolist() if isinstance(value, Tensor) else value
 
-    outer = []
-    for step in schedule.outer:
-        rows = [{name: plain(value) for name, value in vars(row).items()} for row in step.steps]
-        outer.append({**vars(step), "steps": rows})
-    return {"outer": outer, "final_gamma": plain(schedule.final_gamma)}
+    found = []
+    for outer in schedule.outer:
+        rows = [{name: plain(value) for name, value in vars(row).items()} for row in outer.inner]
+        found.append({**vars(outer), "inner": rows})
+    return {"outer": found, "final_gamma": plain(schedule.final_gamma)}

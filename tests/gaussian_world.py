@@ -78,7 +78,7 @@ def chain(A: np.ndarray, y: np.ndarray, x_init: np.ndarray, schedule: Schedule) 
 
     p = prior_spectrum()
     for outer in schedule.outer:
-        for step in outer.steps:
+        for step in outer.inner:
             P, b = prox(float(step.gamma))
             D = fourier_matrix(p / (p + float(step.sigma_delta) ** 2))
             a = float(step.x_weight) if outer.sigma_n is not None else 1.0

@@ -89,16 +89,19 @@ class StandIn(_Machine):
 
     def cost(self, engine, call):
         """Bytes that a capture takes."""
-        before = len(engine.driver.graphs)
+        before = len(engine.network.driver.graphs)
         call()
-        (graph,) = engine.driver.graphs[before:]
+        (graph,) = engine.network.driver.graphs[before:]
         return sum(t.numel() * t.element_size() for *_, outs in graph.operations for t in outs)
 
     @contextmanager
     def squeezed(self, engine, size):
-        engine.driver.memory_bytes = size
+        engine.network.driver.memory_bytes = size
         yield
-        engine.driver.memory_bytes, engine.driver.free = float("inf"), 10 * engine.driver.free
+        engine.network.driver.memory_bytes, engine.network.driver.free = (
+            float("inf"),
+            10 * engine.network.driver.free,
+        )
 
 
 class Gpu(_Machine):
@@ -121,7 +124,7 @@ class Gpu(_Machine):
                                 max_batch=MAX_BATCH)  # fmt: skip
         except BackendNotAvailable as error:
             pytest.skip(str(error))
-        return engine.runtime
+        return engine.network.runtime
 
     def in_use(self):
         """Bytes that torch has taken of the GPU."""

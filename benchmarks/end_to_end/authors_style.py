@@ -75,7 +75,7 @@ def sample(
     start = schedule.sigma_start
     x_t = None if start is None else start * noise(x, 0)
     for outer in schedule.outer:
-        for step in outer.steps:
+        for step in outer.inner:
             gamma, weight, sigma, scale = (
                 torch.as_tensor(number, device=x.device).item()
                 for number in (step.gamma, step.x_weight, step.sigma_delta, step.noise_scale)

@@ -76,7 +76,7 @@ def check_memory(engine: Engine, options: BenchOptions) -> None:
     """
     size = options.size
     try:
-        engine.chunk_size(*size)
+        engine.network.chunk_size(*size)
     except InvalidArgument:
         expected = "an image that fits into the free memory"
         raise invalid("size", expected, "x".join(map(str, size)), "choose a smaller one") from None

@@ -277,7 +277,9 @@ def _network_calls(calls: _Calls) -> list[float]:
     spans = calls.recorder.lengths("denoise")
     if spans and not is_latent(calls.engine.spec):
         return spans
-    chunks = -(-calls.batch * calls.num_samples // calls.engine.chunk_size(*calls.options.size))
+    chunks = -(
+        -calls.batch * calls.num_samples // calls.engine.network.chunk_size(*calls.options.size)
+    )
     return [told.stages_ms["denoise"] / (told.nfe * chunks) for told in calls.told]
 
 
@@ -287,7 +289,7 @@ def _against_peak(
     """One denoiser call and one data step beside the machine's rates; None is not counted."""
     engine, pairs = calls.engine, calls.batch * calls.num_samples
     height, width = calls.options.size
-    together = min(pairs, engine.chunk_size(height, width))
+    together = min(pairs, engine.network.chunk_size(height, width))
     multiple = engine.spec.size_multiple
     sides = (side + -side % multiple for side in (height, width))
     graph = None  # of a latent prior, three of them at two sizes

@@ -72,7 +72,7 @@ class EnergyObjective(_Alone):
         count = len(batch.x)
         index = torch.arange(count).repeat(self.num_samples)
         sample_ids = torch.arange(self.num_samples).repeat_interleave(count)
-        drawn = model(batch.problem, index, sample_ids, batch.stream(index, sample_ids))
+        drawn = model(batch, index, sample_ids)
         samples = drawn.reshape(self.num_samples, *batch.x.shape)
         return energy_loss(samples, batch.x, self.patches, self.exponent, self.image_exponent)
 
@@ -87,9 +87,7 @@ class MeanObjective(_Alone):
     def loss(self, model: Unfolded, batch: TrainingBatch) -> Tensor:
         """mean (x_hat - x)^2 over the batch."""
         index = torch.arange(len(batch.x))
-        first = torch.zeros_like(index)
-        drawn = model(batch.problem, index, first, batch.stream(index, first))
-        return F.mse_loss(drawn, batch.x)
+        return F.mse_loss(model(batch, index, torch.zeros_like(index)), batch.x)
 
 
 def energy_loss(

@@ -113,7 +113,7 @@ class PaperObjective:
     def _starts(self, model: Unfolded, batch: TrainingBatch) -> Tensor:
         """Where the sampler stands before each outer time, without gradients: (N, B, C, H, W)."""
         with torch.no_grad():
-            return model.starts(batch.problem, batch.stream(*_pairs(batch, 0)))
+            return model.starts(batch)
 
     def update(self, batch: TrainingBatch) -> None:
         """One step of the discriminator on the images that `loss` drew.
@@ -170,8 +170,3 @@ def outer_times(batch: TrainingBatch, num_outer: int) -> Tensor:
     )
     uniform = 0.5 * (1.0 + torch.erf(normals.flatten() / 2**0.5))
     return (uniform * num_outer).long().clamp(max=num_outer - 1)
-
-
-def _pairs(batch: TrainingBatch, sample_id: int) -> tuple[Tensor, Tensor]:
-    index = torch.arange(len(batch.x))
-    return index, torch.full_like(index, sample_id)

@@ -15,9 +15,10 @@ from latino_engine import ops
 from latino_engine.distill.lora import adapt, trained_weights
 from latino_engine.distill.runs import counted, stopped
 from latino_engine.learned_schedule import LearnedSchedule, Table
-from latino_engine.operators.protocol import DataStep
+from latino_engine.ops.philox import START_STEP
 from latino_engine.priors.prior import Prior
-from latino_engine.sampler import Noise, estimate, sample_posterior
+from latino_engine.sampler import estimate, sample_posterior
+from latino_engine.sampling.eager_steps import PlainSteps
 from latino_engine.sampling.noise_stream import NoiseStream
 from latino_engine.sampling.problem import Problem
 from latino_engine.schedule import (
@@ -74,9 +75,10 @@ class TrainingBatch:
     seed: int
     step: int
 
-    def stream(self, index: Tensor, sample_ids: Tensor) -> TrainingStream:
-        """The noise of the pairs (image, sample id)."""
-        return TrainingStream(self.seed, self.image_ids[index], sample_ids)
+    def steps(self, index: Tensor, sample_ids: Tensor) -> PlainSteps:
+        """The sampler's steps for the pairs (image, sample id), with gradients."""
+        stream = TrainingStream(self.seed, self.image_ids[index], sample_ids)
+        return PlainSteps(self.problem.data_step(index), stream)
 
 
 class StepSizes(nn.Module):
@@ -142,11 +144,11 @@ class Unfolded(nn.Module):
         """The network inside the preconditioned denoiser."""
         return cast(nn.Module, self.denoiser.network)
 
-    def forward(self, problem: Problem, index: Tensor, sample_ids: Tensor, noise: Noise) -> Tensor:
+    def forward(self, batch: TrainingBatch, index: Tensor, sample_ids: Tensor) -> Tensor:
         """One sample for each pair (image, sample id): (P, C, H, W), internal units."""
-        schedule = self.schedule(problem, index)
-        start = self.start(problem)[index]
-        return sample_posterior(start, schedule, _plain(problem, index), self.denoise, noise)
+        schedule = self.schedule(batch.problem, index)
+        x_init = self.start(batch.problem)[index]
+        return sample_posterior(batch.steps(index, sample_ids), self.denoise, schedule, x_init)
 
     def schedule(self, problem: Problem, index: Tensor) -> Schedule:
         """The schedule of the images `index`, with gradients to the step sizes."""
@@ -175,7 +177,7 @@ class Unfolded(nn.Module):
             TrainingStopped: step sizes that left that range.
         """
         schedule = self.schedule(problem, torch.arange(len(problem.y)))
-        inner = [one for outer in schedule.outer for one in outer.steps]
+        inner = [one for outer in schedule.outer for one in outer.inner]
         moves = torch.stack([torch.as_tensor(one.gamma) for one in inner]).float()
         levels = torch.stack([torch.as_tensor(one.sigma_delta) for one in inner]).float()
         if not bool((moves.isfinite() & levels.isfinite() & (levels > 0.0)).all()):
@@ -194,16 +196,16 @@ class Unfolded(nn.Module):
         public = cast(Tensor, self.init_network(problem.y, problem.operator))
         return self.spec.scale * public + self.spec.offset
 
-    def starts(self, problem: Problem, noise: Noise) -> Tensor:
-        """Where the sampler stands before each outer time: (N, B, C, H, W), internal units."""
-        index = torch.arange(len(problem.y))
-        outers = self.schedule(problem, index).outer
-        x, data_step = self.start(problem), _plain(problem, index)
-        x_t = noise.langevin(torch.zeros_like(x), self.sigmas[0], 0)
+    def starts(self, batch: TrainingBatch) -> Tensor:
+        """Where sample 0 stands before each outer time: (N, B, C, H, W), internal units."""
+        index = torch.arange(len(batch.problem.y))
+        outers, steps = self.schedule(batch.problem, index).outer, batch.steps(index, 0 * index)
+        x = self.start(batch.problem)
+        x_t = steps.start(x, self.sigmas[0])
         found = [x]
         for outer in outers[:-1]:
-            x = estimate(x, x_t, outer, data_step, self.denoise, noise)
-            x_t = noise.reverse(x, x_t, outer)
+            x = estimate(steps, self.denoise, outer, x, x_t)
+            x_t = steps.reverse(x, x_t, outer)
             found.append(x)
         return torch.stack(found)
 
@@ -211,7 +213,7 @@ class Unfolded(nn.Module):
         """x0_hat of the outer times `levels` (B,), one per image, from x_t = truth + noise."""
         index = torch.arange(len(levels))
         # Another sample id than that of `starts`, whose noise brought x here.
-        noise = batch.stream(index, torch.ones_like(index))
+        steps = batch.steps(index, torch.ones_like(index))
         sigma_n = torch.tensor(self.sigmas, dtype=torch.float64)[levels]
         tables = {
             name: [list(table[levels].unbind(dim=1))] for name, table in self._tables(batch.problem)
@@ -225,9 +227,8 @@ class Unfolded(nn.Module):
             lam=tables["lam"],
             c=self.c,
         )
-        x_t = noise.langevin(batch.x, sigma_n, 0)
-        step = _plain(batch.problem, index)
-        return estimate(x, x_t, schedule.outer[0], step, self.denoise, noise)
+        x_t = steps.noise.langevin(batch.x, sigma_n, START_STEP)
+        return estimate(steps, self.denoise, schedule.outer[0], x, x_t)
 
     def denoise(self, x_noisy: Tensor, sigma: Scalar) -> Tensor:
         """x0_hat of the adapted denoiser."""
@@ -267,12 +268,6 @@ class Unfolded(nn.Module):
 def first_steps(kind: str) -> tuple[float, float]:
     """(r, d) where the training of an operator class starts."""
     return _FIRST_STEPS.get(kind, _OTHER_FIRST_STEPS)
-
-
-def _plain(problem: Problem, index: Tensor) -> DataStep:
-    """The data step without its fused form, which has no gradients."""
-    step = problem.data_step(index)
-    return lambda v, gamma: step(v, gamma)
 
 
 def _numbers(table: Tensor) -> Table:

@@ -155,7 +155,7 @@ def _rows(spec: PriorSpec, outer: Sequence[OuterStep]) -> tuple[np.ndarray, np.n
     rows: list[list[float]] = []
     draws: list[list[int]] = []
     for level in outer:
-        for step in level.steps:
+        for step in level.inner:
             rows.append([*_inner(spec, step), 0.0, 1.0, 0.0])
             draws.append([step.noise_step, 0])
         if level.sigma_n is not None and level.sigma_next is not None:

@@ -13,6 +13,7 @@ from latino_engine.errors import BackendNotAvailable, invalid
 from latino_engine.priors.latent.prior import LatentModel, latent_in_precision
 from latino_engine.runtimes import onnxruntime, openvino
 from latino_engine.runtimes.failures import running
+from latino_engine.runtimes.protocol import DenoiserRuntime
 from latino_engine.runtimes.torch import FULL_FLOAT32, check_device
 
 if TYPE_CHECKING:
@@ -29,12 +30,8 @@ NETWORKS = {
 }
 
 
-class LatentRuntime(Protocol):
+class LatentRuntime(DenoiserRuntime, Protocol):
     """Loaded networks: `LatentModel`'s functions, float32 in and out."""
-
-    @property
-    def device(self) -> str:
-        """Where images are expected and returned, "cpu" or "cuda"."""
 
     def encode(self, x: Tensor) -> Tensor:
         """The mean latent of an image."""
@@ -47,20 +44,10 @@ class LatentRuntime(Protocol):
 
     def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
         """D(E(x)): what the autoencoder keeps of an image; sigma is not used."""
-
-
-class _RoundTrip:
-    def encode(self, x: Tensor) -> Tensor:
-        raise AssertionError
-
-    def decode(self, z: Tensor) -> Tensor:
-        raise AssertionError
-
-    def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
         return self.decode(self.encode(x))
 
 
-class GraphLatentRuntime(_RoundTrip):
+class GraphLatentRuntime(LatentRuntime):
     """The three ONNX graphs in a runtime of such graphs; several threads may call them at once."""
 
     def __init__(self, networks: dict[str, _Network], device: str) -> None:
@@ -83,7 +70,7 @@ class GraphLatentRuntime(_RoundTrip):
         return torch.from_numpy(found).to(inputs[0].device)
 
 
-class TorchLatentRuntime(_RoundTrip):
+class TorchLatentRuntime(LatentRuntime):
     """The networks themselves; `denoise` carries gradients where they are switched on."""
 
     def __init__(self, model: LatentModel, device: str) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from latino_engine.errors import BackendNotAvailable
 from latino_engine.runtimes.failures import loading, running
+from latino_engine.runtimes.protocol import DenoiserRuntime
 from latino_engine.system.cache import cache_folder
 from latino_engine.system.machine import usable_cores
 from latino_engine.system.waiting import waits_actively
@@ -59,7 +60,7 @@ def files(precision: str) -> tuple[str, ...]:
     return ("denoiser.onnx",)
 
 
-class OnnxRuntimeDenoiser:
+class OnnxRuntimeDenoiser(DenoiserRuntime):
     """One inference session; several threads may call it at once."""
 
     def __init__(self, session: onnxruntime.InferenceSession, device: str) -> None:
@@ -73,7 +74,7 @@ class OnnxRuntimeDenoiser:
         return torch.from_numpy(found).to(x.device)
 
 
-class BoundDenoiser:
+class BoundDenoiser(DenoiserRuntime):
     """One inference session whose inputs and outputs stay where they are, by their addresses.
 
     Args:

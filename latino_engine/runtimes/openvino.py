@@ -17,6 +17,7 @@ from torch import Tensor
 
 from latino_engine.errors import BackendNotAvailable, invalid
 from latino_engine.runtimes.failures import loading, running
+from latino_engine.runtimes.protocol import DenoiserRuntime
 from latino_engine.system.machine import usable_cores
 from latino_engine.system.waiting import waits_actively
 
@@ -160,7 +161,7 @@ class SizedModels:
         return CompiledModel(core.compile_model(model, "CPU", self._options))
 
 
-class OpenVinoDenoiser:
+class OpenVinoDenoiser(DenoiserRuntime):
     """The denoiser of an engine; several threads may call it at once."""
 
     device = "cpu"

@@ -9,21 +9,34 @@ from torch import Tensor
 
 
 class DenoiserRuntime(Protocol):
-    """A loaded denoiser: (x (B, C, H, W), sigma (B,)) -> x0_hat, float32, sides multiples of the
-    prior's.
+    """A loaded denoiser: (x (B, C, H, W), sigma (B,)) -> x0_hat, float32.
+
+    The sides of x are multiples of the prior's `size_multiple`. A runtime inherits from this class,
+    and with it what is said here of one whose calls leave no state behind.
+
+    Attributes:
+        device: where images are expected and returned, "cpu" or "cuda".
+        capturable: True where, on a GPU, a call only queues launches on the current stream, so that
+            a CUDA graph can hold it.
     """
 
-    @property
-    def device(self) -> str:
-        """Where images are expected and returned, "cpu" or "cuda"."""
-
-    #: A runtime may say `capturable = True`: on a GPU its calls only queue launches on the current
-    #: stream, so that a CUDA graph can hold them. Where its calls leave a state behind that a graph
-    #: reads, `for_graph()` gives a denoiser whose state is that graph's alone. `allows_capture()`
-    #: tells, after a call, whether calls like it can be captured.
+    device: str
+    capturable: bool = False
 
     def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
         """The denoised image."""
+
+    def for_graph(self) -> DenoiserRuntime:
+        """The denoiser for one CUDA graph, which it must outlive.
+
+        Where a call leaves a state behind that a graph reads, this is another one with a state of
+        its own.
+        """
+        return self
+
+    def allows_capture(self) -> bool:
+        """Whether calls like those so far can be captured; asked after one of them."""
+        return True
 
 
 class RuntimeModule(Protocol):

@@ -35,7 +35,7 @@ def plan_name(architecture: str, precision: str) -> str:
     return f"denoiser.tensorrt.{architecture}.{precision}.plan"
 
 
-class TensorRTDenoiser:
+class TensorRTDenoiser(DenoiserRuntime):
     """One TensorRT engine, with one execution context for each (profile, CUDA stream).
 
     A call enqueues its work on the caller's current stream and returns at once. Several threads may
@@ -183,7 +183,7 @@ class _Scratch:
         return buffer
 
 
-class MissingGpu:
+class MissingGpu(DenoiserRuntime):
     """Stands for the runtime of an engine built for GPUs on a machine without one."""
 
     device = "cpu"  # images stay where they are; nothing runs here

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from latino_engine.errors import BackendNotAvailable
 from latino_engine.priors.loading import load_prior
 from latino_engine.priors.precision import to_precision
+from latino_engine.runtimes.protocol import DenoiserRuntime
 from latino_engine.system.memory import is_out_of_memory
 
 PRECISIONS = ("fp32", "fp16", "bf16")
@@ -63,7 +64,7 @@ def _convolutions(wanted: Any) -> Any:
 FULL_FLOAT32 = _FullFloat32()
 
 
-class TorchDenoiser:
+class TorchDenoiser(DenoiserRuntime):
     """The network in the stated precision, without gradients."""
 
     capturable = True

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,52 +13,17 @@ from latino_engine import ops
 from latino_engine.errors import InvalidArgument, NotFinite, invalid
 from latino_engine.operators.parts.fused_step import FixedStep
 from latino_engine.operators.protocol import DataStep
-from latino_engine.sampler import Noise, sample_posterior
+from latino_engine.sampler import Denoiser, Steps, sample_posterior
+from latino_engine.sampling.call import Call
 from latino_engine.sampling.clock import StageClock
-from latino_engine.sampling.cuda_graph import CaptureRefused, Worker, bucket, obstacle
+from latino_engine.sampling.cuda_graph import CaptureRefused, Worker, bucket
+from latino_engine.sampling.eager_steps import EagerSteps
 from latino_engine.sampling.finite import is_finite, not_finite
-from latino_engine.sampling.noise_stream import NoiseStream
-from latino_engine.sampling.problem import Problem
+from latino_engine.sampling.network import Network
 from latino_engine.sampling.tiles import Tiles
-from latino_engine.schedule import InnerStep, OuterStep, Scalar, Schedule, ScheduleBuilder
+from latino_engine.sampling.timed_steps import TimedSteps
+from latino_engine.schedule import Scalar
 from latino_engine.system.memory import is_out_of_memory
-
-if TYPE_CHECKING:
-    from latino_engine.engine import Engine
-
-
-@dataclass(frozen=True, eq=False)
-class _TimedStep:
-    step: DataStep
-    clock: StageClock
-
-    def __call__(self, v: Tensor, gamma: Scalar) -> Tensor:
-        with self.clock.measure("prox"):
-            return self.step(v, gamma)
-
-    @property
-    def with_noise(self) -> Callable[..., Tensor] | None:
-        return getattr(self.step, "with_noise", None)
-
-
-@dataclass(frozen=True, eq=False)
-class TimedNoise:
-    stream: NoiseStream
-    clock: StageClock
-
-    def langevin(self, z: Tensor, scale: Scalar, step: int) -> Tensor:
-        with self.clock.measure("noise"):
-            return self.stream.langevin(z, scale, step)
-
-    def inner(
-        self, fused: Callable[..., Tensor], x: Tensor, x_t: Tensor | None, step: InnerStep
-    ) -> Tensor:
-        with self.clock.measure("prox"):  # the fused noise counts with the data step
-            return self.stream.inner(fused, x, x_t, step)
-
-    def reverse(self, x0_hat: Tensor, x_t: Tensor, outer: OuterStep) -> Tensor:
-        with self.clock.measure("noise"):
-            return self.stream.reverse(x0_hat, x_t, outer)
 
 
 def _moments(shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
@@ -68,27 +33,28 @@ def _moments(shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
 
 @dataclass(eq=False)
 class Run:
-    """One call of `sample`: the pairs (sample, image) in chunks through the sampler.
+    """One call of `sample` on its way through the network.
 
-    With a worker of the engine's pool each chunk is the replay of a CUDA graph, where the operator
-    and the memory allow for one.
+    Attributes:
+        network: the denoiser of images.
+        call: what is drawn from.
+        clock: what the stages take.
+        report: (evaluations done, evaluations in all), told after each.
+        tiles: what the network sees of a large image; None: all of it.
+        worker: of the network's pool: each chunk is then the replay of a CUDA graph, where the
+            operator and the memory allow for one.
+        done: evaluations so far.
+        executed: how the chunks ran, in plain words, as an ordered set.
     """
 
-    engine: Engine
-    problem: Problem
-    build: ScheduleBuilder
-    image_ids: Tensor
-    seed: int
+    network: Network
+    call: Call
     clock: StageClock
     report: Callable[[int, int], None]
     tiles: Tiles | None = None
     worker: Worker | None = None
     done: int = 0
-    executed: dict[str, None] = field(default_factory=dict)  # an ordered set
-
-    @property
-    def nfe(self) -> int:
-        return self.build(1.0).nfe
+    executed: dict[str, None] = field(default_factory=dict)
 
     @property
     def execution(self) -> str:
@@ -97,19 +63,20 @@ class Run:
 
     def collect(self, num_samples: int, keep_samples: bool) -> dict[str, Any]:
         """All samples, or their running moments, and chi-square."""
-        shape = tuple(self.problem.x_init.shape)
+        problem, nfe = self.call.problem, self.call.nfe
+        shape = tuple(problem.x_init.shape)
         batch, pairs = shape[0], num_samples * shape[0]
-        size = self._chunk_size(shape[2], shape[3])
-        total = self.nfe * pairs
+        size = self._chunk_size()
         kept = torch.empty((pairs, *shape[1:]), dtype=torch.float32) if keep_samples else None
         running = None if keep_samples else _moments(shape)
         chi2 = torch.empty(pairs, dtype=torch.float64)
         first = 0
         while first < pairs:
+            self.done = nfe * first  # what a chunk that ran out of memory did is done again
             size = self._within_graphs(size)
             members = torch.arange(first, min(first + size, pairs))
             try:
-                images = self.draw(members % batch, members // batch, total)
+                images = self.draw(members % batch, members // batch, nfe * pairs)
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
@@ -120,15 +87,12 @@ class Run:
                 continue
             if not is_finite(images):
                 raise self._not_finite(members % batch, members // batch)
-            chi2[members] = self.problem.residual_chi2(images, members % batch)
+            chi2[members] = problem.residual_chi2(images, members % batch)
             images = images.cpu()
             if kept is not None:
                 kept[members] = images
             elif running is not None:
-                for image, pair in zip(images, members.tolist(), strict=True):
-                    b, count = pair % batch, pair // batch + 1
-                    moments = ops.running_moments(running[0][b], running[1][b], count, image)
-                    running[0][b], running[1][b] = moments
+                _add_moments(running, images, members)
             first += len(members)
         return {
             "kept": None if kept is None else kept.reshape(num_samples, *shape),
@@ -146,56 +110,29 @@ class Run:
 
     def draw(self, index: Tensor, sample_ids: Tensor, total: int) -> Tensor:
         """One sample for each pair (image, sample id): (P, C, H, W), public units."""
-        schedule: Schedule = self.build(self.problem.sigma_of(index))
-        if self.worker is None:
-            x = self._eager(self._data_step(index), schedule, index, sample_ids, total)
-            self.executed.setdefault("eager")
+        x = self._replay(index, sample_ids)
+        if x is None:
+            x = sample_posterior(
+                self._steps(self._data_step(index), index, sample_ids),
+                self._denoiser(index, total),
+                self.call.schedule(index),
+                self.call.problem.x_init[index],
+            )
         else:
-            x = self._on_gpu(self.worker, schedule, index, sample_ids, total)
-        return (x - self.engine.spec.offset) / self.engine.spec.scale
+            self.done += len(index) * self.call.nfe
+            self.report(self.done, total)
+        return (x - self.network.spec.offset) / self.network.spec.scale
 
-    def _on_gpu(
-        self, worker: Worker, schedule: Schedule, index: Tensor, sample_ids: Tensor, total: int
-    ) -> Tensor:
-        """A replay for the bucket that holds these pairs, or an eager call where none can be."""
-        pairs = len(index)
-        held = bucket(pairs, max(pairs, self._graph_limit))
-        filled = torch.arange(held).clamp(max=pairs - 1)  # the last pair fills the bucket
-        step = self._data_step(index[filled])
-        reason = obstacle(self.engine.runtime, step)
-        if reason is None and self.tiles is not None:
-            reason = "the network sees the image by tiles"
-        if reason is None and self._graph_limit == 0:
-            reason = "the graph does not fit into the free memory of the GPU"
-        if reason is not None or not isinstance(step, FixedStep):
-            self.executed.setdefault(f"eager: {reason}")
-            step = step if held == pairs else self._data_step(index)
-            return self._eager(step, schedule, index, sample_ids, total)
-        whole: Schedule = self.build(self.problem.sigma_of(index[filled]))
-        identity = (self.seed, self.image_ids[index[filled]], sample_ids[filled])
-        try:
-            x, spent = worker.sample(self.problem.x_init[index[filled]], whole, step, identity)
-        except CaptureRefused as refused:
-            self.executed.setdefault(f"eager: {refused}")
-            return self._eager(self._data_step(index), schedule, index, sample_ids, total)
-        for stage, ms in spent.items():
-            self.clock.spent[stage] += ms
-        self.executed.setdefault("CUDA graph")
-        self.done += pairs * schedule.nfe
-        self.report(self.done, total)
-        return x[:pairs]
+    def _steps(self, data_step: DataStep, index: Tensor, sample_ids: Tensor) -> Steps:
+        own = self.network.device == "cpu"  # no runtime there gives out memory that it uses again
+        stream = self.call.stream(index, sample_ids, in_place=own)
+        return TimedSteps(EagerSteps(data_step, stream), self.clock)
 
-    def _eager(
-        self,
-        step: DataStep,
-        schedule: Schedule,
-        index: Tensor,
-        sample_ids: Tensor,
-        total: int,
-    ) -> Tensor:
-        data_step = _TimedStep(step, self.clock)
-        noise = self._noise(index, sample_ids)
+    def _data_step(self, index: Tensor) -> DataStep:
+        with self.clock.measure("prox"):
+            return self.call.problem.data_step(index)
 
+    def _denoiser(self, index: Tensor, total: int) -> Denoiser:
         def denoise(x: Tensor, sigma: Scalar) -> Tensor:
             with self.clock.measure("denoise"):
                 out = self._denoise(x, sigma, index)
@@ -203,50 +140,78 @@ class Run:
             self.report(self.done, total)
             return out
 
-        done = self.done
-        try:
-            return sample_posterior(self.problem.x_init[index], schedule, data_step, denoise, noise)
-        except BaseException:
-            self.done = done
-            raise
+        return denoise
 
     def _not_finite(self, index: Tensor, sample_ids: Tensor) -> NotFinite:
-        schedule: Schedule = self.build(self.problem.sigma_of(index))
-        step, noise = self._data_step(index), self._noise(index, sample_ids)
-        x_init = self.problem.x_init[index]
-        return not_finite(x_init, schedule, step, lambda x, s: self._denoise(x, s, index), noise)
-
-    def _data_step(self, index: Tensor) -> DataStep:
-        with self.clock.measure("prox"):
-            return self.problem.data_step(index)
-
-    def _noise(self, index: Tensor, sample_ids: Tensor) -> Noise:
-        own = self.engine.device == "cpu"  # no runtime there gives out memory that it uses again
-        stream = NoiseStream(self.seed, self.image_ids[index], sample_ids, in_place=own)
-        return TimedNoise(stream, self.clock)
+        return not_finite(
+            self._data_step(index),
+            lambda data_step: self._steps(data_step, index, sample_ids),
+            lambda x, sigma: self._denoise(x, sigma, index),
+            self.call.schedule(index),
+            self.call.problem.x_init[index],
+        )
 
     def _denoise(self, x: Tensor, sigma: Scalar, index: Tensor) -> Tensor:
-        return self.engine.denoise(x, sigma, self.tiles)
+        return self.network.denoise(x, sigma, self.tiles)
+
+    def _replay(self, index: Tensor, sample_ids: Tensor) -> Tensor | None:
+        """The same pairs by a CUDA graph, internal units; None where none is or can be."""
+        if self.worker is None:
+            self.executed.setdefault("eager")
+            return None
+        try:
+            x, spent = self._replayed(self.worker, index, sample_ids)
+        except CaptureRefused as refused:
+            self.executed.setdefault(f"eager: {refused}")
+            return None
+        for stage, ms in spent.items():
+            self.clock.spent[stage] += ms
+        self.executed.setdefault("CUDA graph")
+        return x[: len(index)]
+
+    def _replayed(
+        self, worker: Worker, index: Tensor, sample_ids: Tensor
+    ) -> tuple[Tensor, dict[str, float]]:
+        """What the bucket's graph makes of these pairs, and the milliseconds of its stages."""
+        limit, call = self._graph_limit, self.call
+        if not self.network.runtime.capturable:
+            raise CaptureRefused(
+                "the runtime of the network queues its work on a stream of its own"
+            )
+        if self.tiles is not None:
+            raise CaptureRefused("the network sees the image by tiles")
+        if limit == 0:
+            raise CaptureRefused("the graph does not fit into the free memory of the GPU")
+        pairs = len(index)
+        filled = torch.arange(bucket(pairs, max(pairs, limit))).clamp(max=pairs - 1)
+        index, sample_ids = index[filled], sample_ids[filled]  # the last pair fills the bucket
+        step = self._data_step(index)
+        if not isinstance(step, FixedStep):
+            raise CaptureRefused(
+                "the operator's data step is decided on the host (conjugate gradients with a "
+                "stopping rule, or a user's own)"
+            )
+        identity = (call.seed, call.image_ids[index], sample_ids)
+        return worker.sample(call.problem.x_init[index], call.schedule(index), step, identity)
 
     @property
     def _sides(self) -> tuple[int, int]:
-        height, width = self.problem.x_init.shape[-2:]
+        height, width = self.call.problem.x_init.shape[-2:]
         return height, width
 
     @property
     def _graph_limit(self) -> int:
         """The largest bucket of this image size that fits, as far as is known."""
-        pool, size = self.engine.pool, self._sides
-        assert pool is not None
-        return pool.limit(size, int(self.engine.manifest["max_batch"]))
+        assert self.network.pool is not None
+        return self.network.pool.limit(self._sides, self.network.max_batch)
 
     def _within_graphs(self, size: int) -> int:
         return size if self.worker is None else min(size, self._graph_limit or size)
 
-    def _chunk_size(self, height: int, width: int) -> int:
+    def _chunk_size(self) -> int:
         if self.tiles is None:
-            return self.engine.chunk_size(height, width)
-        size, self.tiles = self.engine.tiled_chunk_size(height, width, self.tiles)
+            return self.network.chunk_size(*self._sides)
+        size, self.tiles = self.network.tiled_chunk_size(*self._sides, self.tiles)
         return size
 
     def _smaller(self, pairs: int) -> int | None:
@@ -258,6 +223,14 @@ class Run:
             return pairs
         if self.worker is None or self.tiles is not None or self._graph_limit == 0:
             return None if pairs == 1 else pairs // 2
-        assert self.engine.pool is not None
-        self.engine.pool.lower(self._sides, pairs // 2)
+        assert self.network.pool is not None
+        self.network.pool.lower(self._sides, pairs // 2)
         return max(1, pairs // 2)
+
+
+def _add_moments(running: tuple[Tensor, Tensor], images: Tensor, pairs: Tensor) -> None:
+    """Add the samples of these pairs, counted sample by sample, to each image's moments."""
+    mean, m2 = running
+    for image, pair in zip(images, pairs.tolist(), strict=True):
+        b, count = pair % len(mean), pair // len(mean) + 1
+        mean[b], m2[b] = ops.running_moments(mean[b], m2[b], count, image)

@@ -7,12 +7,9 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
 from latino_engine.sampling.cuda_driver import Driver
-
-if TYPE_CHECKING:
-    pass
 
 #: Stage -> a block that is entered with every timed block of that stage.
 Listener: TypeAlias = Callable[[str], AbstractContextManager[None]]

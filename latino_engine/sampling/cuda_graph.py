@@ -17,7 +17,6 @@ from typing import TypeAlias
 from torch import Tensor
 
 from latino_engine.operators.parts.fused_step import FixedStep
-from latino_engine.operators.protocol import DataStep
 from latino_engine.priors.prior import PriorSpec, pad_to_multiple
 from latino_engine.runtimes.protocol import DenoiserRuntime
 from latino_engine.sampler import Denoiser
@@ -41,20 +40,8 @@ def bucket(pairs: int, max_batch: int) -> int:
     return min(max_batch, 1 << (pairs - 1).bit_length())
 
 
-def obstacle(runtime: DenoiserRuntime, step: DataStep) -> str | None:
-    """Why a call cannot be one graph, in plain words; None where it can."""
-    if not getattr(runtime, "capturable", False):
-        return "the runtime of the network queues its work on a stream of its own"
-    if not isinstance(step, FixedStep):
-        return (
-            "the operator's data step is decided on the host (conjugate gradients with a stopping "
-            "rule, or a user's own)"
-        )
-    return None
-
-
 class CaptureRefused(Exception):
-    """The runtime cannot be captured at this size; the text says so in plain words."""
+    """A call cannot be one graph; the text says why in plain words."""
 
 
 @dataclass(eq=False)
@@ -128,7 +115,7 @@ class Worker:
     def _capture(
         self, key: Key, x_init: Tensor, schedule: Schedule, step: FixedStep, identity: Identity
     ) -> CapturedSampler:
-        runtime = self._own_runtime()
+        runtime = self._runtime.for_graph()
         denoise = self._network(runtime)
         buffers = CallBuffers.like(x_init, schedule, step)
         self._write(buffers, x_init, schedule, step, identity)
@@ -136,7 +123,7 @@ class Worker:
         # engine's shapes, none of which may happen inside a capture; the second is timed.
         sample_tabled(buffers, schedule, step, denoise)
         shares = self._shares(buffers, schedule, step, denoise)
-        if not getattr(runtime, "allows_capture", lambda: True)():
+        if not runtime.allows_capture():
             self._refused.add(key)
             raise CaptureRefused(_REFUSED)
         found: list[Tensor] = []
@@ -161,11 +148,6 @@ class Worker:
     ) -> None:
         sigmas = (self._spec.sigma_min, self._spec.sigma_max)
         buffers.write(x_init, schedule, step, sigmas, identity)
-
-    def _own_runtime(self) -> DenoiserRuntime:
-        """The denoiser for one graph."""
-        own: Callable[[], DenoiserRuntime] | None = getattr(self._runtime, "for_graph", None)
-        return self._runtime if own is None else own()
 
     def _network(self, runtime: DenoiserRuntime) -> Denoiser:
         """The network on levels that are already in the prior's range."""

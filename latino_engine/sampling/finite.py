@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from latino_engine.errors import NotFinite
 from latino_engine.operators.protocol import DataStep
-from latino_engine.sampler import Denoiser, Noise, sample_posterior
+from latino_engine.sampler import Denoiser, Steps, sample_posterior
 from latino_engine.schedule import Scalar, Schedule
 
 
@@ -21,9 +23,19 @@ def is_finite(x: Tensor) -> bool:
 
 
 def not_finite(
-    x_init: Tensor, schedule: Schedule, data_step: DataStep, denoise: Denoiser, noise: Noise
+    data_step: DataStep,
+    steps_of: Callable[[DataStep], Steps],
+    denoise: Denoiser,
+    schedule: Schedule,
+    x_init: Tensor,
 ) -> NotFinite:
-    """The error for samples with NaN or infinite entries; it names the first step that made one."""
+    """The error for samples with NaN or infinite entries; it names the first step that made one.
+
+    Args:
+        data_step: the prox of the chunk.
+        steps_of: the steps of the sampler around a data step.
+        denoise, schedule, x_init: as in `sample_posterior`.
+    """
     done = 0
 
     def watched_step(v: Tensor, gamma: Scalar) -> Tensor:
@@ -44,7 +56,7 @@ def not_finite(
 
     where, remedy = "a step that is right when repeated", "sample again, and report it"
     try:
-        sample_posterior(x_init, schedule, watched_step, watched_denoiser, noise)
+        sample_posterior(steps_of(watched_step), watched_denoiser, schedule, x_init)
     except _Found as found:
         where = str(found)
         if "network" in where:

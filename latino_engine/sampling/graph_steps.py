@@ -7,7 +7,7 @@ one captured graph serves every call whose schedule has the same shape.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -24,11 +24,6 @@ from latino_engine.sampler import Denoiser, sample_posterior
 from latino_engine.schedule import InnerStep, OuterStep, Scalar, Schedule
 
 
-def is_skipped(gamma: Scalar) -> bool:
-    """Whether a step of this gamma has no prox, as `latino_engine.sampler` decides it."""
-    return isinstance(gamma, float) and gamma == 0.0
-
-
 def structure(schedule: Schedule) -> tuple[Hashable, ...]:
     """What of a schedule is no number in the table: two calls that agree here can share a graph."""
     outer = tuple(
@@ -36,7 +31,7 @@ def structure(schedule: Schedule) -> tuple[Hashable, ...]:
             outer.sigma_n is not None,
             outer.sigma_next is not None,
             outer.noise_step,
-            tuple((is_skipped(step.gamma), step.noise_step) for step in outer.steps),
+            tuple((inner.skips_prox, inner.noise_step) for inner in outer.inner),
         )
         for outer in schedule.outer
     )
@@ -55,9 +50,9 @@ def table_rows(schedule: Schedule, pairs: int) -> tuple[Tensor, list[int]]:
         rows.append((0.0, 0.0, schedule.sigma_start))
         noise_steps.append(START_STEP)
     for outer in schedule.outer:
-        for step in outer.steps:
-            rows.append((step.x_weight, step.gamma, step.noise_scale))
-            noise_steps.append(step.noise_step)
+        for inner in outer.inner:
+            rows.append((inner.x_weight, inner.gamma, inner.noise_scale))
+            noise_steps.append(inner.noise_step)
         if outer.sigma_n is not None and outer.sigma_next is not None:
             kept = math.sqrt(1.0 - outer.zeta) / outer.sigma_n
             rows.append((outer.sigma_next, kept, math.sqrt(outer.zeta)))
@@ -68,7 +63,7 @@ def table_rows(schedule: Schedule, pairs: int) -> tuple[Tensor, list[int]]:
 
 def denoiser_levels(schedule: Schedule, pairs: int, low: float, high: float) -> Tensor:
     """sigma_delta of every evaluation within the prior's range: (nfe, P) float32."""
-    levels = [_row(step.sigma_delta, pairs) for outer in schedule.outer for step in outer.steps]
+    levels = [_row(inner.sigma_delta, pairs) for outer in schedule.outer for inner in outer.inner]
     return torch.stack(levels).clamp(low, high)
 
 
@@ -146,110 +141,79 @@ def sample_tabled(
 ) -> Tensor:
     """`sample_posterior` on the contents of the buffers: (P, C, H, W), internal units.
 
-    No number is read by the host, and none of `schedule` but its structure is used. Where
-    the CUDA backend can serve, a fused data step is its launches alone.
+    No number is read by the host, and none of `schedule` but its structure is used.
     """
     buffers.steps.rewind()
-    fused = serves("cuda", buffers.x_init)
-    fixed = _TabledStep(step, buffers, fused)
-    noise = _TabledNoise(buffers, fused)
-    tabled = _tabled_schedule(buffers, schedule)
-    return sample_posterior(buffers.x_init, tabled, fixed, denoise, noise)
+    levels = (buffers.levels[evaluation] for evaluation in range(schedule.nfe))
+    return sample_posterior(
+        GraphSteps(buffers, step), lambda x, _: denoise(x, next(levels)), schedule, buffers.x_init
+    )
 
 
 def _row(value: Scalar, pairs: int) -> Tensor:
     return torch.as_tensor(value, dtype=torch.float64).cpu().to(torch.float32).expand(pairs)
 
 
-def _tabled_schedule(buffers: CallBuffers, schedule: Schedule) -> Schedule:
-    """The schedule with views of the table in place of its numbers."""
-    floats = buffers.steps.rows.view(torch.float32)
-    row, evaluation = int(schedule.sigma_start is not None), 0
-    outers = []
-    for outer in schedule.outer:
-        steps = []
-        for step in outer.steps:
-            gamma = step.gamma if is_skipped(step.gamma) else floats[row, :, 1]
-            level = buffers.levels[evaluation]
-            weight = floats[row, :, 0]
-            steps.append(
-                _TabledInner(gamma, level, 1.0, weight, step.noise_step, floats[row, :, 2])
-            )
-            row, evaluation = row + 1, evaluation + 1
-        row += outer.sigma_n is not None and outer.sigma_next is not None
-        outers.append(
-            OuterStep(tuple(steps), outer.sigma_n, outer.sigma_next, outer.zeta, outer.noise_step)
-        )
-    final = None if schedule.final_gamma is None else buffers.final_gamma
-    return Schedule(tuple(outers), final)
+class GraphSteps:
+    """The steps whose numbers are the next row of the buffers' table, whatever the schedule says.
 
+    Where the CUDA backend serves, each is its launches alone, but for a data step that has no fused
+    form; elsewhere it is the reference.
+    """
 
-@dataclass(frozen=True)
-class _TabledInner(InnerStep):
-    """An inner step whose scale of the noise stands in the table as one number."""
-
-    scale: Scalar
-
-    @property
-    def noise_scale(self) -> Scalar:
-        return self.scale
-
-
-@dataclass(frozen=True, eq=False)
-class _TabledStep:
-    """The data step on the static constants."""
-
-    step: FixedStep
-    buffers: CallBuffers
-    fused: bool
-
-    def __call__(self, v: Tensor, gamma: Scalar) -> Tensor:
-        return self.step.prox(v, *self.buffers.constants, gamma)
-
-    @property
-    def with_noise(self) -> Callable[..., Tensor] | None:
-        return self._launch if self.fused and isinstance(self.step, FusedStep) else None
-
-    def _launch(self, x: Tensor, x_t: Tensor | None) -> Tensor:
-        assert isinstance(self.step, FusedStep)
-        b = self.buffers
-        noise = (b.seed, b.image_ids, b.sample_ids)
-        return self.step.launch(x, x_t, *b.constants, steps=b.steps, noise=noise)
-
-
-class _TabledNoise:
-    """The random stream of the buffers; every operation takes the next row of the table."""
-
-    def __init__(self, buffers: CallBuffers, fused: bool) -> None:
+    def __init__(self, buffers: CallBuffers, data_step: FixedStep) -> None:
         self._buffers = buffers
-        self._fused = fused
+        self._data_step = data_step
+        self._launches = serves("cuda", buffers.x_init)
         self._identity = (buffers.seed, buffers.image_ids, buffers.sample_ids)
 
-    def langevin(self, z: Tensor, scale: Scalar, step: int) -> Tensor:
-        if self._fused:
-            steps = self._buffers.steps
-            return ops.launch_langevin_noise(z.contiguous(), steps, self._identity)
-        row = self._next_row(z)
-        return add_by_torch(z, row[2], self._plain_identity(step), None)
+    def start(self, x: Tensor, sigma: float) -> Tensor:
+        """x_t = sigma eps."""
+        return self._langevin(torch.zeros_like(x), START_STEP)
 
-    def inner(
-        self, fused: Callable[..., Tensor], x: Tensor, x_t: Tensor | None, step: InnerStep
-    ) -> Tensor:
-        return fused(x, x_t)
+    def propose(self, x: Tensor, x_t: Tensor | None, inner: InnerStep) -> Tensor:
+        """z + c sigma_delta eps, z = prox(v, y, gamma), v = both anchors as one."""
+        buffers, step = self._buffers, self._data_step
+        if self._launches and isinstance(step, FusedStep) and not inner.skips_prox:
+            return step.launch(
+                x, x_t, *buffers.constants, steps=buffers.steps, noise=self._identity
+            )
+        weight, gamma, _ = self._row()
+        v = x if x_t is None else ops.combine_anchors(x, x_t, weight)
+        z = v if inner.skips_prox else step.prox(v, *buffers.constants, gamma)
+        return self._langevin(z, inner.noise_step)
 
     def reverse(self, x0_hat: Tensor, x_t: Tensor, outer: OuterStep) -> Tensor:
-        if self._fused:
-            steps = self._buffers.steps
+        """x0 + sigma_next (sqrt(1 - zeta) (x_t - x0) / sigma_n + sqrt(zeta) eps)."""
+        steps = self._buffers.steps
+        if self._launches:
             return ops.launch_reverse_step(x0_hat, x_t, steps, self._identity)
         identity = self._plain_identity(outer.noise_step)
-        return reverse_by_torch(x0_hat, x_t, self._next_row(x_t), identity, None)
-
-    def _next_row(self, like: Tensor) -> Sequence[Tensor]:
-        """The three numbers of the next row, each (P, 1, 1, 1)."""
-        steps = self._buffers.steps
-        row = steps.rows.view(torch.float32)[steps.position, :, :3]
+        moved = reverse_by_torch(x0_hat, x_t, self._planes(), identity, None)
         steps.position += 1
-        return row.reshape(-1, *([1] * (like.ndim - 1)), 3).unbind(-1)
+        return moved
+
+    def finish(self, x: Tensor, gamma: Scalar) -> Tensor:
+        """prox(x, y, gamma) with the gamma of the buffers."""
+        return self._data_step.prox(x, *self._buffers.constants, self._buffers.final_gamma)
+
+    def _langevin(self, z: Tensor, noise_step: int) -> Tensor:
+        """z + scale * eps with the scale of the next row, which is then the last one."""
+        steps = self._buffers.steps
+        if self._launches:
+            return ops.launch_langevin_noise(z.contiguous(), steps, self._identity)
+        moved = add_by_torch(z, self._planes()[2], self._plain_identity(noise_step), None)
+        steps.position += 1
+        return moved
+
+    def _row(self) -> Sequence[Tensor]:
+        """The three numbers of the next row, each (P,)."""
+        steps = self._buffers.steps
+        return steps.rows.view(torch.float32)[steps.position, :, :3].unbind(-1)
+
+    def _planes(self) -> Sequence[Tensor]:
+        """The three numbers of the next row, each (P, 1, 1, 1)."""
+        return [number.reshape(-1, 1, 1, 1) for number in self._row()]
 
     def _plain_identity(self, step: int) -> Identity:
         seed, image_ids, sample_ids = self._identity

@@ -10,33 +10,25 @@ Source: LATINO (arXiv:2503.12615), Alg. 2, with the step sizes of the authors' p
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from latino_engine import ops
-from latino_engine.latent_engine import LatentEngine
-from latino_engine.operators.protocol import Operator
+from latino_engine.operators.protocol import DataStep
 from latino_engine.ops.philox import search_position
-from latino_engine.priors.latent.latent_schedule import (
-    PRO_DELTAS,
-    DeltaRule,
-    PromptSearch,
-    problem_name,
-)
+from latino_engine.priors.latent.latent_schedule import PromptSearch
 from latino_engine.priors.latent.prior import Conditioning
 from latino_engine.runtimes.latent import TorchLatentRuntime
 from latino_engine.sampler import sample_posterior
-from latino_engine.sampling.checks import check_image_ids
-from latino_engine.sampling.latent_chunks import decode, encode, latent_data_step, z0_hat
+from latino_engine.sampling.call import Call
+from latino_engine.sampling.eager_steps import PlainSteps
+from latino_engine.sampling.latent_network import LatentNetwork
+from latino_engine.sampling.latent_steps import latent_data_step
 from latino_engine.sampling.noise_stream import NoiseStream
-from latino_engine.sampling.problem import Init, Measurement, Problem, make_problem
-from latino_engine.sampling.threads import torch_threads
-from latino_engine.schedule import Scalar
+from latino_engine.schedule import InnerStep, Scalar
 
 _SMALLEST_NORM = 1e-12  # a token without any gradient stays
 
@@ -47,78 +39,62 @@ class FoundPrompts:
 
     Attributes:
         conditioning: one prompt for each image.
-        start: the last image of each chain, (B, C, H, W), public units.
-        operator: what y was measured by; a physics of deepinv as an operator of this package.
-        time_ms: of the whole search.
+        x_last: the last image of each chain, (B, C, H, W), public units.
     """
 
     conditioning: Conditioning
-    start: Tensor
-    operator: Operator
-    time_ms: float
+    x_last: Tensor
 
 
 def search_prompts(
-    engine: LatentEngine,
-    y: Measurement,
-    op: Operator | torch.nn.Module,
-    seed: int,
-    init: Init,
-    image_ids: Sequence[int] | Tensor | None,
+    network: LatentNetwork,
+    call: Call,
+    first: Conditioning,
+    by_residual: bool,
     search: PromptSearch,
     checkpoint_gradients: bool,
 ) -> FoundPrompts:
     """The prompt embedding of each image, image by image, so that memory is that of one.
 
     Args:
-        engine: on the torch runtime; its conditioning is where the search begins.
-        y, op, seed, init, image_ids: as in `LatentEngine.sample`.
+        network: on the torch runtime.
+        call: the posterior, with the schedule of the search; its random stream.
+        first: where the search begins.
+        by_residual: as in `latent_data_step`.
         search: the step sizes.
         checkpoint_gradients: as in `LatentEngine.sample`.
     """
-    begin = time.perf_counter()
-    seed = ops.check_seed(seed)
-    with (
-        torch.no_grad(),
-        torch_threads(engine.threads),
-        _checkpointing(engine, checkpoint_gradients),
-    ):
-        problem = make_problem(y, op, engine.spec, init, engine.device)
-        if engine.delta is None:
-            engine = engine.with_delta(PRO_DELTAS[problem_name(problem.operator, pro=True)][0])
-        ids = check_image_ids(image_ids, problem.y.shape[0])
+    images = torch.arange(len(call.image_ids))
+    with _checkpointing(network, checkpoint_gradients):
         found = [
-            _search_one(engine, problem, torch.tensor([b]), ids, seed, search)
-            for b in range(len(ids))
+            _search_one(network, call, index, first.take(index), by_residual, search)
+            for index in images[:, None]
         ]
     prompts = torch.cat([prompt for prompt, _ in found]).cpu()
     x = torch.cat([image for _, image in found])
-    pooled = engine.conditioning.take(torch.arange(len(ids))).pooled
-    start = (x - engine.spec.offset) / engine.spec.scale
-    elapsed = 1e3 * (time.perf_counter() - begin)
-    return FoundPrompts(Conditioning(prompts, pooled), start, problem.operator, elapsed)
+    spec = network.spec
+    return FoundPrompts(
+        Conditioning(prompts, first.take(images).pooled), (x - spec.offset) / spec.scale
+    )
 
 
 def _search_one(
-    engine: LatentEngine,
-    problem: Problem,
+    network: LatentNetwork,
+    call: Call,
     index: Tensor,
-    image_ids: Tensor,
-    seed: int,
+    first: Conditioning,
+    by_residual: bool,
     search: PromptSearch,
 ) -> tuple[Tensor, Tensor]:
     """(prompt (1, tokens, width), last image (1, C, H, W) in internal units) of one image."""
-    rule = engine.rule(problem.operator)
-    by_residual = isinstance(rule, DeltaRule) and rule.by_residual
-    data_step = latent_data_step(problem, index, by_residual)
-    schedule = engine.builder(problem.operator, search.times)(problem.sigma_of(index))
-    first = engine.conditioning.take(index)
-    chain = _Chain(engine, first, NoiseStream(seed, image_ids[index], torch.zeros_like(index)))
-    x = problem.x_init[index]
-    chain.size = (x.shape[-2], x.shape[-1])
+    x = call.problem.x_init[index]
+    data_step = latent_data_step(call.problem, index, by_residual)
+    stream = call.stream(index, torch.zeros_like(index))
+    chain = _Chain(data_step, stream, network, first, (x.shape[-2], x.shape[-1]))
+    schedule = call.schedule(index)
     for update in range(search.updates):
         chain.begin(search_position(update))
-        x = sample_posterior(x, schedule, data_step, chain.denoise, chain)
+        x = sample_posterior(chain, chain.denoise, schedule, x)
         chain.total[:, : search.kept_tokens] = 0.0
         moved = chain.prompt + search.step_size(update) * chain.total
         chain.prompt = project_on_ball(moved, first.prompt.to(moved.device), search.radius)
@@ -133,19 +109,37 @@ def project_on_ball(prompt: Tensor, centre: Tensor, radius: float) -> Tensor:
     return projected
 
 
-class _Chain:
-    """Noise and denoiser of one chain, which add up the gradient of the prompt on the way."""
+class _Chain(PlainSteps):
+    """Steps and denoiser of one chain, which add up the gradient of the prompt on the way.
 
-    def __init__(self, engine: LatentEngine, first: Conditioning, stream: NoiseStream) -> None:
-        self._engine = engine
+    Args:
+        data_step, noise: as in `PlainSteps`.
+        network: on the torch runtime.
+        first: the prompt that the search begins with.
+        sides: height and width of the image.
+
+    Attributes:
+        prompt: where the search stands, (1, tokens, width).
+        total: its gradient, normalised token by token, over all chains so far.
+    """
+
+    def __init__(
+        self,
+        data_step: DataStep,
+        noise: NoiseStream,
+        network: LatentNetwork,
+        first: Conditioning,
+        sides: tuple[int, int],
+    ) -> None:
+        super().__init__(data_step, noise)
+        self.prompt = first.prompt.to(network.device).clone()
+        self.total = torch.zeros_like(self.prompt)
+        self._network = network
         self._pooled = first.pooled
-        self._stream = stream
+        self._sides = sides
         self._offset = 0
         self._expected: Tensor | None = None  # z0_hat with its graph
         self._leaf: Tensor | None = None
-        self.size = (0, 0)
-        self.prompt = first.prompt.to(engine.device).clone()
-        self.total = torch.zeros_like(self.prompt)
 
     def begin(self, offset: int) -> None:
         """Start a chain whose noises begin at a position of the stream."""
@@ -153,17 +147,16 @@ class _Chain:
 
     def denoise(self, z: Tensor, sigma: Scalar) -> Tensor:
         """D(z0_hat(c)), remembering how z0_hat depends on c."""
-        engine = self._engine
         with torch.enable_grad():
             self._leaf = self.prompt.detach().requires_grad_(True)
             told = Conditioning(self._leaf, self._pooled)
-            self._expected = z0_hat(engine.networks, engine.spec, z, sigma, told)
-        return decode(engine.networks, self._expected.detach(), *self.size)
+            self._expected = self._network.z0_hat(z, sigma, told)
+        return self._network.decode(self._expected.detach(), *self._sides)
 
-    def langevin(self, z: Tensor, scale: Scalar, step: int) -> Tensor:
-        """E(z) + scale * eps; with a z0_hat before it, its gradient is added up."""
-        clean = encode(self._engine.networks, self._engine.spec, z)
-        noisy = self._stream.langevin(clean.contiguous(), scale, self._offset + step)
+    def propose(self, x: Tensor, x_t: Tensor | None, inner: InnerStep) -> Tensor:
+        """E(z) + sigma_k eps, z the prox; with a z0_hat before it, its gradient is added up."""
+        clean, scale = self._network.encode(self.prox_of(x, x_t, inner)), inner.noise_scale
+        noisy = self.noise.langevin(clean, scale, self._offset + inner.noise_step)
         if self._expected is not None and self._leaf is not None:
             with torch.enable_grad():
                 misfit = (noisy - self._expected).square().sum()
@@ -173,20 +166,12 @@ class _Chain:
             self.total = self.total + gradient / norm
         return noisy
 
-    def inner(self, *_: object) -> Tensor:
-        """Never called: the data step takes no noise along."""
-        raise AssertionError
-
-    def reverse(self, *_: object) -> Tensor:
-        """Never called: LATINO has no x_t."""
-        raise AssertionError
-
 
 @contextmanager
-def _checkpointing(engine: LatentEngine, wanted: bool) -> Iterator[None]:
+def _checkpointing(network: LatentNetwork, wanted: bool) -> Iterator[None]:
     """Gradient checkpointing in the U-Net for the length of the block."""
-    assert isinstance(engine.networks, TorchLatentRuntime)
-    unet = engine.networks.model.unet
+    assert isinstance(network.runtime, TorchLatentRuntime)
+    unet = network.runtime.model.unet
     if not wanted:
         yield
         return

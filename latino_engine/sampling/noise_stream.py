@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import Tensor
 
 from latino_engine import ops
-from latino_engine.schedule import InnerStep, OuterStep, Scalar
+from latino_engine.schedule import OuterStep, Scalar
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,14 +30,6 @@ class NoiseStream:
         """z + scale * eps_step; z (P, C, H, W), scale a number or (P,)."""
         return ops.langevin_noise(z, scale, self.seed, self.image_ids, self.sample_ids, step)
 
-    def inner(
-        self, fused: Callable[..., Tensor], x: Tensor, x_t: Tensor | None, step: InnerStep
-    ) -> Tensor:
-        """A data step that takes the noise along: `FusedStep.with_noise`."""
-        scalars = (step.x_weight, step.gamma, step.noise_scale)
-        identity = (self.seed, self.image_ids, self.sample_ids, step.noise_step)
-        return fused(x, x_t, *scalars, *identity, out=self._memory_of(x))
-
     def reverse(self, x0_hat: Tensor, x_t: Tensor, outer: OuterStep) -> Tensor:
         """The reverse step of `outer` from x_t, towards x0_hat [UD2M, Alg. 1]."""
         assert outer.sigma_n is not None and outer.sigma_next is not None
@@ -52,8 +43,9 @@ class NoiseStream:
             self.image_ids,
             self.sample_ids,
             outer.noise_step,
-            out=self._memory_of(x_t),
+            out=self.memory_of(x_t),
         )
 
-    def _memory_of(self, state: Tensor) -> Tensor | None:
+    def memory_of(self, state: Tensor) -> Tensor | None:
+        """Where the state that follows may be written; None where that is new memory."""
         return state if self.in_place and state.is_contiguous() else None

@@ -105,7 +105,7 @@ def test_training_runs_the_sampler_of_inference(tmp_path):
             if parameter.requires_grad:
                 parameter += 0.05 * torch.randn(parameter.shape).to(parameter.dtype)
         index = torch.arange(3)
-        trained = model(batch.problem, index, 0 * index, batch.stream(index, 0 * index))
+        trained = model(batch, index, 0 * index)
     schedule, weights = model.learned_schedule(), model.adapter_weights()
     adapter = Adapter("a", "tiny", prior.content_hash(), schedule, weights, 1.0)
     engine = le.compile(prior, tmp_path / "e.engine", "torch", adapter=adapter)
@@ -127,7 +127,7 @@ def test_step_sizes_receive_gradients():
     index = torch.arange(3)
 
     def value():
-        drawn = model(batch.problem, index, 0 * index, batch.stream(index, 0 * index))
+        drawn = model(batch, index, 0 * index)
         return (drawn * torch.linspace(-1, 1, 16)).mean()
 
     value().backward()

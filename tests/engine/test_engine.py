@@ -14,7 +14,7 @@ from tiny import tiny_prior
 from tolerances import OTHER_RUNTIME, SAME_RUNTIME
 
 import latino_engine as le
-from latino_engine import engine as engine_module
+from latino_engine.sampling import network as network_module
 
 
 @pytest.fixture(scope="session")
@@ -109,7 +109,7 @@ def test_a_sample_is_itself_whatever_travels_with_it(engine, monkeypatch, sample
     )
     assert close(alone.samples[:, 0], whole[:, 1], SAME_RUNTIME)
     for size in (1, 5, 100):
-        monkeypatch.setattr(engine_module.Engine, "chunk_size", lambda self, h, w, n=size: n)
+        monkeypatch.setattr(network_module.Network, "chunk_size", lambda self, h, w, n=size: n)
         cut = engine.sample(y, op, num_samples=4, seed=2, sampler=sampler, steps=2)
         assert close(cut.samples, whole, SAME_RUNTIME)
         assert close(cut.residual_chi2, engine.sample(y, op, 4, 2, sampler, 2).residual_chi2, 1e-4)
@@ -140,7 +140,7 @@ def test_per_image_parameters_go_with_their_image(engine, monkeypatch):
     kernels = torch.rand(2, 1, 3, 3, dtype=torch.float64) + 0.1
     kernels /= kernels.sum((-1, -2), keepdim=True)
     levels = torch.tensor([0.05, 0.2], dtype=torch.float64)
-    monkeypatch.setattr(engine_module.Engine, "chunk_size", lambda self, h, w: 3)
+    monkeypatch.setattr(network_module.Network, "chunk_size", lambda self, h, w: 3)
     both = engine.sample(y, le.Blur(kernels, levels), num_samples=3, sampler="ud2m", steps=2)
     for i in range(2):
         op = le.Blur(kernels[i : i + 1], float(levels[i]))
@@ -155,7 +155,7 @@ def test_a_chunk_that_does_not_fit_is_halved(engine, monkeypatch):
     op = blur()
     y = op.measure(photo(2), seed=3)
     expected = engine.sample(y, op, num_samples=4, steps=2)
-    real, sizes = type(engine.runtime).__call__, []
+    real, sizes = type(engine.network.runtime).__call__, []
 
     def small_machine(self, x, sigma):
         sizes.append(len(x))
@@ -163,7 +163,7 @@ def test_a_chunk_that_does_not_fit_is_halved(engine, monkeypatch):
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
         return real(self, x, sigma)
 
-    monkeypatch.setattr(type(engine.runtime), "__call__", small_machine)
+    monkeypatch.setattr(type(engine.network.runtime), "__call__", small_machine)
     told = []
     post = engine.sample(y, op, num_samples=4, steps=2, progress=lambda *a: told.append(a))
     assert sizes[0] == 8 and max(sizes[3:]) <= 2
@@ -175,7 +175,7 @@ def test_another_error_of_the_runtime_is_not_swallowed(engine, monkeypatch):
     def broken(self, x, sigma):
         raise RuntimeError("broken kernel")
 
-    monkeypatch.setattr(type(engine.runtime), "__call__", broken)
+    monkeypatch.setattr(type(engine.network.runtime), "__call__", broken)
     with pytest.raises(RuntimeError, match="broken kernel"):
         engine.sample(photo(), blur(), steps=1)
 
@@ -184,13 +184,13 @@ def test_the_chunk_follows_the_free_memory(engine, monkeypatch):
     one = engine.manifest["memory"]["per_pixel"] * 64 * 64 + 12 * 4 * 3 * 64 * 64
     one += engine.manifest["memory"]["per_pixel_squared"] * 64.0**4
     for free, expected in ((2.2 * one, 1), (7.0 * one, 3), (1000 * one, 8)):
-        monkeypatch.setattr(engine_module, "available_bytes", lambda device, free=free: free)
-        assert engine.chunk_size(64, 64) == expected
-    monkeypatch.setattr(engine_module, "available_bytes", lambda device: 0.5 * one)
+        monkeypatch.setattr(network_module, "available_bytes", lambda device, free=free: free)
+        assert engine.network.chunk_size(64, 64) == expected
+    monkeypatch.setattr(network_module, "available_bytes", lambda device: 0.5 * one)
     with pytest.raises(
         ValueError, match=r"y: expected an image that fits into the free memory .*tile=256"
     ):
-        engine.chunk_size(64, 64)
+        engine.network.chunk_size(64, 64)
 
 
 def test_units_are_public(engine):

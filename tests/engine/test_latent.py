@@ -297,7 +297,7 @@ def test_half_precision_is_within_its_bound(pipelines: dict[str, Path], precisio
     assert all(1e-5 < error <= BOUNDS[precision] for error in errors.values()), errors
     y = torch.rand(1, 3, 16, 16)
     engine = torch_engine(prior)
-    engine.networks = TorchLatentRuntime(half, "cpu")
+    engine.network.runtime = TorchLatentRuntime(half, "cpu")
     post = engine.sample(y, le.Denoising(0.1), num_samples=1, steps=2)
     assert post.samples.dtype == torch.float32 and bool(torch.isfinite(post.samples).all())
 

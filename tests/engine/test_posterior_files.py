@@ -94,7 +94,7 @@ def test_the_hash_is_that_of_the_manifest(engine, folder, tmp_path):
 
 def test_the_schedule_has_the_numbers_of_latino(engine):
     post = engine.sample(Y, le.Denoising(0.1), 1, steps=2, sampler="latino")
-    rows = [row for outer in post.about["schedule"]["outer"] for row in outer["steps"]]
+    rows = [row for outer in post.about["schedule"]["outer"] for row in outer["inner"]]
     assert [row["gamma"] == 0.0 for row in rows] == [True, False]
     # gamma_k = sigma_k^2 / sigma_y^2 with sigma_y in the internal range, twice the public one.
     wanted = rows[1]["sigma_delta"] ** 2 / 0.2**2

@@ -102,7 +102,7 @@ def test_step_sizes_by_operator_class():
     rows = schedule.builder(blur)(0.2)
     assert rows.nfe == schedule.nfe == 4 and rows.outer[1].sigma_n == 0.5
     rho = 1.0 * 0.2 * 20.0 / (0.2**2 + 20.0**2) ** 0.5
-    assert rows.outer[0].steps[0].sigma_delta == pytest.approx(2.0 * rho)
+    assert rows.outer[0].inner[0].sigma_delta == pytest.approx(2.0 * rho)
 
 
 def test_an_engine_with_an_adapter_runs_its_schedule(tmp_path):

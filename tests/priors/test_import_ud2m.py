@@ -86,13 +86,13 @@ def test_log_domain_scalars_become_the_schedule(file, prior):
     assert tables["r"][2][1] == pytest.approx(math.exp(0.3))
     assert tables["lam"][0][0] == pytest.approx(math.exp(-0.5))
     assert schedule.time_shift[1][2] == pytest.approx(3.0)
-    step = schedule.builder(le.Blur.uniform(3, 0.05))(0.1).outer[1].steps[0]
+    step = schedule.builder(le.Blur.uniform(3, 0.05))(0.1).outer[1].inner[0]
     sigma_n, table = schedule.sigmas[1], prior.spec.sigma_table
     rho = 0.1 * sigma_n / (0.1**2 + sigma_n**2) ** 0.5
     at = next(t for t in range(1000) if table[t] >= rho)
     assert table[at + 2] < step.sigma_delta < table[at + 3]
     plain = ud2m_schedule(0.1, schedule.sigmas, 3, r=math.exp(0.3), lam=math.exp(-0.5))
-    assert step.gamma == pytest.approx(plain.outer[1].steps[0].gamma)
+    assert step.gamma == pytest.approx(plain.outer[1].inner[0].gamma)
 
 
 def test_scalars_of_every_iteration_are_read(tmp_path, prior):

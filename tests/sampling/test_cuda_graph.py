@@ -14,6 +14,7 @@ from tolerances import SAME_RUNTIME
 import latino_engine as le
 from latino_engine.engine import Engine
 from latino_engine.ops import cpu_extension, cuda_extension
+from latino_engine.runtimes.protocol import DenoiserRuntime
 from latino_engine.sampling import cuda_graph
 from latino_engine.sampling.cuda_graph import NUM_GRAPHS, NUM_WORKERS, bucket
 
@@ -41,7 +42,7 @@ def engine(eager, driver):
 
 def captured(eager, driver, **manifest):
     fields = {**eager.manifest, **manifest}
-    return Engine(eager.folder, fields, eager.backend, eager.runtime, None, driver)
+    return Engine(eager.folder, fields, eager.backend, eager.network.runtime, None, driver)
 
 
 def kernels(n):
@@ -141,7 +142,7 @@ def test_buffers_are_reused(engine, driver):
     op = le.Denoising(0.1)
     y = measured(op)
     engine.sample(y, op, num_samples=2, steps=2)
-    (worker,) = engine.pool._free
+    (worker,) = engine.network.pool._free
     (sampler,) = worker.graphs.values()
     before = [t.data_ptr() for t in (sampler.out, sampler.buffers.x_init, sampler.buffers.seed)]
     first = engine.sample(y, op, num_samples=2, seed=1, steps=2).samples
@@ -176,7 +177,7 @@ def test_batches_share_a_bucket(eager, engine, driver):
 def test_samples_of_one_measurement_share_its_spectrum(engine):
     op = le.Blur(kernels(1), 0.05)
     engine.sample(measured(op, 1), op, num_samples=4, steps=2)
-    (worker,) = engine.pool._free
+    (worker,) = engine.network.pool._free
     (sampler,) = worker.graphs.values()
     assert [c.shape[0] for c in sampler.buffers.constants] == [1, 1]
 
@@ -185,7 +186,7 @@ def test_a_worker_keeps_a_bounded_number_of_graphs(engine, driver):
     op = le.Denoising(0.1)
     for width in range(8, 8 + NUM_GRAPHS + 2):
         engine.sample(measured(op, 1, size=(8, width)), op, num_samples=1, steps=1)
-    (worker,) = engine.pool._free
+    (worker,) = engine.network.pool._free
     assert len(worker.graphs) == NUM_GRAPHS and len(driver.graphs) == NUM_GRAPHS + 2
 
 
@@ -205,7 +206,7 @@ def test_threads_get_their_own_samples_from_a_pool(eager, engine, driver):
         thread.join()
     assert all(same(a, b) for a, b in zip(found, expected, strict=True))
     assert 1 <= len(driver.graphs) <= NUM_WORKERS
-    assert len(engine.pool._free) == engine.pool._made <= NUM_WORKERS
+    assert len(engine.network.pool._free) == engine.network.pool._made <= NUM_WORKERS
 
 
 def test_the_pool_serves_in_the_order_of_coming(driver):
@@ -234,7 +235,7 @@ def test_a_call_that_fails_gives_its_worker_back(engine):
     op = le.Denoising(0.1)
     with pytest.raises(ValueError, match=r"^y: expected"):
         engine.sample(torch.zeros(1, 1, 12, 16), op)
-    assert len(engine.pool._free) == 1
+    assert len(engine.network.pool._free) == 1
 
 
 def test_out_of_memory_takes_a_smaller_bucket(eager, engine, driver):
@@ -246,7 +247,7 @@ def test_out_of_memory_takes_a_smaller_bucket(eager, engine, driver):
     found = engine.sample(y, op, num_samples=8, steps=2)
     assert same(found, eager.sample(y, op, num_samples=8, steps=2))
     assert found.about["execution"] == "CUDA graph"
-    assert engine.pool.limit((12, 16), 4) == 2
+    assert engine.network.pool.limit((12, 16), 4) == 2
     tried = [entry[0] for entry in driver.log if entry[0] in ("capture", "release")]
     assert tried == ["capture", "release", "capture"]  # 4 fails, 2 does
     driver.log.clear()
@@ -284,7 +285,7 @@ def test_other_errors_are_not_swallowed(engine, monkeypatch):
     def broken(self, x, sigma):
         raise RuntimeError("a driver of another kind")
 
-    monkeypatch.setattr(type(engine.runtime), "__call__", broken)
+    monkeypatch.setattr(type(engine.network.runtime), "__call__", broken)
     with pytest.raises(RuntimeError, match="a driver of another kind"):
         engine.sample(measured(le.Denoising(0.1)), le.Denoising(0.1), steps=1)
 
@@ -302,11 +303,11 @@ def test_a_data_step_decided_on_the_host_runs_eagerly_and_says_so(eager, engine,
 
 
 def test_a_runtime_that_cannot_be_captured_runs_eagerly_and_says_so(eager, driver):
-    class Opaque:
+    class Opaque(DenoiserRuntime):
         device = "cpu"
 
         def __call__(self, x, sigma):
-            return eager.runtime(x, sigma)
+            return eager.network.runtime(x, sigma)
 
     engine = Engine(eager.folder, eager.manifest, "torch", Opaque(), None, driver)
     op = le.Denoising(0.1)
@@ -337,7 +338,7 @@ def test_warm_up_captures_before_the_first_call(eager, driver):
     assert streams == [1, 1, 2, 2] and NUM_WORKERS == 2
     op = le.Inpainting(MASK, 0.1)
     y = measured(op, 1)
-    with engine.pool.worker():
+    with engine.network.pool.worker():
         engine.sample(y, op, num_samples=5)
     engine.sample(y, op, num_samples=5)
     assert len(driver.graphs) == 4
@@ -357,7 +358,9 @@ def test_a_runtime_that_refuses_a_capture_runs_eagerly_and_is_not_asked_again(dr
     engine, eager = machine.engines("tensorrt")
     asked = []
     monkeypatch.setattr(
-        type(engine.runtime), "allows_capture", lambda self: asked.append(self._contexts) or False
+        type(engine.network.runtime),
+        "allows_capture",
+        lambda self: asked.append(self._contexts) or False,
     )
     op = le.Denoising(0.1)
     for seed in range(2):
@@ -368,4 +371,4 @@ def test_a_runtime_that_refuses_a_capture_runs_eagerly_and_is_not_asked_again(dr
             "eager: the runtime of the network cannot be captured at this size"
         )
     assert len(asked) == 1 and len(asked[0]) == 1  # after a pass, which made a context
-    assert not engine.driver.graphs
+    assert not engine.network.driver.graphs

@@ -148,7 +148,7 @@ def test_memory_that_runs_out_is_recovered(machine, monkeypatch):
     op, height_width = le.Denoising(0.1), machine.size
     y = measured(op, size=height_width)
     for engine in (captured, eager, measuring):  # the memory goes after this was decided
-        monkeypatch.setattr(engine, "chunk_size", lambda height, width: MAX_BATCH)
+        monkeypatch.setattr(engine.network, "chunk_size", lambda height, width: MAX_BATCH)
     options = {"num_samples": MAX_BATCH, "steps": 1, "seed": 4}
     expected = eager.sample(y, op, **options)
 

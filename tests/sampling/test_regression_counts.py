@@ -26,6 +26,8 @@ from latino_engine.engine import Engine
 from latino_engine.export.denoiser import export_denoiser
 from latino_engine.ops import cpu_extension, cuda_extension
 from latino_engine.ops.step_table import StepTable
+from latino_engine.runtimes.protocol import DenoiserRuntime
+from latino_engine.sampling.eager_steps import EagerSteps
 from latino_engine.sampling.noise_stream import NoiseStream
 from latino_engine.schedule import ud2m_schedule
 
@@ -47,7 +49,7 @@ needs_native = pytest.mark.skipif(
 )
 
 
-class Same:
+class Same(DenoiserRuntime):
     """A network that gives its input back and allocates nothing."""
 
     device = "cpu"
@@ -221,9 +223,13 @@ def test_the_states_of_a_chain_stay_where_they_are() -> None:
     x, x_t = torch.randn(2, 1, 3, SIDE, SIDE).unbind(0)
     results = []
     for own in (False, True):
-        stream, first, second = NoiseStream(3, ids, ids, own), x.clone(), x_t.clone()
-        z = stream.inner(step.with_noise, first, second, outer.steps[0])  # type: ignore[attr-defined]
-        reverse = stream.reverse(z, second, outer)
+        steps, first, second = (
+            EagerSteps(step, NoiseStream(3, ids, ids, own)),
+            x.clone(),
+            x_t.clone(),
+        )
+        z = steps.propose(first, second, outer.inner[0])
+        reverse = steps.reverse(z, second, outer)
         assert (z.data_ptr() == first.data_ptr()) is own
         assert (reverse.data_ptr() == second.data_ptr()) is own
         results.append((z, reverse))

@@ -14,6 +14,7 @@ import torch
 from latino_engine import ops
 from latino_engine.operators import Blur, Inpainting
 from latino_engine.sampler import sample_posterior
+from latino_engine.sampling.eager_steps import EagerSteps
 from latino_engine.sampling.noise_stream import NoiseStream
 from latino_engine.schedule import Schedule, few_step_sigmas, latino_schedule, ud2m_schedule
 
@@ -46,9 +47,8 @@ def run(op, schedule, seed=0):
     shape = (SAMPLES, 1, world.HEIGHT, world.WIDTH)
     images, ids = torch.zeros(SAMPLES, dtype=torch.int64), torch.arange(SAMPLES)
 
-    noise = NoiseStream(seed, images, ids)
-
-    x = sample_posterior(x_init.expand(shape).contiguous(), schedule, step, world.denoise, noise)
+    steps = EagerSteps(step, NoiseStream(seed, images, ids))
+    x = sample_posterior(steps, world.denoise, schedule, x_init.expand(shape).contiguous())
     A = dense(op)
     return A, y.reshape(-1).numpy(), x_init.reshape(-1).numpy(), x.reshape(SAMPLES, SIZE).numpy()
 
@@ -138,18 +138,27 @@ def test_unfolded_sampler_reaches_the_posterior(make):
 
 
 class Recorder:
-    """A stream without noise that remembers its steps."""
+    """Steps that change nothing and remember where their noise stands in the stream."""
 
     def __init__(self):
         self.used = []
+        self.last_gamma = None
 
-    def langevin(self, z, scale, step):
-        self.used.append(step)
-        return z
+    def start(self, x, sigma):
+        self.used.append(0)
+        return x
+
+    def propose(self, x, x_t, inner):
+        self.used.append(inner.noise_step)
+        return x
 
     def reverse(self, x0_hat, x_t, outer):
         self.used.append(outer.noise_step)
         return x_t
+
+    def finish(self, x, gamma):
+        self.last_gamma = gamma
+        return x
 
 
 @pytest.mark.parametrize("name, nfe", [("latino", 4), ("ud2m", 6), ("ud2m-tuned", 4)])
@@ -160,7 +169,9 @@ def test_nfe_counts_the_calls_of_the_denoiser(name, nfe):
         calls.append(float(sigma))
         return x
 
-    sample_posterior(torch.zeros(1, 1, 4, 4), schedule, lambda v, g: v, counting, Recorder())
+    recorder = Recorder()
+    sample_posterior(recorder, counting, schedule, torch.zeros(1, 1, 4, 4))
+    assert recorder.last_gamma == schedule.final_gamma
     assert len(calls) == schedule.nfe == nfe
     assert calls == pytest.approx(schedule.denoiser_sigmas())
 
@@ -171,9 +182,7 @@ def test_noise_steps_are_those_of_the_random_stream(name):
     k.
     """
     recorder = Recorder()
-    sample_posterior(
-        torch.zeros(1, 1, 4, 4), SCHEDULES[name], lambda v, g: v, lambda x, s: x, recorder
-    )
+    sample_posterior(recorder, lambda x, s: x, SCHEDULES[name], torch.zeros(1, 1, 4, 4))
     used = recorder.used
     if name == "latino":
         assert used == [1, 2, 3, 4]

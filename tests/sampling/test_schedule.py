@@ -44,7 +44,7 @@ def test_ud2m_step_sizes_follow_the_formula():
     for outer, sigma_n in zip(schedule.outer, sigmas, strict=True):
         rho2 = 1.5**2 * sigma_y**2 * sigma_n**2 / (sigma_y**2 + sigma_n**2)
         w = 1.0 / rho2 + 1.0 / sigma_n**2
-        for step in outer.steps:
+        for step in outer.inner:
             assert step.gamma == pytest.approx(1.0 / (1.2 * sigma_y**2 * w))
             assert step.sigma_delta == pytest.approx(0.8 * rho2**0.5)
             assert step.x_weight == pytest.approx(1.0 / rho2 / w)
@@ -55,7 +55,7 @@ def test_ud2m_step_sizes_follow_the_formula():
 def test_step_sizes_may_differ_and_carry_gradients():
     r = [[torch.tensor(1.0, requires_grad=True), torch.tensor(2.0)], [torch.tensor(0.5)] * 2]
     schedule = ud2m_schedule(0.1, [2.0, 0.4], 2, r=r)
-    level = schedule.outer[0].steps[0].sigma_delta
+    level = schedule.outer[0].inner[0].sigma_delta
     level.backward()
     assert r[0][0].grad is not None and float(r[0][0].grad) > 0
 
@@ -66,13 +66,13 @@ def test_a_noise_level_per_image_gives_a_row_per_image():
     for i, level in enumerate(sigma_y.tolist()):
         one = ud2m_schedule(level, [2.0, 0.4], 1)
         for many, single in zip(both.outer, one.outer, strict=True):
-            assert float(many.steps[0].gamma[i]) == pytest.approx(single.steps[0].gamma)
-            assert float(many.steps[0].x_weight[i]) == pytest.approx(single.steps[0].x_weight)
+            assert float(many.inner[0].gamma[i]) == pytest.approx(single.inner[0].gamma)
+            assert float(many.inner[0].x_weight[i]) == pytest.approx(single.inner[0].x_weight)
 
 
 def test_latino_is_the_same_data_shifted_by_a_row():
     schedule = latino_schedule(0.1, [0.6, 0.2])
-    steps = schedule.outer[0].steps
+    steps = schedule.outer[0].inner
     assert steps[0].gamma == 0.0 and steps[1].gamma == pytest.approx(36.0)
     assert schedule.final_gamma == pytest.approx(4.0)
     assert schedule.sigma_start is None and schedule.nfe == 2

@@ -14,9 +14,10 @@ from tiny import tiny_prior
 from torch import Tensor, nn
 
 import latino_engine as le
-from latino_engine import engine as engine_module
 from latino_engine.cli.program import run as cli
 from latino_engine.engine import Engine
+from latino_engine.runtimes.protocol import DenoiserRuntime
+from latino_engine.sampling import network as network_module
 from latino_engine.sampling.tiles import (
     Tiles,
     blend_weights,
@@ -50,7 +51,7 @@ class Convolutional(nn.Module):
         return self.outer(torch.cat((h, low), dim=1))
 
 
-class ConvolutionalRuntime:
+class ConvolutionalRuntime(DenoiserRuntime):
     """The same as a runtime of an engine."""
 
     device = "cpu"
@@ -173,7 +174,7 @@ def test_the_data_step_is_global(engine):
 
 
 def test_tiles_travel_in_batches(engine):
-    runtime = engine.runtime
+    runtime = engine.network.runtime
     y = torch.rand(2, 3, 64, 64)
     calls = []
     post = engine.sample(
@@ -220,17 +221,17 @@ def test_every_runtime_takes_tiles(compiled):
 
 def test_an_image_larger_than_memory_is_sampled_by_tiles(engine, monkeypatch):
     whole = 100 * 512 * 512 + 12 * 4 * 3 * 512 * 512
-    monkeypatch.setattr(engine_module, "available_bytes", lambda device: int(0.65 * whole))
+    monkeypatch.setattr(network_module, "available_bytes", lambda device: int(0.65 * whole))
     y = torch.rand(1, 3, 512, 512)
     options = {"num_samples": 2, "steps": 1}
-    monkeypatch.setitem(engine.manifest, "memory", {"per_pixel": 400.0, "per_pixel_squared": 0.0})
+    monkeypatch.setattr(engine.network, "memory", {"per_pixel": 400.0, "per_pixel_squared": 0.0})
     with pytest.raises(ValueError) as caught:
         engine.sample(y, le.Denoising(0.1), **options)
     assert str(caught.value).endswith(
         "; let the network see tiles, for example tile=256, or free some memory"
     )
     assert engine.sample(y, le.Denoising(0.1), tile=64, **options).samples.shape[0] == 2
-    monkeypatch.setattr(engine_module, "available_bytes", lambda device: 10**6)
+    monkeypatch.setattr(network_module, "available_bytes", lambda device: 10**6)
     with pytest.raises(ValueError, match=r"choose a smaller tile, or free some memory$"):
         engine.sample(y, le.Denoising(0.1), tile=256, **options)
 
@@ -239,15 +240,15 @@ def test_the_batch_of_tiles_follows_the_free_memory(engine, monkeypatch):
     tile, image = 100 * 32 * 32, 12 * 4 * 3 * 256 * 256
     for tiles_free, expected in ((1.5, (1, 1)), (3.5, (1, 3)), (50.0, (1, 5))):
         free = int(2 * (image + tiles_free * tile))
-        monkeypatch.setattr(engine_module, "available_bytes", lambda device, free=free: free)
-        images, tiles = engine.tiled_chunk_size(256, 256, Tiles(32, 8, 4, 5))
+        monkeypatch.setattr(network_module, "available_bytes", lambda device, free=free: free)
+        images, tiles = engine.network.tiled_chunk_size(256, 256, Tiles(32, 8, 4, 5))
         assert (images, tiles.batch) == expected
 
 
 def test_running_out_of_memory_takes_fewer_tiles(engine, monkeypatch):
     y = torch.rand(1, 3, 64, 64)
     expected = engine.sample(y, le.Denoising(0.1), 1, steps=1, tile=32).samples
-    runtime = engine.runtime
+    runtime = engine.network.runtime
 
     def scarce(x, sigma):
         if len(x) > 1:
@@ -255,7 +256,7 @@ def test_running_out_of_memory_takes_fewer_tiles(engine, monkeypatch):
         return runtime(x, sigma)
 
     scarce.device = "cpu"
-    monkeypatch.setattr(engine, "runtime", scarce)
+    monkeypatch.setattr(engine.network, "runtime", scarce)
     found = engine.sample(y, le.Denoising(0.1), 1, steps=1, tile=32).samples
     assert relative_error(found[0], expected[0]) < ROUNDING
 

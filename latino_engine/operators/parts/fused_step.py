@@ -83,32 +83,3 @@ class FusedStep(FixedStep):
         size, dtype = " x ".join(map(str, self.shape)), str(self.dtype).removeprefix("torch.")
         ops = f", transforms={self.transforms!r}" if self.transforms else ""
         return f"FusedStep({size} {dtype}{ops})"
-
-    def with_noise(
-        self,
-        x: Tensor,
-        x_t: Tensor | None,
-        x_weight: float | Tensor,
-        gamma: float | Tensor,
-        scale: float | Tensor,
-        seed: int,
-        image_ids: Tensor,
-        sample_ids: Tensor,
-        step: int,
-        *,
-        out: Tensor | None = None,
-    ) -> Tensor:
-        """Anchors, prox, noise in one operation; whose noise it is: see `ops.gaussian_noise`.
-
-        The result is written into `out` if there is one, which may be x itself.
-        """
-        self.check(x, self.shape, self.dtype)
-        check_gamma(gamma)
-        return self.inner(
-            *(x, x_t, x_weight, *self.constants, gamma, scale),
-            seed=seed,
-            image_ids=image_ids,
-            sample_ids=sample_ids,
-            step=step,
-            out=out,
-        )
