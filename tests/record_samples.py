@@ -28,6 +28,7 @@ os.environ["COLUMNS"] = "100"
 sys.path.insert(0, str(Path(__file__).parent))
 
 import torch
+from frames import depths
 from torch import Tensor
 
 import latino_engine as le
@@ -285,28 +286,6 @@ def latent_hashes(folder: Path) -> Iterator[tuple[str, str]]:
     yield "latent torch blur latino-pro", digest(post.samples)
 
 
-def _depths(call: Callable[[], Any], code: Any) -> dict[str, int]:
-    """{function of the extension: fewest Python frames from the frame of `code` to its call}."""
-    found: dict[str, int] = {}
-
-    def watch(frame: Any, event: str, function: Any) -> None:
-        if event != "c_call" or getattr(function, "__module__", None) != "latino_engine._cpu":
-            return
-        depth, at = 1, frame
-        while at is not None and at.f_code is not code:
-            depth, at = depth + 1, at.f_back
-        if at is not None:
-            name = function.__name__
-            found[name] = max(depth, found.get(name, 0))
-
-    sys.setprofile(watch)
-    try:
-        call()
-    finally:
-        sys.setprofile(None)
-    return found
-
-
 def frames(folder: Path) -> dict[str, dict[str, int]]:
     """The most frames of Python from a public call to each function of the extension."""
     engine = le.load(folder / "photo-small.engine", backend="torch", threads=THREADS)
@@ -315,9 +294,9 @@ def frames(folder: Path) -> dict[str, dict[str, int]]:
         op = operators(3, 64)[name]
         y = measured(op, x)
         sample = type(engine).sample.__code__
-        made[f"sample {name}"] = _depths(lambda y=y, op=op: engine.sample(y, op), sample)
+        made[f"sample {name}"] = depths(lambda y=y, op=op: engine.sample(y, op), sample)
         prox = type(op).prox.__code__
-        made[f"prox {name}"] = _depths(lambda y=y, op=op: op.prox(x, y, 2.0), prox)
+        made[f"prox {name}"] = depths(lambda y=y, op=op: op.prox(x, y, 2.0), prox)
     return made
 
 
