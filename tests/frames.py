@@ -9,7 +9,7 @@ from typing import Any
 
 
 def depths(call: Callable[[], Any], code: CodeType) -> dict[str, int]:
-    """{function of the extension: the most frames from that of `code` to its call, both counted}."""
+    """{function of the extension: the most frames from `code` to its call, both ends counted}."""
     found: dict[str, int] = {}
 
     def watch(frame: Any, event: str, function: Any) -> None:
