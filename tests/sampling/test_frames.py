@@ -18,8 +18,8 @@ INNER_STEPS = {
     "sr": (le.SuperResolution(2, 0.05), "alias_prox_noise"),
     "inpainting": (le.Inpainting(torch.eye(SIDE), 0.05), "masked_prox_noise"),
 }
-MOST_FROM_SAMPLER = 9
-MOST_FROM_SAMPLE = 12
+MOST_FROM_SAMPLER = 7
+MOST_FROM_SAMPLE = 10
 
 pytestmark = pytest.mark.skipif(
     cpu_extension.missing() is not None, reason=str(cpu_extension.missing())
