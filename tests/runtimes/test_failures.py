@@ -47,8 +47,8 @@ def measured():
 def test_out_of_memory_ends_in_smaller_chunks(engine, monkeypatch):
     y, op = measured()
     expected = engine.sample(y, op, num_samples=3, steps=2)
-    session = Session(engine.runtime._session, RuntimeException(NO_MEMORY), most=2)
-    monkeypatch.setattr(engine.runtime, "_session", session)
+    session = Session(engine.network.runtime._session, RuntimeException(NO_MEMORY), most=2)
+    monkeypatch.setattr(engine.network.runtime, "_session", session)
     found = engine.sample(y, op, num_samples=3, steps=2)
     assert session.batches[0] == 6 and session.batches[-1] <= 2
     assert (found.samples - expected.samples).norm() <= SAME_RUNTIME * expected.samples.norm()
@@ -63,8 +63,8 @@ def test_out_of_memory_ends_in_smaller_chunks(engine, monkeypatch):
 )
 def test_one_image_that_does_not_fit_is_one_sentence(engine, monkeypatch, tile, remedy):
     y, op = measured()
-    session = Session(engine.runtime._session, RuntimeException(NO_MEMORY))
-    monkeypatch.setattr(engine.runtime, "_session", session)
+    session = Session(engine.network.runtime._session, RuntimeException(NO_MEMORY))
+    monkeypatch.setattr(engine.network.runtime, "_session", session)
     with pytest.raises(InvalidArgument) as caught:
         engine.sample(y, op, num_samples=1, steps=1, tile=tile)
     assert str(caught.value) == (
@@ -77,7 +77,9 @@ def test_one_image_that_does_not_fit_is_one_sentence(engine, monkeypatch, tile, 
 def test_another_failure_is_one_sentence(engine, monkeypatch):
     y, op = measured()
     error = Fail("[ONNXRuntimeError] : 1 : FAIL : the kernel broke.\nits stack")
-    monkeypatch.setattr(engine.runtime, "_session", Session(engine.runtime._session, error))
+    monkeypatch.setattr(
+        engine.network.runtime, "_session", Session(engine.network.runtime._session, error)
+    )
     with pytest.raises(RuntimeFailed) as caught:
         engine.sample(y, op, num_samples=1, steps=1)
     assert str(caught.value) == (
@@ -88,14 +90,14 @@ def test_another_failure_is_one_sentence(engine, monkeypatch):
 
 def test_wrong_sizes_reach_onnxruntime_and_come_back_as_one_sentence(engine):
     with pytest.raises(RuntimeFailed, match=r"^backend: .*INVALID_ARGUMENT.*; load the engine"):
-        engine.runtime(torch.zeros(1, 5, 16, 16), torch.ones(1))
+        engine.network.runtime(torch.zeros(1, 5, 16, 16), torch.ones(1))
 
 
 @pytest.mark.slow
 def test_onnxruntime_that_runs_out_of_memory(engine):
     """The scores of attention over 2048 x 2048 pixels would take 275 GB for each head."""
     with pytest.raises(MemoryError, match=r"^onnxruntime could not allocate: "):
-        engine.runtime(torch.zeros(1, 3, 2048, 2048), torch.ones(1))
+        engine.network.runtime(torch.zeros(1, 3, 2048, 2048), torch.ones(1))
 
 
 def test_a_graph_that_is_refused_is_one_sentence(tmp_path):
