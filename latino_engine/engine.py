@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -34,7 +36,7 @@ from latino_engine.sampling.cuda_driver import Driver
 from latino_engine.sampling.cuda_graph import Worker
 from latino_engine.sampling.network import Network
 from latino_engine.sampling.problem import Init, Measurement, make_problem
-from latino_engine.sampling.reporting import Progress, reporter
+from latino_engine.sampling.reporting import Progress, check_process, reporter
 from latino_engine.sampling.threads import torch_threads
 from latino_engine.sampling.tiles import Tiles, make_tiles
 from latino_engine.sampling.torch_state import own_arithmetic
@@ -76,6 +78,7 @@ class Engine:
         self.sha256 = engine_sha256(manifest)
         self.backend = backend
         self.threads = threads
+        self._process = os.getpid()
         about = manifest.get("adapter")
         self.schedule = None if about is None else parse_schedule(about["schedule"])
         self._init: str = "regularised" if about is None else about["init"]
@@ -140,6 +143,8 @@ class Engine:
         progress: Progress = None,
         tile: int | None = None,
         overlap: int | None = None,
+        timeout: float | None = None,
+        cancel: threading.Event | None = None,
     ) -> Posterior:
         """Draw samples from p(x | y).
 
@@ -166,6 +171,9 @@ class Engine:
                 whole image, and nfe counts whole images.
             overlap: pixels that neighbouring tiles share, a quarter of the tile by default: the
                 outer quarters are dropped, the middle half is blended.
+            timeout: seconds after which the call ends with SamplingStopped, between two
+                evaluations of the network; None for no limit.
+            cancel: an event that ends it in the same way once it is set, from another thread.
 
         On a GPU each chunk is the replay of one CUDA graph, captured when its size, batch and
         kind of operator first come, unless the data step is decided on the host (LinearOperator,
@@ -177,7 +185,9 @@ class Engine:
 
         Raises:
             ValueError, TypeError: an argument that cannot be used, in one sentence.
+            SamplingStopped: the time was over, or the event was set.
         """
+        check_process(self._process, os.getpid(), self.threads)
         start = time.perf_counter()
         num_samples = check_counts(num_samples, keep_samples)
         seed = ops.check_seed(seed)
@@ -186,7 +196,7 @@ class Engine:
         with (
             own_arithmetic(),
             torch_threads(self.threads),
-            reporter(progress) as report,
+            reporter(progress, timeout, cancel) as report,
             self.network.worker() as worker,
         ):
             problem = make_problem(y, op, self.spec, self._start(init, sampler), self.device)

@@ -53,6 +53,10 @@ class ImageUnreadable(UserError, ValueError):
     """An image file that cannot be used as a measurement."""
 
 
+class SamplingStopped(UserError, TimeoutError):
+    """A call of `sample` that was ended between two evaluations, by its timeout or its caller."""
+
+
 class PosteriorInvalid(UserError, ValueError):
     """A saved posterior that is missing, damaged or of another version."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -102,6 +103,8 @@ class LatentEngine(Engine):
         progress: Progress = None,
         tile: int | None = None,
         overlap: int | None = None,
+        timeout: float | None = None,
+        cancel: threading.Event | None = None,
         delta: Delta = None,
         prompt_updates: int | None = None,
         checkpoint_gradients: bool = False,
@@ -123,6 +126,7 @@ class LatentEngine(Engine):
             prompt_updates: "latino-pro": updates of the prompt, 15 by default.
             checkpoint_gradients: "latino-pro": recompute the U-Net's activations on the way back
                 instead of keeping them.
+            timeout, cancel: as in `Engine.sample`; the search of the prompt comes before.
 
         Returns:
             The posterior; for "latino-pro" with `prompt_embedding`.
@@ -135,9 +139,12 @@ class LatentEngine(Engine):
         self._check(sampler, unfold, tile, overlap, prompt_updates)
         engine = self if delta is None else self.with_delta(delta)
         rest = (num_samples, seed, "latino", steps, None)
+        ending: dict[str, Any] = {"timeout": timeout, "cancel": cancel}
         own = {"sampler": sampler, "delta": plain_delta(engine.delta)}
         if sampler != "latino-pro":
-            post = Engine.sample(engine, y, op, *rest, init, image_ids, keep_samples, progress)
+            post = Engine.sample(
+                engine, y, op, *rest, init, image_ids, keep_samples, progress, **ending
+            )
             return replace(post, about=post.about | {"request": post.about["request"] | own})
         begin = time.perf_counter()
         search = PromptSearch()
@@ -147,7 +154,9 @@ class LatentEngine(Engine):
             y, op, seed, init, image_ids, search, checkpoint_gradients
         )
         searched_ms = 1e3 * (time.perf_counter() - begin)
-        post = Engine.sample(engine, y, op, *rest, x_last, image_ids, keep_samples, progress)
+        post = Engine.sample(
+            engine, y, op, *rest, x_last, image_ids, keep_samples, progress, **ending
+        )
         nfe = search.updates * len(search.times)
         about = {"sampler": sampler, "prompt_updates": search.updates, "prompt_nfe": nfe}
         own |= {"prompt_updates": prompt_updates, "init": init_name(init)}

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import copyreg
+import weakref
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from latino_engine.engine import Engine
 from latino_engine.errors import invalid
@@ -17,6 +21,9 @@ from latino_engine.sampling.checks import (
 )
 from latino_engine.sampling.cuda_driver import CudaDriver
 from latino_engine.system.machine import limited_cores
+
+#: Engines whose network goes through torch.compile, as those of their pickles shall.
+_COMPILED: weakref.WeakSet[Engine] = weakref.WeakSet()
 
 
 def load(
@@ -65,11 +72,43 @@ def load(
     if latent:
         from latino_engine.latent_engine import open_latent_engine
 
-        return open_latent_engine(folder, manifest, chosen, device, threads)
+        opened = open_latent_engine(folder, manifest, chosen, device, threads)
+        copyreg.pickle(type(opened), _reduce_latent)
+        return opened
     runtime = module.open_runtime(folder, manifest["precision"], device, threads)
     if isinstance(runtime, TorchDenoiser) and torch_compile:
         runtime = runtime.compiled()
     driver = CudaDriver() if runtime.device == "cuda" else None
     engine = Engine(folder, manifest, chosen, runtime, threads, driver)
+    if torch_compile:
+        _COMPILED.add(engine)
     engine.warm_up()
     return engine
+
+
+def _reopen(
+    folder: str, sha256: str, backend: str, device: str, threads: int | None, torch_compile: bool
+) -> Engine:
+    """The engine of a pickle: loaded again from its folder, which must be the same still."""
+    engine = load(folder, backend, device, threads, torch_compile=torch_compile)
+    if engine.sha256 != sha256:
+        remedy = "load the engine again, and pickle that"
+        expected = f"the one that was pickled, {sha256[:12]}"
+        raise invalid("engine", expected, f"{engine.sha256[:12]} in {folder!r}", remedy)
+    return engine
+
+
+def _reduce(engine: Engine) -> tuple[Callable[..., Engine], tuple[object, ...]]:
+    folder = str(engine.folder.resolve())
+    where = (engine.backend, engine.device, engine.threads, engine in _COMPILED)
+    return _reopen, (folder, engine.sha256, *where)
+
+
+def _reduce_latent(engine: Any) -> tuple[Any, ...]:
+    """As `_reduce`, with the prompt and the step size that the caller may have changed."""
+    return (*_reduce(engine), {"conditioning": engine.conditioning, "delta": engine.delta})
+
+
+copyreg.pickle(
+    Engine, _reduce
+)  # weights and sessions stay where they are: a path and a hash travel
