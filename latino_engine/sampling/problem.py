@@ -262,8 +262,8 @@ def _sigma_y(operator: Operator, spec: PriorSpec) -> Scalar:
 def _warn_noiseless(level: float, smallest: float) -> None:
     """Below it a float32 image holds no more of y, and conjugate gradients do not end."""
     warnings.warn(
-        f"noise_std: {level:g} is taken as {smallest:g}; state the noise level of the measurement "
-        "to be rid of this",
+        f"noise_std: {level:g} is taken as {smallest:g}, the least that is told apart in float32; "
+        "state a larger noise level of the measurement to be rid of this",
         UserWarning,
         stacklevel=5,
     )
