@@ -228,7 +228,7 @@ def _restored(
     if not (isinstance(op, nn.Module) or is_reconstructor(network)):
         return network(operator.observed(y), op)
     if not isinstance(op, nn.Module):
-        from latino_engine.interop.deepinv import to_physics
+        from latino_engine.interop.conversion import to_physics
 
         channels, height, width = image.shape[1:]
         op = cast(nn.Module, to_physics(op, (channels, height, width)).to(image.device))
