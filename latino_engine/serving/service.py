@@ -125,7 +125,7 @@ async def _read(request: Request) -> Fields:
             return json_fields(json.loads(await request.body()))
         except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
             raise invalid("body", "JSON", "text that is none", "check it") from error
-    if kind != "multipart/form-data":
+    if kind not in ("multipart/form-data", "application/x-www-form-urlencoded"):
         expected = "multipart/form-data or application/json"
         raise Refused(415, f"content-type: expected {expected}, got {kind[:80]!r}; send a form")
     values: dict[str, Any] = {}
