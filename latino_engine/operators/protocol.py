@@ -24,6 +24,7 @@ operators stands here.
 | `measured_shape(shape)` | (C, H, W) of an image -> shape of its y | that of A of zeros |
 | `check_measurement(y)` | raises for a y of another shape | (B, ...), of an image (B, C, H, W) |
 | `check_model(y)` | raises where A contradicts A_adjoint | nothing |
+| `spec(file)` | the words that make it again, arrays in a file | of this package's own classes |
 | `measurement_picture(y)` | y as an image to look at | y |
 | `enlarged(y)` | a smaller y on the grid of x | y |
 | `cost(call, shape)` | operations and bytes of a call | None: not counted |
@@ -41,13 +42,15 @@ operators stands here.
 
 from __future__ import annotations
 
+import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, cast
 
 import torch
 from torch import Tensor
 
+from latino_engine.atomic import PathLike
 from latino_engine.errors import invalid
 from latino_engine.operators.parts.checks import (
     check_anchor,
@@ -172,6 +175,19 @@ class Operator(ABC):
     def residual(self, x: Tensor, y: Tensor) -> Tensor:
         """What is divided by noise_std and squared for chi-square: observed(A x) - y."""
         return self.observed(self.A(x)) - y
+
+    def spec(self, file: PathLike | None = None) -> str:
+        """The words with which `latino_engine.operator` and the command line make it again.
+
+        Args:
+            file: name of an npz file for its arrays; the words are then `saved:file=NAME`.
+
+        Raises:
+            ValueError: arrays without a file, or a class of the user's own.
+        """
+        # By name: the module knows all operators, and each of them knows this one.
+        words = importlib.import_module("latino_engine.operators.serialisation")
+        return cast(str, words.spec_of(self, file))
 
     def take(self, index: Tensor) -> Operator:
         """The operator of the images `index`, 1-D int64; shared parameters are kept."""

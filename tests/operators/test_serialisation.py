@@ -96,7 +96,7 @@ def test_the_level_of_the_call_and_the_level_in_words():
     ids=lambda op: type(op).__name__,
 )
 def test_words_where_there_are_some(op):
-    again = le.operator(spec_of(op))
+    again = le.operator(op.spec())
     assert repr(again) == repr(op)
     assert again.noise_std == op.noise_std
 
@@ -104,7 +104,7 @@ def test_words_where_there_are_some(op):
 def test_arrays_by_file(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     op = le.Blur(torch.rand(3, 5, dtype=torch.float64), 0.05)
-    assert spec_of(op, "psf.npz") == "saved:file=psf.npz"
+    assert op.spec("psf.npz") == "saved:file=psf.npz"
     again = le.operator("saved:file=psf.npz")
     assert torch.equal(again.kernel, op.kernel)
     assert again.noise_std == 0.05
