@@ -81,13 +81,6 @@ inline void check_apart(const py::array& out, const std::string& out_name, const
   refuse(out_name, "memory apart from " + other_name, "an overlap", "give an array of its own");
 }
 
-// Infinite ones bound nothing; NaN is no bound.
-inline void check_bounds(float lowest, float highest) {
-  if (lowest <= highest) return;
-  refuse("lowest", "at most highest", std::to_string(lowest) + " > " + std::to_string(highest),
-         "swap the bounds");
-}
-
 inline void check_threads(int num_threads) {
   if (num_threads >= 1 && num_threads <= 4096) return;
   refuse("num_threads", "1 to 4096", std::to_string(num_threads), "give torch.get_num_threads()");

@@ -24,7 +24,7 @@
 namespace latino::binding {
 namespace {
 
-constexpr int kInterfaceVersion = 5;  // latino_engine.ops.cpu_extension asks for exactly this one
+constexpr int kInterfaceVersion = 6;  // latino_engine.ops.cpu_extension asks for exactly this one
 py::tuple philox_words(std::array<std::uint32_t, 4> counter, std::array<std::uint32_t, 2> key) {
   const Words r = philox4x32({counter[0], counter[1], counter[2], counter[3]}, {key[0], key[1]});
   return py::make_tuple(r.x, r.y, r.z, r.w);
@@ -71,10 +71,9 @@ void langevin_noise(const py::array& z, const py::array& scale, std::uint64_t se
 }
 
 void reverse_step(const py::array& x0_hat, const py::array& x_t, float sigma_next, float kept,
-                  float renewed, float lowest, float highest, std::uint64_t seed,
-                  const py::array& image_ids, const py::array& sample_ids, std::uint32_t step,
-                  const py::array& out, int num_threads) {
-  check_bounds(lowest, highest);
+                  float renewed, std::uint64_t seed, const py::array& image_ids,
+                  const py::array& sample_ids, std::uint32_t step, const py::array& out,
+                  int num_threads) {
   const Sizes sizes = sizes_of(out);
   const cpu::Shape shape = image_shape(sizes);
   const Identity identity(seed, image_ids, sample_ids, step, sizes);
@@ -85,7 +84,7 @@ void reverse_step(const py::array& x0_hat, const py::array& x_t, float sigma_nex
   check_apart(out, "out", x_t, "x_t");
   check_threads(num_threads);
   const py::gil_scoped_release unlocked;
-  const ReverseStep scalars{sigma_next, kept, renewed, lowest, highest};
+  const ReverseStep scalars{sigma_next, kept, renewed};
   cpu::reverse_step(identity.get(), shape, estimate, state, scalars, result, num_threads);
 }
 
@@ -305,8 +304,8 @@ PYBIND11_MODULE(_cpu, m) {
   m.def("langevin_noise", &langevin_noise, arg("z"), arg("scale"), arg("seed"), arg("image_ids"),
         arg("sample_ids"), arg("step"), arg("out"), arg("num_threads"));
   m.def("reverse_step", &reverse_step, arg("x0_hat"), arg("x_t"), arg("sigma_next"), arg("kept"),
-        arg("renewed"), arg("lowest"), arg("highest"), arg("seed"), arg("image_ids"),
-        arg("sample_ids"), arg("step"), arg("out"), arg("num_threads"));
+        arg("renewed"), arg("seed"), arg("image_ids"), arg("sample_ids"), arg("step"), arg("out"),
+        arg("num_threads"));
   m.def("masked_prox", &masked_prox, arg("v"), arg("mask"), arg("y"), arg("gamma"), arg("out"),
         arg("num_threads"));
   m.def("masked_prox_noise", &masked_prox_noise, arg("x"), arg("x_t"), arg("x_weight"),

@@ -20,7 +20,7 @@
 namespace latino::binding {
 namespace {
 
-constexpr int kInterfaceVersion = 3;  // latino_engine.ops.cuda asks for exactly this one
+constexpr int kInterfaceVersion = 4;  // latino_engine.ops.cuda_extension asks for exactly this one
 
 cudaStream_t stream_of(std::uintptr_t handle) { return reinterpret_cast<cudaStream_t>(handle); }
 
@@ -150,10 +150,8 @@ void masked_prox_noise(const py::object& x, const py::object& x_t, const py::obj
   cuda::launch_masked_prox_noise(p, stream_of(stream));
 }
 
-void reverse_step(const py::object& x0_hat, const py::object& x_t, float lowest, float highest,
-                  const py::tuple& steps, const py::tuple& noise, const py::object& out,
-                  std::uintptr_t stream) {
-  check_bounds(lowest, highest);
+void reverse_step(const py::object& x0_hat, const py::object& x_t, const py::tuple& steps,
+                  const py::tuple& noise, const py::object& out, std::uintptr_t stream) {
   Call call(x0_hat, "x0_hat");
   if (x_t.is_none()) throw py::type_error("x_t: expected a torch tensor, got None; give the state");
   cuda::Quads p{};
@@ -162,8 +160,6 @@ void reverse_step(const py::object& x0_hat, const py::object& x_t, float lowest,
   p.x_t = call.image(x_t, "x_t");
   p.steps = call.steps(steps);
   p.noise = call.noise(noise);
-  p.lowest = lowest;
-  p.highest = highest;
   p.out = call.output(out);
   cuda::launch_reverse_step(p, stream_of(stream));
 }
@@ -210,32 +206,6 @@ void kspace_combine(const py::object& image, const py::object& spectrum, const p
   cuda::KSpace p = kspace_arguments(call, mask, y, steps);
   p.spectrum = call.spectrum(spectrum, 1, p.shape.width);
   cuda::launch_kspace_combine(p, stream_of(stream));
-}
-
-void running_moments(const py::object& mean, const py::object& m2, double count,
-                     const py::object& x, const py::object& mean_out, const py::object& m2_out,
-                     std::uintptr_t stream) {
-  if (!(count >= 1)) refuse("count", "a count from 1", std::to_string(count), "count the value");
-  const Tensor value = tensor_of(x, "x");
-  std::vector<Tensor> all;
-  for (const auto& [object, name] :
-       std::initializer_list<std::pair<const py::object*, const char*>>{
-           {&mean, "mean"}, {&m2, "m2"}, {&x, "x"}, {&mean_out, "mean_out"}, {&m2_out, "m2_out"}}) {
-    all.push_back(tensor_of(*object, name));
-    check_type(all.back(), "float32");
-    check_sizes(all.back(), value.sizes);
-    check_device(all.back(), value);
-  }
-  if (entries_of(value) == 0) return;
-  check_apart(all[3], all[4]);
-  for (int i = 0; i < 3; ++i) {
-    check_apart(all[3], all[i], true);
-    check_apart(all[4], all[i], true);
-  }
-  const auto at = [&](int i) { return reinterpret_cast<float*>(all[i].address); };
-  cuda::launch_running_moments({at(0), at(1), at(2), at(3), at(4), entries_of(value),
-                                static_cast<float>(count)},
-                               stream_of(stream));
 }
 
 #if defined(LATINO_DRIVER_LAUNCH)
@@ -299,8 +269,8 @@ void define_cuda(py::module_& m) {
         arg("stream"));
   m.def("masked_prox_noise", &masked_prox_noise, arg("x"), arg("x_t"), arg("mask"), arg("y"),
         arg("steps"), arg("noise"), arg("out"), arg("stream"));
-  m.def("reverse_step", &reverse_step, arg("x0_hat"), arg("x_t"), arg("lowest"), arg("highest"),
-        arg("steps"), arg("noise"), arg("out"), arg("stream"));
+  m.def("reverse_step", &reverse_step, arg("x0_hat"), arg("x_t"), arg("steps"), arg("noise"),
+        arg("out"), arg("stream"));
   m.def("combine_anchors", &combine_anchors, arg("x"), arg("x_t"), arg("steps"), arg("out"),
         arg("stream"));
   m.def("fourier_combine", &fourier_combine, arg("image"), arg("spectrum"), arg("power"),
@@ -309,8 +279,6 @@ void define_cuda(py::module_& m) {
         arg("folded_power"), arg("back_projected"), arg("factor"), arg("steps"), arg("stream"));
   m.def("kspace_combine", &kspace_combine, arg("image"), arg("spectrum"), arg("mask"), arg("y"),
         arg("steps"), arg("stream"));
-  m.def("running_moments", &running_moments, arg("mean"), arg("m2"), arg("count"), arg("x"),
-        arg("mean_out"), arg("m2_out"), arg("stream"));
 }
 
 }  // namespace latino::binding

@@ -59,7 +59,7 @@ void gaussian_noise(const NoiseIdentity& identity, const Shape& shape, float* ou
 void langevin_noise(const NoiseIdentity& identity, const Shape& shape, const float* z,
                     PerPair scale, float* out, int num_threads);
 
-// out = x0_hat + sigma_next (kept (x_t - x0_hat) + renewed eps), x0_hat clamped first
+// out = x0_hat + sigma_next (kept (x_t - x0_hat) + renewed eps)
 void reverse_step(const NoiseIdentity& identity, const Shape& shape, const float* x0_hat,
                   const float* x_t, const ReverseStep& step, float* out, int num_threads);
 

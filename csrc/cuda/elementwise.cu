@@ -16,15 +16,6 @@ LaunchShape elements_shape(std::int64_t count) {
           0};
 }
 
-bool takes_vectors(const RunningMoments& p) {
-  std::uintptr_t addresses = 0;
-  for (const float* data : {p.mean, p.m2, p.x, static_cast<const float*>(p.mean_out),
-                            static_cast<const float*>(p.m2_out)}) {
-    addresses |= reinterpret_cast<std::uintptr_t>(data);
-  }
-  return addresses % 16 == 0 && p.size % 4 == 0;
-}
-
 }  // namespace
 
 void launch_combine_anchors(const Anchors& p, cudaStream_t stream) {
@@ -61,13 +52,6 @@ void launch_kspace_combine(const KSpace& p, cudaStream_t stream) {
       bytes_of(p.mask, one_channel, plane_size) + bytes_of(p.y, p.shape, plane_size);
   launch("kspace_combine", LATINO_KERNEL(kspace_combine),
          elements_shape(p.shape.pairs * plane_size), p, {8 * entries(p.shape), constants}, stream);
-}
-
-void launch_running_moments(const RunningMoments& p, cudaStream_t stream) {
-  const bool vectors = takes_vectors(p);
-  launch(kernel_name("running_moments", {vectors ? 4 : 1}),
-         vectors ? LATINO_KERNEL(running_moments<4>) : LATINO_KERNEL(running_moments<1>),
-         elements_shape(vectors ? p.size / 4 : p.size), p, {20 * p.size, 0}, stream);
 }
 
 }  // namespace latino::cuda

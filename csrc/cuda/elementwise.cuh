@@ -1,4 +1,4 @@
-// Entry by entry, for sizes whose transforms torch.fft makes, and the moments of samples.
+// Entry by entry, for sizes whose transforms torch.fft makes.
 #pragma once
 
 #include "cuda/fft.cuh"
@@ -93,28 +93,6 @@ __global__ void __launch_bounds__(kElementThreads) kspace_combine(KSpace p) {
     const float2 v = p.spectrum[i];
     p.spectrum[i] = make_float2(masked_prox(v.x, weight, __ldg(plane_of(p.y, pair, 0) + at)),
                                 masked_prox(v.y, weight, __ldg(plane_of(p.y, pair, 1) + at)));
-  }
-}
-
-// Welford's update; kVector entries in one access, the caller sees to alignment and divisibility.
-template <int kVector>
-__global__ void __launch_bounds__(kElementThreads) running_moments(RunningMoments p) {
-  struct alignas(kVector * sizeof(float)) Run {
-    float values[kVector];
-  };
-  const std::int64_t count = p.size / kVector;
-  for (std::int64_t i = first_element(); i < count; i += element_stride()) {
-    Run mean = reinterpret_cast<const Run*>(p.mean)[i], m2 = reinterpret_cast<const Run*>(p.m2)[i];
-    const Run x = reinterpret_cast<const Run*>(p.x)[i];
-#pragma unroll
-    for (int k = 0; k < kVector; ++k) {
-      const Moments moments =
-          latino::running_moments(mean.values[k], m2.values[k], p.count, x.values[k]);
-      mean.values[k] = moments.mean;
-      m2.values[k] = moments.m2;
-    }
-    reinterpret_cast<Run*>(p.mean_out)[i] = mean;
-    reinterpret_cast<Run*>(p.m2_out)[i] = m2;
   }
 }
 

@@ -21,7 +21,6 @@ void launch_gaussian_noise(const Quads& parameters, cudaStream_t stream);
 void launch_langevin_noise(const Quads& parameters, cudaStream_t stream);
 void launch_masked_prox_noise(const Quads& parameters, cudaStream_t stream);
 void launch_reverse_step(const Quads& parameters, cudaStream_t stream);
-void launch_running_moments(const RunningMoments& parameters, cudaStream_t stream);
 
 // What stands around the transforms of torch.fft; these do not move the counter of the steps on.
 void launch_combine_anchors(const Anchors& parameters, cudaStream_t stream);

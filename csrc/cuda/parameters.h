@@ -99,7 +99,6 @@ struct Quads {
   Steps steps;
   Noise noise;
   Shape shape;
-  float lowest, highest;  // of x in a reverse step
 };
 
 struct Anchors {
@@ -107,13 +106,6 @@ struct Anchors {
   float* out;
   Steps steps;
   Shape shape;
-};
-
-struct RunningMoments {
-  const float *mean, *m2, *x;
-  float *mean_out, *m2_out;
-  std::int64_t size;
-  float count;
 };
 
 }  // namespace latino::cuda

@@ -72,8 +72,7 @@ __device__ __forceinline__ void finish_run(const Quads& p, const Place& place, c
     if constexpr (kOp == QuadOp::kGaussianNoise) {
       result[i] = eps[i];
     } else if constexpr (kOp == QuadOp::kReverseStep) {
-      const ReverseStep scalars{reverse.sigma_next, reverse.kept, reverse.renewed, p.lowest,
-                                p.highest};
+      const ReverseStep scalars{reverse.sigma_next, reverse.kept, reverse.renewed};
       result[i] = latino::reverse_step(result[i], x_t[i], scalars, eps[i]);
     } else {
       if constexpr (kOp == QuadOp::kMaskedProxNoise) {
@@ -145,7 +144,7 @@ __global__ void __launch_bounds__(kQuadThreads) masked_prox_noise(Quads p) {
   walk_quads<QuadOp::kMaskedProxNoise, kVector>(p);
 }
 
-// out = x + sigma_next (kept (x_t - x) + renewed eps), x clamped first
+// out = x + sigma_next (kept (x_t - x) + renewed eps)
 template <int kVector>
 __global__ void __launch_bounds__(kQuadThreads) reverse_step(Quads p) {
   walk_quads<QuadOp::kReverseStep, kVector>(p);

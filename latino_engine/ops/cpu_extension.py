@@ -17,7 +17,7 @@ from torch import Tensor
 from latino_engine.ops.arguments import Identity, InnerCall
 from latino_engine.ops.extensions import import_extension
 
-_INTERFACE_VERSION = 5
+_INTERFACE_VERSION = 6
 _REMEDY = (
     "with a C++17 compiler on the path run "
     "`python -m pip install --force-reinstall --no-deps .` in the source folder"

@@ -23,7 +23,7 @@ from latino_engine.ops.step_table import StepTable
 #: there, which a captured graph reads at every replay
 Stream: TypeAlias = tuple[int | Tensor, Tensor, Tensor]
 
-_INTERFACE_VERSION = 3
+_INTERFACE_VERSION = 4
 _REMEDY = (
     "with the CUDA toolkit's nvcc on the path run "
     "`LATINO_CUDA=1 python -m pip install --force-reinstall --no-deps .` in the source folder"

@@ -23,17 +23,9 @@ _KERNELS = {
     "alias_columns": ("alias_columns",),
     "kspace_planes": ("kspace_rows_forward", "kspace_rows_inverse", "kspace_columns"),
     "quads": ("gaussian_noise", "langevin_noise", "masked_prox_noise", "reverse_step"),
-    "elementwise": (
-        "combine_anchors",
-        "fourier_combine",
-        "alias_combine",
-        "kspace_combine",
-        "running_moments",
-    ),
+    "elementwise": ("combine_anchors", "fourier_combine", "alias_combine", "kspace_combine"),
 }
 _SOURCE_OF = {kernel: source for source, kernels in _KERNELS.items() for kernel in kernels}
-_SIDES = (64, 128, 256, 512, 1024, 2048)
-_ALIAS_SIZES = tuple((h, s) for h in _SIDES[:5] for s in (2, 4, 8) if s < 8 or h <= 512)
 
 # NVRTC has no standard headers; these are the few names that ours take from them.
 _STANDARD_HEADERS = {
@@ -50,22 +42,6 @@ _STANDARD_HEADERS = {
         "{ return ::sqrtf(x); } }\n"
     ),
 }
-
-
-def kernel_names() -> list[str]:
-    """Every kernel as the launchers name it, e.g. "alias_columns<256, 4>"."""
-    names = []
-    for source, kernels in _KERNELS.items():
-        for kernel in kernels:
-            if kernel == "alias_columns":
-                names += [f"{kernel}<{height}, {factor}>" for height, factor in _ALIAS_SIZES]
-            elif source == "quads" or kernel == "running_moments":
-                names += [f"{kernel}<{run}>" for run in (1, 4)]
-            elif source == "elementwise":
-                names.append(kernel)
-            else:
-                names += [f"{kernel}<{side}>" for side in _SIDES]
-    return names
 
 
 def source_folder() -> Path | None:

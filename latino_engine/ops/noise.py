@@ -227,8 +227,7 @@ def _reverse_on_cpu(
 ) -> Tensor:
     out = cpu.empty(x0_hat) if out is None else out
     rest = (*cpu.identity_arrays(identity), cpu.array(out), torch.get_num_threads())
-    bounds = (-math.inf, math.inf)
-    cpu.extension().reverse_step(cpu.array(x0_hat), cpu.array(x_t), *row, *bounds, *rest)
+    cpu.extension().reverse_step(cpu.array(x0_hat), cpu.array(x_t), *row, *rest)
     return out
 
 
@@ -251,7 +250,7 @@ def launch_reverse_step(
 ) -> Tensor:
     """The reverse step on CUDA in one launch; rows are (sigma_next, kept, renewed)."""
     with cuda.next_row(x_t, steps, out) as (kernels, table, out, stream):
-        kernels.reverse_step(x0_hat, x_t, -math.inf, math.inf, table, noise, out, stream)
+        kernels.reverse_step(x0_hat, x_t, table, noise, out, stream)
     return out
 
 

@@ -67,13 +67,6 @@ void run_pointwise(int height, int width) {
   latino::cuda::launch_gaussian_noise(quads, nullptr);
   latino::cuda::launch_langevin_noise(quads, nullptr);
   latino::cuda::launch_reverse_step(quads, nullptr);
-  latino::cuda::Quads clamped = quads;
-  clamped.lowest = -0.5f;
-  clamped.highest = 0.5f;
-  latino::cuda::launch_reverse_step(clamped, nullptr);
-  latino::cuda::launch_running_moments({x.data(), x_t.data(), x.data(), x_t.data(), out.data(),
-                                        static_cast<std::int64_t>(size), 2.0f},
-                                       nullptr);
 }
 
 // What stands between the transforms of a library, for sizes without own kernels.

@@ -54,8 +54,6 @@ def calls() -> dict[str, dict[str, Any]]:
         "reverse_step": {
             "x0_hat": image(),
             "x_t": image(),
-            "lowest": -1.0,
-            "highest": 1.0,
             **end,
         },
         "combine_anchors": {**start, "steps": table, "out": image(), "stream": 0},
@@ -67,11 +65,6 @@ def calls() -> dict[str, dict[str, Any]]:
         },
         "alias_combine": {**combine, **alias, "factor": 2, "spectrum": wide},
         "kspace_combine": {**combine, **mask, "spectrum": wide[:, :1].contiguous()},
-        "running_moments": {
-            **{name: image() for name in ("mean", "m2", "x", "mean_out", "m2_out")},
-            "count": 2.0,
-            "stream": 0,
-        },
     }
 
 
@@ -121,7 +114,7 @@ def test_wrong_tensors(shim: ModuleType, function: str) -> None:
 def test_overlaps(shim: ModuleType, function: str) -> None:
     """An output may be an image read at the same place, and no other memory."""
     run, right = getattr(shim, function), calls()[function]
-    outputs = [n for n in right if n in ("out", "spectrum") or n.endswith("_out")]
+    outputs = [n for n in right if n in ("out", "spectrum")]
     inputs = [n for n, t in right.items() if isinstance(t, Tensor) and n not in outputs]
     expected = calls()[function]
     run(**expected)
@@ -132,7 +125,7 @@ def test_overlaps(shim: ModuleType, function: str) -> None:
             again = calls()[function]
             if again[out].dtype == again[name].dtype and again[out].shape == again[name].shape:
                 again[out] = again[name]
-                if name in IMAGES or function == "running_moments":
+                if name in IMAGES:
                     rewound = calls()[function].get("steps")
                     if rewound is not None:
                         again["steps"] = rewound
@@ -199,9 +192,6 @@ def test_sizes_without_kernels(shim: ModuleType) -> None:
     wide = torch.ones(1, 1025, 1, 1)
     with pytest.raises(ValueError, match="at most 1024 channels"):
         shim.langevin_noise(**{**calls()["langevin_noise"], "z": wide})
-    for count in (0.0, -1.0, float("nan")):
-        with pytest.raises(ValueError, match=r"^count: expected a count from 1"):
-            shim.running_moments(**{**calls()["running_moments"], "count": count})
 
 
 def test_lazy_views_are_refused(shim: ModuleType) -> None:
@@ -311,7 +301,7 @@ def test_without_the_extension(hidden: Callable[[Any], None]) -> None:
 
 def test_an_extension_of_another_version(hidden: Callable[[Any], None]) -> None:
     hidden(SimpleNamespace(INTERFACE_VERSION=0))
-    with pytest.raises(BackendNotAvailable, match="with interface 3, but the one built here has 0"):
+    with pytest.raises(BackendNotAvailable, match="with interface 4, but the one built here has 0"):
         ops.fourier_prox_noise(*step_arguments(), backend="cuda")
 
 

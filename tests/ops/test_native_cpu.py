@@ -270,7 +270,7 @@ def test_without_the_extension(hidden: Callable[[Any], None]) -> None:
 def test_an_extension_of_another_version(hidden: Callable[[Any], None]) -> None:
     hidden(SimpleNamespace(INTERFACE_VERSION=0))
     assert ops.backend_of("cpu") == "torch"
-    with pytest.raises(BackendNotAvailable, match="with interface 5, but the one built here has 0"):
+    with pytest.raises(BackendNotAvailable, match="with interface 6, but the one built here has 0"):
         ops.gaussian_noise(1, [0], [0], 0, (1, 1, 4, 4), backend="cpu")
 
 
@@ -297,7 +297,7 @@ def calls() -> dict[str, dict[str, Any]]:
     """Arguments that are right, by function and by name."""
     two, zero = np.ones(2, np.float32), np.zeros(2, np.int64)
     identity = {"seed": 1, "image_ids": zero, "sample_ids": zero.copy(), "step": 0}
-    scalars = {"sigma_next": 0.4, "kept": 0.3, "renewed": 0.9, "lowest": -9.0, "highest": 9.0}
+    scalars = {"sigma_next": 0.4, "kept": 0.3, "renewed": 0.9}
     end = {"out": image(), "num_threads": 1}
     prox = {"v": image(), "mask": image(), "y": image(), "gamma": two}
     scales = {name: two.copy() for name in ("x_weight", "gamma", "scale")}

@@ -13,20 +13,12 @@ LATINO_HD inline float masked_prox(float v, float weight, float y) {
 
 LATINO_HD inline float add_noise(float z, float scale, float eps) { return z + scale * eps; }
 
-// The scalars of a reverse diffusion step: kept = sqrt(1 - zeta) / sigma_n, renewed = sqrt(zeta);
-// the bounds of x0_hat, infinite where there are none.
+// The scalars of a reverse diffusion step: kept = sqrt(1 - zeta) / sigma_n, renewed = sqrt(zeta).
 struct ReverseStep {
-  float sigma_next, kept, renewed, lowest, highest;
+  float sigma_next, kept, renewed;
 };
 
-// As torch.clamp: NaN stays NaN.
-LATINO_HD inline float clamped(float x, float lowest, float highest) {
-  const float above = x < lowest ? lowest : x;
-  return above > highest ? highest : above;
-}
-
-LATINO_HD inline float reverse_step(float x0_hat, float x_t, const ReverseStep& step, float eps) {
-  const float x0 = clamped(x0_hat, step.lowest, step.highest);
+LATINO_HD inline float reverse_step(float x0, float x_t, const ReverseStep& step, float eps) {
   return x0 + step.sigma_next * (step.kept * (x_t - x0) + step.renewed * eps);
 }
 
