@@ -17,7 +17,7 @@ from latino_engine import ops
 from latino_engine.errors import UserError, invalid, whole_number
 from latino_engine.learned_schedule import parse_schedule
 from latino_engine.manifest import engine_sha256
-from latino_engine.operators import Denoising
+from latino_engine.operators import Blur, Inpainting
 from latino_engine.operators.protocol import Operator
 from latino_engine.posterior import Asked, Posterior, init_name
 from latino_engine.priors.folder import parse_spec
@@ -37,6 +37,7 @@ from latino_engine.sampling.cuda_graph import Worker
 from latino_engine.sampling.network import Network
 from latino_engine.sampling.problem import Init, Measurement, make_problem
 from latino_engine.sampling.reporting import Progress, check_process, reporter
+from latino_engine.sampling.step_sizes import learned_kind, outside_of, warn_outside
 from latino_engine.sampling.threads import torch_threads
 from latino_engine.sampling.tiles import Tiles, make_tiles
 from latino_engine.sampling.torch_state import own_arithmetic
@@ -82,6 +83,9 @@ class Engine:
         about = manifest.get("adapter")
         self.schedule = None if about is None else parse_schedule(about["schedule"])
         self._init: str = "regularised" if about is None else about["init"]
+        trained = None if about is None else about.get("noise_std")
+        self._trained_noise = None if trained is None else (trained[0], trained[1])
+        self._told_range = False
         spec, most = parse_spec(manifest["prior"]), int(manifest["max_batch"])
         self.network = self._NETWORK(spec, runtime, most, manifest["memory"], driver)
 
@@ -200,7 +204,10 @@ class Engine:
             self.network.worker() as worker,
         ):
             problem = make_problem(y, op, self.spec, self._start(init, sampler), self.device)
-            build = self._schedule_builder(problem.operator, sampler, steps, unfold)
+            learned, operator = self.schedule if sampler == "auto" else None, problem.operator
+            kind = None if learned is None else learned_kind(learned, operator, problem.x_init)
+            build = self._schedule_builder(operator, sampler, steps, unfold, kind)
+            self._say_range(operator, kind)
             ids = check_image_ids(image_ids, problem.y.shape[0])
             call = Call(problem, build, ids, seed)
             run = self._run(call, clock, report, tiles, worker)
@@ -224,7 +231,7 @@ class Engine:
             time_ms=total,
             stages_ms={**clock.spent, "other": total - sum(clock.spent.values())},
             num_samples=num_samples,
-            about=self._about(run, sampler) | {"request": request},
+            about=self._about(run, sampler, kind) | {"request": request},
             asked=Asked(problem.y, problem.operator, init),
             **drawn,
         )
@@ -239,10 +246,10 @@ class Engine:
     ) -> Run:
         return Run(self.network, call, clock, report, tiles, worker)
 
-    def _about(self, run: Run, sampler: str) -> dict[str, Any]:
+    def _about(self, run: Run, sampler: str, kind: str | None) -> dict[str, Any]:
         """What was asked and what ran, as JSON types."""
         if sampler == "auto":
-            sampler = "latino" if self.schedule is None else "adapter"
+            sampler = "latino" if kind is None else "adapter"
         about: dict[str, Any] = {
             "prior": self.spec.name,
             "engine_sha256": self.sha256,
@@ -252,6 +259,7 @@ class Engine:
             "precision": self.precision,
             "execution": run.execution,
             "sampler": sampler,
+            "step_sizes": kind,
             "seed": run.call.seed,
             "schedule": schedule_rows(run.call.build(run.call.problem.sigma_y)),
             "versions": versions(),
@@ -259,6 +267,15 @@ class Engine:
         if run.tiles is not None:
             about |= {"tile": run.tiles.side, "overlap": run.tiles.overlap}
         return about
+
+    def _say_range(self, op: Operator, kind: str | None) -> None:
+        """Warns, once of an engine, where the adapter meets noise that it was not trained for."""
+        trained = self._trained_noise
+        if kind is None or trained is None or self._told_range:
+            return
+        if outside_of(trained, op.noise_std):
+            self._told_range = True
+            warn_outside(trained, op.noise_std)
 
     def _start(self, init: Init, sampler: str) -> Init:
         """The start that the adapter was trained with, where it runs and the caller names none."""
@@ -271,7 +288,7 @@ class Engine:
         return "measurement" if self._init == "measurement" else None
 
     def _schedule_builder(
-        self, op: Operator, sampler: str, steps: int | None, unfold: int | None
+        self, op: Operator, sampler: str, steps: int | None, unfold: int | None, kind: str | None
     ) -> ScheduleBuilder:
         if sampler == "latino-pro":
             remedy = "compile a text-to-image pipeline of diffusers, or use sampler='latino'"
@@ -281,9 +298,10 @@ class Engine:
             raise invalid("sampler", f"one of {known}", repr(sampler), "choose one of these")
         steps = None if steps is None else whole_number("steps", steps)
         unfold = None if unfold is None else whole_number("unfold", unfold)
-        if sampler == "auto" and self.schedule is not None:
+        if kind is not None and self.schedule is not None:
             check_learned(self.schedule, steps, unfold)
-            return self.schedule.builder(op)
+            learned, tables = self.schedule, self.schedule.step_sizes_of(kind)
+            return lambda sigma_y: learned.schedule(sigma_y, tables)
         if sampler == "ud2m":
             sigmas = few_step_sigmas(3 if steps is None else steps, self.spec.sigma_table)
             num_inner = 3 if unfold is None else unfold
@@ -305,10 +323,12 @@ class Engine:
         side = max(multiple, _WARM_UP_SIDE // multiple * multiple)
         size = self.manifest["image_size"] or (side, side)
         y = torch.full((1, self.spec.channels, *size), sum(self.spec.data_range) / 2.0)
+        masks = self.schedule is None or "Inpainting" in self.schedule.steps
+        op = Inpainting(torch.ones(*size), 0.05) if masks else Blur.uniform(1, 0.05)
 
         def first_calls() -> None:
             for count in sorted({1, self.network.chunk_size(*size)}):
-                self.sample(y, Denoising(0.05), count, init=y, keep_samples=False)
+                self.sample(y, op, count, init=y, keep_samples=False)
 
         with suppress(UserError):  # a size beyond the memory: the user's own size may fit
             pool.for_each(first_calls)

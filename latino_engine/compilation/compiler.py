@@ -208,6 +208,7 @@ def _about(adapter: Adapter) -> dict[str, Any]:
     return {
         "name": adapter.name,
         "init": adapter.init,
+        "noise_std": adapter.noise_levels,
         "schedule": adapter.schedule.to_json(),
     }
 

@@ -66,6 +66,15 @@ class Adapter:
             f"{size:.0f} k weights, for {', '.join(sorted(self.schedule.steps))})"
         )
 
+    @property
+    def noise_levels(self) -> tuple[float, float] | None:
+        """The lowest and highest noise level of its training, public units, where it says so."""
+        low, _, high = str(self.training.get("noise_std", "")).partition("..")
+        try:
+            return float(low), float(high or low)
+        except ValueError:
+            return None
+
     def merge(self, prior: Prior) -> Prior:
         """The prior with W + scale * B A in place of W, and the replaced parameters.
 
