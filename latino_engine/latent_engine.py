@@ -224,7 +224,7 @@ class LatentEngine(Engine):
                 raise invalid("prompt_updates", "at least 1", prompt_updates, remedy)
 
     def _schedule_builder(
-        self, op: Operator, sampler: str, steps: int | None, unfold: int | None
+        self, op: Operator, sampler: str, steps: int | None, unfold: int | None, kind: str | None
     ) -> ScheduleBuilder:
         steps = None if steps is None else whole_number("steps", steps)
         return self._builder(delta_rule(self.delta, op), latent_times(steps))

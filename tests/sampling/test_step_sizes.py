@@ -7,7 +7,7 @@ import warnings
 import pytest
 import torch
 from tiny import tiny_prior
-from tiny_adapters import learned, make_adapter
+from tiny_adapters import make_adapter
 
 import latino_engine as le
 from latino_engine.operators.parts.families import seen_family
@@ -66,16 +66,11 @@ OPERATORS = {
     "PhaseRetrieval": (le.PhaseRetrieval.coded_diffraction(SIDE, 0.05), None),
     "Stack": (le.Stack([le.Blur(KERNEL, 0.05), le.Inpainting(MASK, 0.05)], (3, SIDE, SIDE)), None),
 }
-SCHEDULE = learned()
 
 
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory):
-    tables = SCHEDULE.steps["Blur"]
-    schedule = type(SCHEDULE)(
-        SCHEDULE.sigmas, SCHEDULE.unfold, {"Blur": tables, "Inpainting": tables}
-    )
-    adapter = make_adapter(tiny_prior(), schedule=schedule, training={"noise_std": "0.01..0.1"})
+    adapter = make_adapter(tiny_prior(), training={"noise_std": "0.01..0.1"})
     folder = tmp_path_factory.mktemp("e") / "tiny.engine"
     return le.compile(tiny_prior(), folder, "torch", adapter=adapter, image_size=SIDE)
 
@@ -112,6 +107,5 @@ def test_families_and_levels_by_name():
     )
     assert le.load_adapter("photo-small").noise_levels == (0.01, 0.04)
     assert le.load_adapter("digits-32-2x2").noise_levels == (0.05, 0.05)
-    assert outside_of((0.01, 0.04), torch.tensor([0.02, 0.1])) and not outside_of(
-        (0.01, 0.04), 0.08
-    )
+    assert outside_of((0.01, 0.04), torch.tensor([0.02, 0.1]))
+    assert not outside_of((0.01, 0.04), 0.08)
