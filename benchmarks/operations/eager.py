@@ -185,12 +185,3 @@ def jpeg_A(x: Tensor, tables: Tensor) -> Tensor:
     """Coefficients rounded to multiples of the tables (3, 8, 8)."""
     q = tables.to(x)[:, None, None]
     return _image(q * torch.round(_coefficients(x) / q))
-
-
-def jpeg_prox(v: Tensor, y: Tensor, tables: Tensor, gamma: float, margin: float) -> Tensor:
-    """(v + gamma P(v)) / (1 + gamma), P the projection on the cell of y, narrowed by the margin."""
-    q = tables.to(v)[:, None, None]
-    centre = q * torch.round(_coefficients(y) / q)
-    reach = 0.5 * (1.0 - margin) * q
-    inside = torch.clamp(_coefficients(v), centre - reach, centre + reach)
-    return (v + gamma * _image(inside)) / (1.0 + gamma)

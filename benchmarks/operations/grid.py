@@ -31,7 +31,7 @@ COMPILED: dict[Grid, tuple[Size, ...]] = {
     "full": ((1, 64, 64), (1, 256, 256), (8, 256, 256), (1, 1024, 1024)),
 }
 
-_COMPILED_STEPS = ("Blur.prox", "SuperResolution.prox", "Inpainting.prox", "MRI.prox", "JPEG.prox")
+_COMPILED_STEPS = ("Blur.prox", "SuperResolution.prox", "Inpainting.prox", "MRI.prox")
 
 
 def sizes(grid: Grid, suite: str) -> tuple[Size, ...]:

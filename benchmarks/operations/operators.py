@@ -22,7 +22,6 @@ from latino_engine.operators import (
     LinearOperator,
     SuperResolution,
 )
-from latino_engine.operators.jpeg import _MARGIN
 from latino_engine.operators.parts.jpeg_codec import quantisation_tables
 
 FACTOR, COILS, QUALITY = 4, 4, 30
@@ -70,9 +69,7 @@ def _models(height: int, width: int, device: str) -> list[Model]:
                    lambda y: eager.coils_A_adjoint(y, mask[None, None].to(y),
                                                    coils.to(_complex(y)))),
         Model("JPEG", jpeg, 3, {
-            "A": lambda x: eager.jpeg_A(x, quantisation_tables(QUALITY, 3)),
-            "prox": lambda v, y: eager.jpeg_prox(v, y, quantisation_tables(QUALITY, 3), GAMMA,
-                                                   _MARGIN[torch.float32])}),
+            "A": lambda x: eager.jpeg_A(x, quantisation_tables(QUALITY, 3))}),
         iterative("LinearOperator",
                    LinearOperator(eager.differences, eager.differences_adjoint, NOISE_STD), 3,
                    eager.differences, eager.differences_adjoint),

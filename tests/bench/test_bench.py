@@ -58,7 +58,7 @@ def test_the_json_object(run, engine):
     assert report["machine"]["cores"] >= 1 and "torch" in report["versions"]
     latency, cold = report["latency_ms"], report["cold_start_ms"]
     assert 0 < latency["p20"] <= latency["p50"] <= latency["p95"] <= latency["p99"]
-    assert min(report["stages_ms"].values()) > 0
+    assert min(value for name, value in report["stages_ms"].items() if name != "noise") > 0
     assert cold["total"] > cold["import"] > 0 and cold["first_sample"] > 0
     # The child is still starting when the parent's clock runs.
     assert cold["total"] > cold["import"] + cold["load"] + cold["first_sample"]

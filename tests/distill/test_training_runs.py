@@ -331,13 +331,22 @@ def test_what_a_range_is_tried_with(monkeypatch):
 OTHER_FLAGS = {
     "operators": "operator",
     "patches": "patch",
+    "compiled": "torch_compile",
     "init_rate": None,
     "attention_heads": None,
     "embedding": None,
     "groups": None,
 }
 #: Values that a number above the default would not do for.
-OTHER_VALUES = {"widths": "16,32", "operators": "sr:factor=2", "patches": "2", "noise_std": "0.2"}
+NAMED_OTHERWISE = ("widths", "down_blocks", "up_blocks", "operators", "patches", "compiled")
+OTHER_VALUES = {
+    "widths": "16,32",
+    "down_blocks": "1,2,1",
+    "up_blocks": "2,1,1",
+    "operators": "sr:factor=2",
+    "patches": "2",
+    "noise_std": "0.2",
+}
 
 
 def other_value(field):
@@ -372,7 +381,7 @@ def test_every_option_has_a_flag_that_arrives(command, options, runner, monkeypa
         flag = OTHER_FLAGS.get(field.name, field.name)
         if field.name == "source" or flag is None:
             continue
-        if field.name not in ("name", "size", "widths", "operators", "patches"):
+        if field.name not in (*NAMED_OTHERWISE, "name", "size"):
             assert flags[flag].default == field.default, field.name
         value = other_value(field)
         given = [f"--{flag.replace('_', '-')}"]

@@ -314,7 +314,9 @@ def test_time_is_split_into_stages(engine):
     post = engine.sample(op.measure(photo(), seed=3), op, num_samples=2)
     assert set(post.stages_ms) == {"prox", "noise", "denoise", "other"}
     assert sum(post.stages_ms.values()) == pytest.approx(post.time_ms)
-    assert all(value > 0 for value in post.stages_ms.values())
+    # LATINO draws noise in its inner steps alone, and that time is the data step's.
+    assert post.stages_ms["noise"] == 0.0
+    assert all(value > 0 for name, value in post.stages_ms.items() if name != "noise")
     assert "2 samples of (1, 3, 24, 20)" in repr(post) and "nfe=8" in repr(post)
 
 

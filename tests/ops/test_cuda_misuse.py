@@ -311,7 +311,7 @@ def test_an_extension_that_launches_by_name(
     """Built without nvcc it needs NVRTC, and is told who compiles."""
     loaders: list[Any] = []
     driver = SimpleNamespace(
-        INTERFACE_VERSION=3,
+        INTERFACE_VERSION=4,
         LAUNCHES_BY_NAME=True,
         DEVICE_TYPE="cuda",
         set_function_loader=loaders.append,
@@ -333,7 +333,7 @@ def test_kernels_for_newer_gpus(
     """They are not launched on an older one: "auto" goes on, by name it is one sentence."""
     hidden(
         SimpleNamespace(
-            INTERFACE_VERSION=3, LAUNCHES_BY_NAME=False, DEVICE_TYPE="cuda", OLDEST_ARCHITECTURE=80
+            INTERFACE_VERSION=4, LAUNCHES_BY_NAME=False, DEVICE_TYPE="cuda", OLDEST_ARCHITECTURE=80
         )
     )
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)

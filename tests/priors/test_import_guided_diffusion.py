@@ -201,6 +201,7 @@ def test_an_imported_prior_is_saved_compiled_and_sampled(tmp_path, kind):
     engine = le.compile(tmp_path / "prior", tmp_path / "a.engine", image_size=32)
     assert {name for name in engine.manifest["runtimes"] if name != "tensorrt"} == {
         "onnxruntime",
+        "openvino",
         "torch",
     }
     assert all("refused" not in r for r in engine.manifest["runtimes"].values())

@@ -361,7 +361,7 @@ def test_an_engine_of_other_runtimes_gets_its_plan(folder, gpu):
 
 def test_load_compiles_the_torch_runtime_where_it_is_asked(compiled, capsys):
     for asked in (True, False):
-        runtime = le.load(compiled, backend="torch", torch_compile=asked).runtime
+        runtime = le.load(compiled, backend="torch", torch_compile=asked).network.runtime
         assert (type(runtime._denoiser).__name__ == "_Compiled") is asked
     with pytest.raises(ValueError) as caught:
         le.load(compiled, torch_compile=True)

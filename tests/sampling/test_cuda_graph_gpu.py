@@ -139,7 +139,7 @@ def test_four_threads_draw_what_one_draws(machine):
     assert len(found) == 2 * len(work)
     for index, post in found.items():
         assert_same(post, expected[index % len(work)])
-    assert captured.pool._made <= NUM_WORKERS
+    assert captured.network.pool._made <= NUM_WORKERS
 
 
 def test_memory_that_runs_out_is_recovered(machine, monkeypatch):
@@ -157,17 +157,17 @@ def test_memory_that_runs_out_is_recovered(machine, monkeypatch):
         return machine.cost(engine, lambda: engine.sample(y, op, **draw))
 
     whole, one = cost(measuring, MAX_BATCH), cost(measuring, 1)
-    measuring.pool = None  # its graphs go
+    measuring.network.pool = None  # its graphs go
     with machine.squeezed(captured, 0.6 * whole + 0.1 * one):
         found = captured.sample(y, op, **options)
         assert_same(found, expected)
-        assert captured.pool.limit(height_width, MAX_BATCH) < MAX_BATCH
+        assert captured.network.pool.limit(height_width, MAX_BATCH) < MAX_BATCH
     with machine.squeezed(captured, 0.75 * one):
         other = le.Inpainting(torch.ones(height_width), 0.1)  # another formula's graph
         found = captured.sample(y, other, **options)
-        assert captured.pool.limit(height_width, MAX_BATCH) < MAX_BATCH
+        assert captured.network.pool.limit(height_width, MAX_BATCH) < MAX_BATCH
     assert_same(found, eager.sample(y, other, **options))
     again = captured.sample(y, op, **options)
     assert again.about["execution"] == "CUDA graph"
-    assert captured.pool.limit(height_width, MAX_BATCH) == MAX_BATCH
+    assert captured.network.pool.limit(height_width, MAX_BATCH) == MAX_BATCH
     assert_same(again, expected)

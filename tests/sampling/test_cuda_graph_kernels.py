@@ -86,7 +86,7 @@ def test_a_replay_launches_the_kernels_and_is_the_eager_call(name, size):
         found, expected = captured.sample(y, op, **options), eager.sample(y, op, **options)
         assert found.about["execution"] == "CUDA graph"
         assert torch.equal(found.samples, expected.samples)
-    (graph,) = captured.driver.graphs
+    (graph,) = captured.network.driver.graphs
     extension = {name for name in graph.names() if hasattr(cuda_extension.extension(), name)}
     counts = Counter(name for name in graph.names() if name in extension)
     inner = launched[size == OTHER]
@@ -101,7 +101,7 @@ def test_every_row_of_the_table_is_used_once():
     y = measured(op, 3, OTHER, 1)
     for seed in range(3):
         captured.sample(y, op, num_samples=1, seed=seed, **STEPS)
-        (worker,) = captured.pool._free
+        (worker,) = captured.network.pool._free
         (sampler,) = worker.graphs.values()
         steps = sampler.buffers.steps
         steps.check()
