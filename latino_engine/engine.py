@@ -300,8 +300,7 @@ class Engine:
         unfold = None if unfold is None else whole_number("unfold", unfold)
         if kind is not None and self.schedule is not None:
             check_learned(self.schedule, steps, unfold)
-            learned, tables = self.schedule, self.schedule.step_sizes_of(kind)
-            return lambda sigma_y: learned.schedule(sigma_y, tables)
+            return self.schedule.builder_of(kind)
         if sampler == "ud2m":
             sigmas = few_step_sigmas(3 if steps is None else steps, self.spec.sigma_table)
             num_inner = 3 if unfold is None else unfold

@@ -65,7 +65,11 @@ class LearnedSchedule:
 
     def builder(self, operator: HasKind) -> ScheduleBuilder:
         """sigma_y (internal units) -> the schedule for this operator [UD2M, Alg. 1]."""
-        tables = self.step_sizes(operator)
+        return self.builder_of(operator.kind)
+
+    def builder_of(self, kind: str) -> ScheduleBuilder:
+        """The same for an operator class of this name."""
+        tables = self.step_sizes_of(kind)
         return lambda sigma_y: self.schedule(sigma_y, tables)
 
     def schedule(self, sigma_y: Scalar, tables: Mapping[str, Table]) -> Schedule:

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from latino_engine.evaluation.metrics import psnr
 from latino_engine.image_io.datasets import ImageSource, open_images
 
 #: Noise levels of the denoising literature, of 255.
@@ -48,8 +49,8 @@ class Validation:
                 generator = torch.Generator().manual_seed(number)
                 sigma = torch.tensor([level / 127.5], device=x.device)
                 noise = torch.randn(x.shape, generator=generator).to(x.device)
-                error = (model(x + sigma * noise, sigma).clamp(-1.0, 1.0) - x).square().mean()
-                decibels.append(float(10.0 * torch.log10(4.0 / error)))
+                denoised = model(x + sigma * noise, sigma)
+                decibels.append(float(psnr(denoised / 2.0 + 0.5, x / 2.0 + 0.5)))
             found.append(sum(decibels) / len(decibels))
         return found
 

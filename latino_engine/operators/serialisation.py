@@ -20,37 +20,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from latino_engine import operators
 from latino_engine.atomic import PathLike, atomic_file
 from latino_engine.errors import invalid, unreadable
-from latino_engine.operators import (
-    JPEG,
-    MRI,
-    Blur,
-    BorderedBlur,
-    Colorization,
-    Compose,
-    CompressedSensing,
-    Demosaicing,
-    Denoising,
-    Inpainting,
-    PhaseRetrieval,
-    PoissonNoise,
-    SpatiallyVaryingBlur,
-    Stack,
-    SuperResolution,
-    Tomography,
-)
+from latino_engine.operators import JPEG, Colorization, Demosaicing, Denoising, SuperResolution
 from latino_engine.operators.protocol import Operator
 
 Arrays = dict[str, Any]  # name -> array
 
+#: LinearOperator holds the user's own functions, which no file can.
 _CLASSES: dict[str, Any] = {
-    kind.__name__: kind
-    for kind in (
-        *(JPEG, MRI, Blur, BorderedBlur, Colorization, Compose, CompressedSensing, Demosaicing),
-        *(Denoising, Inpainting, PhaseRetrieval, PoissonNoise, SpatiallyVaryingBlur, Stack),
-        *(SuperResolution, Tomography),
-    )
+    name: getattr(operators, name)
+    for name in operators.__all__
+    if name not in ("DataStep", "LinearOperator", "Operator")
 }
 _REMEDY = "write it by Posterior.save or by save_operator"
 

@@ -6,16 +6,14 @@ normalisation and skips that are added; Perez et al., FiLM (2018), for the noise
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import cast
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-_FREQUENCIES = 32  # of the noise level's features, from 1 to 1000
+from latino_engine.priors.networks.unet import noise_features, noise_frequencies, noise_layers
 
 
 class FilmBlock(nn.Module):
@@ -62,14 +60,8 @@ class ResUNet(nn.Module):
         if not len(widths) == len(down_blocks) == len(up_blocks) > 0:
             raise ValueError("widths, down_blocks, up_blocks: expected as many numbers of each")
         self.pixel_unshuffle = pixel_unshuffle
-        frequencies = torch.exp(torch.linspace(0.0, math.log(1000.0), _FREQUENCIES))
-        self.register_buffer("frequencies", frequencies, persistent=False)
-        self.embed = nn.Sequential(
-            nn.Linear(2 * _FREQUENCIES, embedding),
-            nn.SiLU(),
-            nn.Linear(embedding, embedding),
-            nn.SiLU(),
-        )
+        self.register_buffer("frequencies", noise_frequencies(), persistent=False)
+        self.embed = noise_layers(embedding)
         packed = channels * pixel_unshuffle**2
         self.conv_in = nn.Conv2d(packed, widths[0], 3, padding=1)
         self.down = nn.ModuleList(
@@ -87,8 +79,7 @@ class ResUNet(nn.Module):
         nn.init.zeros_(cast(Tensor, self.conv_out.bias))
 
     def forward(self, x: Tensor, c_noise: Tensor) -> Tensor:
-        angles = 0.25 * c_noise[:, None] * cast(Tensor, self.frequencies)  # (B, 32) float32
-        features = torch.cat((angles.sin(), angles.cos()), dim=1)
+        features = noise_features(c_noise, cast(Tensor, self.frequencies))
         e = self.embed(features.to(x.dtype))
         h = self.conv_in(F.pixel_unshuffle(x, self.pixel_unshuffle))
         skips: list[Tensor] = []

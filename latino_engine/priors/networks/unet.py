@@ -83,6 +83,26 @@ class _Level(nn.Module):
             self.add_module(name, module)
 
 
+_FREQUENCIES = 32  # of the noise level's features, from 1 to 1000
+
+
+def noise_frequencies() -> Tensor:
+    """The frequencies of `noise_features`, (32,)."""
+    return torch.exp(torch.linspace(0.0, math.log(1000.0), _FREQUENCIES))
+
+
+def noise_features(c_noise: Tensor, frequencies: Tensor) -> Tensor:
+    """Sines and cosines of c_noise, (B,) -> (B, 64) float32."""
+    angles = 0.25 * c_noise[:, None] * frequencies  # (B, 32) float32
+    return torch.cat((angles.sin(), angles.cos()), dim=1)
+
+
+def noise_layers(width: int) -> nn.Sequential:
+    """The layers behind `noise_features`, (B, 64) -> (B, width)."""
+    first = nn.Linear(2 * _FREQUENCIES, width)
+    return nn.Sequential(first, nn.SiLU(), nn.Linear(width, width), nn.SiLU())
+
+
 class UNet(nn.Module):
     """F(x, c_noise) of the preconditioned denoiser.
 
@@ -111,11 +131,8 @@ class UNet(nn.Module):
     ) -> None:
         super().__init__()
         self.pixel_unshuffle = pixel_unshuffle
-        frequencies = torch.exp(torch.linspace(0.0, math.log(1000.0), 32))
-        self.register_buffer("frequencies", frequencies, persistent=False)
-        self.time_embed = nn.Sequential(
-            nn.Linear(64, embedding), nn.SiLU(), nn.Linear(embedding, embedding), nn.SiLU()
-        )
+        self.register_buffer("frequencies", noise_frequencies(), persistent=False)
+        self.time_embed = noise_layers(embedding)
         packed = channels * pixel_unshuffle**2
         self.conv_in = nn.Conv2d(packed, widths[0], 3, padding=1)
         self.down = nn.ModuleList()
@@ -139,8 +156,7 @@ class UNet(nn.Module):
         nn.init.zeros_(self.conv_out.weight)
 
     def forward(self, x: Tensor, c_noise: Tensor) -> Tensor:
-        angles = 0.25 * c_noise[:, None] * cast(Tensor, self.frequencies)  # (B, 32) float32
-        features = torch.cat((angles.sin(), angles.cos()), dim=1)
+        features = noise_features(c_noise, cast(Tensor, self.frequencies))
         e = self.time_embed(features.to(x.dtype))
         h = self.conv_in(F.pixel_unshuffle(x, self.pixel_unshuffle))
         stack: list[Tensor] = []
