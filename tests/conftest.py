@@ -35,6 +35,24 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             )
 
 
+class _Told:
+    """A run that is stopped prints no summary: a line for what failed or took long, at once."""
+
+    def __init__(self, config: pytest.Config):
+        self.config = config
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        terminal = self.config.pluginmanager.get_plugin("terminalreporter")
+        if terminal is not None and (report.failed or report.duration > 60):
+            what = f"{report.when} {report.outcome} after {report.duration:.0f} s"
+            terminal.write_line(f"\n{report.nodeid}: {what}")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput"):  # the process that prints
+        config.pluginmanager.register(_Told(config))
+
+
 @pytest.fixture(autouse=True, scope="session")
 def export_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Exports are shared by the tests of one run, and never with the user's own cache."""
