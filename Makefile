@@ -22,7 +22,7 @@ demo: $(STAMP)
 
 # Files of tests side by side, one process for each core, at most four.
 test: $(STAMP)
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 # Less than a minute on two cores: the laws on small sizes, the sampler against its closed form, the
 # engine, the sentences for mistakes and the import rules.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that spin starve their neighbours
 if "PYTEST_XDIST_WORKER" in os.environ:  # processes side by side share the cores: before torch
     _affinity = getattr(os, "sched_getaffinity", None)  # Linux alone; a container may own fewer
     _cores = len(_affinity(0)) if _affinity else os.cpu_count() or 1
@@ -33,6 +34,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             raise pytest.UsageError(
                 f"{item.nodeid}: a test's name holds an address; give its parametrize other ids"
             )
+    # Long files first: begun last, one of them would leave the other processes idle.
+    long = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in long)
 
 
 class _Told:
