@@ -8,6 +8,7 @@ import shlex
 from pathlib import Path
 from typing import Any, cast
 
+from latino_engine.atomic import recover
 from latino_engine.errors import EngineInvalid
 from latino_engine.system.cache import file_sha256
 
@@ -111,6 +112,7 @@ def rebuild_remedy(folder: Path, architecture: str) -> str:
 
 
 def _read_bytes(folder: Path) -> bytes:
+    recover(folder)
     if not folder.exists():
         raise EngineInvalid(
             f"engine: expected the folder of an engine, got {str(folder)!r}, which does not exist; "

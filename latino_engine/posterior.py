@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from latino_engine.atomic import atomic_file, atomic_folder
+from latino_engine.atomic import atomic_file, atomic_folder, recover
 from latino_engine.errors import InvalidArgument, PosteriorInvalid, invalid
 from latino_engine.image_io import write_image, write_npy
 from latino_engine.operators.protocol import Operator
@@ -186,6 +186,7 @@ class Posterior:
             PosteriorInvalid: a file that is missing, damaged or of another version.
         """
         place = Path(path)
+        recover(place)
         try:
             if place.is_dir():
                 arrays: Mapping[str, NDArray[Any]] = _folder_arrays(place)

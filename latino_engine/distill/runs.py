@@ -18,12 +18,12 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from latino_engine.atomic import atomic_file
+from latino_engine.atomic import atomic_file, check_writable, is_leftover
 from latino_engine.errors import InvalidArgument, OutputNotWritable, TrainingStopped, invalid
 from latino_engine.image_io import EXTENSIONS
 from latino_engine.image_io.datasets import CHECKPOINT, files_below
 
-_PROBE = "training.probe"
+_PROBE = "training.probe"  # left by runs of version 0.1 that were killed at once
 _KEPT = "the last good average is kept"
 #: Options that name files or folders -> the kinds of files that mark a folder.
 _PATHS = {"source": EXTENSIONS, "start": (".safetensors",)}
@@ -71,19 +71,18 @@ def claim_folder(folder: Path, is_main: bool = True) -> bool:
     stands = (folder / CHECKPOINT).exists()
     if not is_main:
         return stands
-    if not stands and (folder.is_file() or (folder.is_dir() and any(folder.iterdir()))):
+    if not stands and (folder.is_file() or (folder.is_dir() and _holds_else(folder))):
         raise OutputNotWritable(
             f"out: expected a new folder, an empty one or that of a run ({CHECKPOINT}), got "
             f"{str(folder)!r}, which is something else; choose another folder"
         )
-    new = [place for place in (folder, *folder.parents) if not place.exists()]
-    with atomic_file(folder / _PROBE):
-        pass
-    (folder / _PROBE).unlink()
-    with suppress(OSError):  # in use by someone else meanwhile
-        for place in new:
-            place.rmdir()
+    check_writable(folder)
     return stands
+
+
+def _holds_else(folder: Path) -> bool:
+    """Whether there is more in it than a run leaves that was killed in its first moments."""
+    return any(not is_leftover(p.name) and p.name != _PROBE for p in folder.iterdir())
 
 
 def check_unchanged(

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from latino_engine.atomic import atomic_file, atomic_folder
+from latino_engine.atomic import atomic_file, atomic_folder, exchange, recover
 from latino_engine.errors import OutputNotWritable, UserError
 
 OURS = ("engine.json", "denoiser.*")
@@ -144,8 +144,77 @@ def test_killed_process_leaves_nothing_half_written(tmp_path: Path) -> None:
         process.wait()
     assert (tmp_path / "a.bin").read_bytes() == b"old"
     assert (tmp_path / "a.engine" / "m").read_text() == "old"
-    visible = [name for name in names(tmp_path) if not name.startswith(".latino-")]
-    assert visible == ["a.bin", "a.engine"]
+    left = [name for name in names(tmp_path) if name.startswith(".latino-")]
+    assert len(left) == 2
+    fill(tmp_path / "b.engine")  # whoever writes here next
+    assert names(tmp_path) == ["a.bin", "a.engine", "b.engine"]
+
+
+def test_what_a_living_writer_fills_is_not_swept(tmp_path: Path) -> None:
+    with atomic_folder(tmp_path / "a", ours=OURS) as folder, atomic_file(tmp_path / "c") as file:
+        file.write(b"one")
+        command = [sys.executable, "-c", SWEEPING, str(tmp_path)]
+        subprocess.run(command, check=True, timeout=120)
+        fill(folder / "inner")  # a folder in one that is not yet there
+        (folder / "engine.json").write_text("kept")
+    assert names(tmp_path) == ["a", "b", "c"]
+    assert (tmp_path / "a" / "engine.json").read_text() == "kept"
+    assert (tmp_path / "c").read_bytes() == b"one"
+
+
+SWEEPING = """
+import sys
+from latino_engine.atomic import atomic_folder
+with atomic_folder(sys.argv[1] + "/b"):
+    pass
+"""
+
+
+@pytest.mark.parametrize("exchanges", [True, False])
+def test_a_folder_that_is_replaced_is_there_at_every_moment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exchanges: bool
+) -> None:
+    """Looked at from outside before each call to the file system, as a kill would leave it."""
+    target = tmp_path / "a.engine"
+    fill(target, "old")
+    if not exchanges:
+        monkeypatch.setattr(exchange, "_renameat2", lambda: None)
+    elif exchange._renameat2() is None:
+        pytest.skip("a kernel without renameat2")
+    seen = []
+
+    def look(event: str, _: object) -> None:
+        if WATCHED and event in ("open", "os.rename", "os.remove", "os.rmdir", "shutil.rmtree"):
+            watched, WATCHED[:] = WATCHED[:], []  # what follows here is not watched
+            hidden = {p.name: p for p in watched[0].iterdir() if p.suffix == ".old"}
+            place = target if target.exists() else next(iter(hidden.values()))
+            seen.append((target.exists(), (place / "engine.json").read_text()))
+            WATCHED[:] = watched
+
+    sys.addaudithook(look)  # for the life of this process; it sleeps while WATCHED is empty
+    WATCHED[:] = [tmp_path]
+    fill(target, "new")
+    WATCHED.clear()
+    assert {text for _, text in seen} == {"old", "new"}
+    assert all(there for there, _ in seen) == exchanges
+
+
+WATCHED: list[Path] = []
+
+
+def test_a_folder_set_aside_is_put_back_by_whoever_reads_or_writes(tmp_path: Path) -> None:
+    target, other = tmp_path / "a.engine", tmp_path / "b.engine"
+    for again in (lambda: recover(target), lambda: fill(target, "new")):
+        fill(target, "old")
+        os.rename(target, exchange.aside_of(target))
+        fill(other)  # a writer of another name leaves it alone
+        assert not target.exists()
+        again()
+        assert names(tmp_path) == ["a.engine", "b.engine"]
+    assert (target / "engine.json").read_text() == "new"
+    os.mkdir(exchange.aside_of(target))  # killed before the old one was deleted
+    fill(target, "newer")
+    assert names(tmp_path) == ["a.engine", "b.engine"]
 
 
 REASONS = [
@@ -232,7 +301,7 @@ def test_part_of_the_path_is_a_file(tmp_path: Path) -> None:
 
 LOCKED = """
 import os, sys
-from latino_engine.atomic import atomic_file, atomic_folder
+from latino_engine.atomic import atomic_file, atomic_folder, exchange, recover
 from latino_engine.errors import OutputNotWritable
 if os.geteuid() == 0:
     os.setuid(65534)  # root may write everywhere
@@ -381,6 +450,7 @@ def test_failed_swap_puts_the_old_folder_back(
 ) -> None:
     target = tmp_path / "a.engine"
     fill(target, "old")
+    monkeypatch.setattr(exchange, "_renameat2", lambda: None)
     rename, calls = os.rename, []
 
     def second_fails(source: object, destination: object) -> None:

@@ -1,8 +1,13 @@
 """Files and folders that appear whole or not at all.
 
-Each is written under a hidden temporary name beside its target and renamed when it is complete.
-A failure, Ctrl-C included, removes the temporary one and leaves what stood there before; a killed
-process can leave the hidden `.latino-*.tmp`, never a half-written target.
+Each is written under a hidden temporary name beside its target, flushed to the disk, and takes the
+target's place in one step: a rename, or an exchange of two folders (`renameat2`). Where the file
+system cannot exchange, the old folder steps aside under a name that follows from its own, and
+`recover` puts it back if the process died between the two renames.
+
+A failure, Ctrl-C included, removes the temporary one and leaves what stood there before. A killed
+process leaves the hidden `.latino-*.tmp`, which is locked while its writer lives: the next writer
+in the same folder deletes those that nobody locks.
 """
 
 from __future__ import annotations
@@ -10,19 +15,15 @@ from __future__ import annotations
 import errno
 import fnmatch
 import os
-import secrets
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, TypeAlias
 
+from latino_engine.atomic.exchange import move_in, recover_alone, resolve
+from latino_engine.atomic.leftovers import alone_in, living_file, living_folder, sibling, sweep
 from latino_engine.errors import OutputNotWritable, UserError
-
-try:
-    import fcntl
-except ImportError:  # no such locks on Windows
-    fcntl = None  # type: ignore[assignment]
 
 PathLike: TypeAlias = "str | os.PathLike[str]"
 
@@ -44,6 +45,9 @@ _REASONS = {
 }
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
+#: Folders whose leftovers this process has looked for; each file of a large folder need not.
+_SWEPT: set[Path] = set()
+
 
 @contextmanager
 def atomic_file(path: PathLike, *, argument: str = "out") -> Iterator[BinaryIO]:
@@ -58,18 +62,21 @@ def atomic_file(path: PathLike, *, argument: str = "out") -> Iterator[BinaryIO]:
     Raises:
         OutputNotWritable: no space, no permission, a folder or a device of that name.
     """
-    target = _resolve(path)
-    temporary = _sibling(target, "tmp")
+    target = resolve(path)
+    temporary = sibling(target)
     with _one_sentence(argument, target, temporary):
         _check_file(argument, target)
         with _parents(target):
+            if target.parent not in _SWEPT:
+                _SWEPT.add(target.parent)
+                sweep(target.parent)
             try:
-                # Not tempfile: its files have mode 0600, and these shall follow the umask.
-                with open(temporary, "xb") as file:
+                with living_file(temporary) as file:
                     yield file
                     file.flush()
                     os.fsync(file.fileno())  # a full disk may say so only here
-                os.replace(temporary, target)
+                    os.replace(temporary, target)
+                _flush_folder(target.parent)
             except BaseException:
                 with suppress(OSError):
                     temporary.unlink(missing_ok=True)
@@ -83,9 +90,8 @@ def atomic_folder(
     """A new, empty folder that takes the place of `path` when the block ends without an error.
 
     A folder that exists is replaced only where it is empty or *ours*: it holds an entry of the
-    first name in `ours`, and nothing but names that match `ours`. It is moved aside, the new one
-    moved in, the old one deleted; if the new one cannot be moved in, the old one is put back.
-    Missing parents are made.
+    first name in `ours`, and nothing but names that match `ours`. The two change places in one
+    step, and the old one is deleted. Missing parents are made.
 
     Args:
         path: the folder to write.
@@ -99,30 +105,44 @@ def atomic_folder(
     Raises:
         OutputNotWritable: no space, no permission, a file of that name, a folder that is not ours.
     """
-    target = _resolve(path)
-    temporary = _sibling(target, "tmp")
+    target = resolve(path)
+    temporary = sibling(target)
     with _one_sentence(argument, target, temporary):
-        with _alone_in(target.parent):
+        with alone_in(target.parent):
+            recover_alone(target)
             _check_folder(argument, target, ours, overwrite)
         with _parents(target):
+            sweep(target.parent)
             try:
-                os.mkdir(temporary)
-                yield temporary
-                with _alone_in(target.parent):
-                    _check_folder(argument, target, ours, overwrite)  # hours may have passed
-                    _move_in(temporary, target)
+                with living_folder(temporary):
+                    yield temporary
+                    _flush_below(temporary)
+                    with alone_in(target.parent):
+                        _check_folder(argument, target, ours, overwrite)  # hours may have passed
+                        move_in(temporary, target)
+                shutil.rmtree(temporary, ignore_errors=True)  # what stood there before
+                _flush_folder(target.parent)
             except BaseException:
                 shutil.rmtree(temporary, ignore_errors=True)
                 raise
 
 
-def _resolve(path: PathLike) -> Path:
-    return Path(os.path.realpath(path))
+def check_writable(folder: PathLike, *, argument: str = "out") -> None:
+    """Raises unless files can be written into this folder, made for the trial where it is missing.
 
-
-def _sibling(target: Path, suffix: str) -> Path:
-    # Does not contain the target's name, which may already be as long as a name can be.
-    return target.parent / f".latino-{secrets.token_hex(6)}.{suffix}"
+    Raises:
+        OutputNotWritable: no space, no permission, a file of that name.
+    """
+    target = resolve(folder) / "file"
+    temporary = sibling(target)
+    missing = [place for place in target.parents if not place.exists()]
+    with _one_sentence(argument, target.parent, temporary), _parents(target):
+        with living_file(temporary):
+            temporary.unlink()
+        sweep(target.parent)
+        for place in missing:
+            with suppress(OSError):  # in use by someone else meanwhile
+                place.rmdir()
 
 
 def _check_file(argument: str, target: Path) -> None:
@@ -171,33 +191,26 @@ def _is_ours(names: Sequence[str], ours: Sequence[str]) -> bool:
     return bool(ours) and ours[0] in names and all(_matches(name, ours) for name in names)
 
 
-def _move_in(temporary: Path, target: Path) -> None:
-    if not target.exists():
-        os.rename(temporary, target)
+def _flush_below(folder: Path) -> None:
+    """Every file below it reaches the disk, so that a power cut finds the old or the new."""
+    if os.name != "posix":
         return
-    aside = _sibling(target, "old")
-    os.rename(target, aside)
-    try:
-        os.rename(temporary, target)
-    except BaseException:
-        os.rename(aside, target)
-        raise
-    shutil.rmtree(aside, ignore_errors=True)
+    for place, _, names in os.walk(folder):
+        for name in names:
+            with suppress(PermissionError), open(os.path.join(place, name), "rb") as file:
+                os.fsync(file.fileno())
+        _flush_folder(Path(place))
 
 
-@contextmanager
-def _alone_in(folder: Path) -> Iterator[None]:
-    """Other writers of the same folder wait: two renames are no single step."""
-    if fcntl is None or not folder.is_dir():
-        yield
+def _flush_folder(folder: Path) -> None:
+    if os.name != "posix":
         return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        with suppress(OSError):  # a file system without locks
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)
+    with suppress(OSError):  # file systems that cannot flush a folder
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 @contextmanager
