@@ -113,9 +113,9 @@ class Engine:
 
     def __repr__(self) -> str:
         adapter = self.manifest.get("adapter")
-        adapted = "" if adapter is None else f"adapter={adapter['name']!r}, "
+        name = None if adapter is None else adapter["name"]
         return (
-            f"Engine({self.spec.name!r}, {adapted}backend={self.backend!r}, "
+            f"Engine({self.spec.name!r}, adapter={name!r}, backend={self.backend!r}, "
             f"precision={self.precision!r}, device={self.device!r}, "
             f"ops={ops.backend_of(self.device)!r}, execution={self.execution!r})"
         )
@@ -160,8 +160,8 @@ class Engine:
             num_samples: S >= 1.
             seed: 0 <= seed < 2^64. A sample depends on (seed, image id, sample index) alone, not on
                 the batch, the chunk or num_samples.
-            sampler: "auto" (the adapter's own schedule where the engine has one, else zero-shot
-                LATINO), "latino" or "ud2m".
+            sampler: "auto" (the adapter's own schedule where the engine has one and `steps` is not
+                another number, else zero-shot LATINO), "latino" or "ud2m".
             steps: LATINO: network evaluations, 8 by default; UD2M: outer steps N, 3 by default.
             unfold: UD2M: inner iterations K, 3 by default.
             init: None for the operator's own estimate, "measurement", an image (B, C, H, W) in
@@ -205,6 +205,7 @@ class Engine:
         ):
             problem = make_problem(y, op, self.spec, self._start(init, sampler), self.device)
             learned, operator = self.schedule if sampler == "auto" else None, problem.operator
+            learned = None if learned is None or steps not in (None, learned.outer) else learned
             kind = None if learned is None else learned_kind(learned, operator, problem.x_init)
             build = self._schedule_builder(operator, sampler, steps, unfold, kind)
             self._say_range(operator, kind)
@@ -299,7 +300,7 @@ class Engine:
         steps = None if steps is None else whole_number("steps", steps)
         unfold = None if unfold is None else whole_number("unfold", unfold)
         if kind is not None and self.schedule is not None:
-            check_learned(self.schedule, steps, unfold)
+            check_learned(self.schedule, unfold)
             return self.schedule.builder_of(kind)
         if sampler == "ud2m":
             sigmas = few_step_sigmas(3 if steps is None else steps, self.spec.sigma_table)

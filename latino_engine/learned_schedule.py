@@ -51,9 +51,14 @@ class LearnedSchedule:
     sigma_table: tuple[float, ...] | None = None
 
     @property
+    def outer(self) -> int:
+        """N."""
+        return len(self.sigmas)
+
+    @property
     def nfe(self) -> int:
         """Network evaluations per sample, N K."""
-        return len(self.sigmas) * self.unfold
+        return self.outer * self.unfold
 
     def step_sizes(self, operator: HasKind) -> Mapping[str, Table]:
         """r, d and lam for this operator."""

@@ -290,7 +290,7 @@ def main() -> None:
 
         engine = str(given.output / "growth.engine")
         if not Path(engine).exists():
-            le.compile("photo-small", engine, threads=given.threads)
+            le.compile("photo-small", engine, adapter="none", threads=given.threads)
     found = measure(given.output, engine, given.largest_side)
     plot(found, given.output / "growth.png")
     with atomic_file(given.output / "growth.csv") as file:

@@ -100,7 +100,7 @@ def main() -> None:
     print("\n| colourisation, noise 0.02 | PSNR | luma error | chroma error | chroma drawn |")
     print("|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
-        engine = le.compile("photo-small", Path(folder) / "a.engine", image_size=64)
+        engine = le.compile("photo-small", Path(folder) / "a.engine", adapter="none", image_size=64)
         for name in PHOTOGRAPHS:
             colours(engine, name)
 

@@ -30,7 +30,6 @@ def run_demo(out: str | Path, threads: int | None = None) -> list[dict[str, Any]
     engine = compile_prior(
         "photo-small",
         out / "photo-small.engine",
-        adapter="photo-small",
         image_size=256,
         threads=threads,
     )

@@ -68,8 +68,11 @@ def compile_command(
     out: Annotated[Path, typer.Option("--output", "-o", help="Folder to write, e.g. a.engine.")],
     backend: Backend = None,
     adapter: Annotated[
-        str | None, typer.Option(help="Shipped name or a folder that distill wrote.")
-    ] = None,
+        str,
+        typer.Option(
+            help="auto: that of a shipped prior; none: zero-shot; a name, or distill's folder."
+        ),
+    ] = "auto",
     precision: Annotated[str, typer.Option(help="fp32, fp16 or bf16.")] = "fp32",
     image_size: Annotated[
         str | None, typer.Option(help="256 or 256x320: where the runtimes are timed.")
@@ -297,8 +300,12 @@ def _engine_table(folder: Path, fields: dict[str, Any]) -> Table:
     if latent.get("name") == "latent":
         text = f"{latent['pipeline']}, factor {latent['factor']}, {latent['channels']} channels"
         table.add_row("latent", f"{text}, prompt {latent['prompt']!r}")
-    if fields.get("adapter"):
-        table.add_row("adapter", f"{fields['adapter']['name']}, {fields['sampler']['nfe']} NFE")
+    if latent.get("name") != "latent":
+        adapter = fields.get("adapter")
+        named = (
+            f"{adapter['name']}, {fields['sampler']['nfe']} NFE" if adapter else "none, zero-shot"
+        )
+        table.add_row("adapter", named)
     table.add_row("precision", fields["precision"])
     table.add_row("sampler", f"{fields['sampler']['name']}, {fields['sampler']['nfe']} evaluations")
     for name, record in fields["runtimes"].items():

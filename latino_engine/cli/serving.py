@@ -74,7 +74,9 @@ def web(
     host: Host = "127.0.0.1",
     port: Port = 8000,
     token_file: TokenFile = None,
-    adapter: Annotated[str | None, typer.Option(help="Shipped name or a folder.")] = None,
+    adapter: Annotated[
+        str, typer.Option(help="auto: that of a shipped prior; none; a shipped name or a folder.")
+    ] = "auto",
     backend: Backend = None,
     threads: Threads = None,
 ) -> None:
@@ -129,22 +131,26 @@ def _load(folder: Path, backend: str | None, threads: int | None) -> Engine:
     return load(folder, backend=backend, threads=threads)
 
 
-def _engine_of(prior: str, adapter: str | None, backend: str | None, threads: int | None) -> Engine:
+def _engine_of(prior: str, adapter: str, backend: str | None, threads: int | None) -> Engine:
     """The engine of a folder, or the one of a prior in the cache, compiled where it is missing."""
     if (Path(prior) / "engine.json").is_file():
         return _load(Path(prior), backend, threads)
     from latino_engine.compilation.compiler import compile as compile_prior
     from latino_engine.errors import EngineInvalid
     from latino_engine.priors import load_prior
+    from latino_engine.priors.adapters import adapter_for
     from latino_engine.system.cache import cache_folder
 
     loaded = load_prior(prior)
-    kept = cache_folder() / "engines" / f"{loaded.spec.name}-{adapter or 'none'}.engine"
+    chosen = adapter_for(adapter, loaded)
+    named = "none" if chosen is None else chosen.name
+    kept = cache_folder() / "engines" / f"{loaded.spec.name}-{named}.engine"
     try:
         engine = _load(kept, backend, threads)
-        if engine.manifest["prior_sha256"] == loaded.content_hash():
+        wanted = (loaded.content_hash(), None if chosen is None else chosen.content_hash())
+        if (engine.manifest["prior_sha256"], engine.manifest["adapter_sha256"]) == wanted:
             return engine
     except EngineInvalid:  # none yet, or one of an older version
         pass
-    compile_prior(loaded, kept, adapter=adapter, threads=threads)
+    compile_prior(loaded, kept, adapter=chosen, threads=threads)
     return _load(kept, backend, threads)

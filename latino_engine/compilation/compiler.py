@@ -24,14 +24,13 @@ from latino_engine.errors import (
     AccuracyError,
     BackendNotAvailable,
     invalid,
-    invalid_type,
     whole_number,
 )
 from latino_engine.export.denoiser import export_denoiser
 from latino_engine.export.graph_memory import memory_model
 from latino_engine.loading import load
 from latino_engine.manifest import ENGINE_FILES, write_manifest
-from latino_engine.priors.adapters import Adapter, load_adapter
+from latino_engine.priors.adapters import Adapter, adapter_for
 from latino_engine.priors.folder import FORMAT_VERSION as PRIOR_FORMAT
 from latino_engine.priors.folder import write_prior
 from latino_engine.priors.latent.prior import LatentPrior
@@ -63,7 +62,7 @@ def compile(
     path: str | Path,
     backend: str = "auto",
     precision: str = "fp32",
-    adapter: Adapter | str | Path | None = None,
+    adapter: Adapter | str | Path | None = "auto",
     image_size: int | tuple[int, int] | None = None,
     max_batch: int = 8,
     threads: int | None = None,
@@ -85,8 +84,10 @@ def compile(
         backend: "auto", "onnxruntime", "torch", "openvino" or "tensorrt".
         precision: of the convolutions and linear layers: "fp32", "fp16" or "bf16"; normalisation
             statistics and the sums around the network stay float32.
-        adapter: an `Adapter`, a shipped name or an adapter's folder: its changes are merged into
-            the weights, and its schedule becomes the engine's `sampler="auto"`.
+        adapter: "auto" takes the shipped adapter of a shipped prior and none for another prior;
+            "none" is zero-shot LATINO; or an `Adapter`, a shipped name or an adapter's folder. Its
+            changes are merged into the weights, and its schedule becomes the engine's
+            `sampler="auto"`. `repr(engine)` and `info` say which one it is.
         image_size: side or (height, width) at which the runtimes are timed, 128 by default; engines
             serve every size.
         max_batch: the most images that go through the network together; more are cut into chunks.
@@ -115,14 +116,12 @@ def compile(
         runtime_module(backend)
     if backend not in AHEAD_OF_TIME:
         _check_no_plans(gpu_architectures, options)
-    adapter = load_adapter(adapter) if isinstance(adapter, str | Path) else adapter
     if isinstance(prior, LatentPrior):
+        none = None if adapter == "auto" else adapter_for(adapter, prior)
         return _compile_latent(
-            prior, path, backend, precision, adapter, image_size, size, max_batch, threads
+            prior, path, backend, precision, none, image_size, size, max_batch, threads
         )
-    if not (adapter is None or isinstance(adapter, Adapter)):
-        expected = "an adapter, its name or its folder"
-        raise invalid_type("adapter", expected, type(adapter).__name__, "use load_adapter")
+    adapter = adapter_for(adapter, prior)
     packages = {}
     if backend in AHEAD_OF_TIME:
         packages = resolve_architectures(gpu_architectures, local_gpu(), options.package)

@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from latino_engine.atomic import atomic_file, atomic_folder
-from latino_engine.errors import AdapterInvalid, invalid
+from latino_engine.errors import AdapterInvalid, invalid, invalid_type
 from latino_engine.learned_schedule import REMEDY, LearnedSchedule, parse_schedule
 from latino_engine.priors.prior import Prior
 
@@ -171,6 +171,35 @@ def load_adapter(source: str | Path) -> Adapter:
             + (f"did you mean {close[0]!r}?" if close else known)
         )
     return _read_folder(folder)
+
+
+def adapter_for(choice: Adapter | str | Path | None, prior: Prior) -> Adapter | None:
+    """The adapter that a choice names for a prior: "auto", "none" or what `load_adapter` takes.
+
+    "auto" takes the first shipped adapter whose prior has these very weights, and none where there
+    is no such adapter. "none" and None take none. A folder named auto or none is given as a `Path`.
+
+    Raises:
+        AdapterInvalid: as in `load_adapter`.
+        InvalidType: something else was given.
+    """
+    if choice is None or choice == "none" or isinstance(choice, Adapter):
+        return None if choice == "none" else cast("Adapter | None", choice)
+    if choice == "auto":
+        return _shipped_for(prior)
+    if not isinstance(choice, str | Path):
+        expected = "'auto', 'none', an adapter, its name or its folder"
+        raise invalid_type("adapter", expected, type(choice).__name__, "use load_adapter")
+    return load_adapter(choice)
+
+
+def _shipped_for(prior: Prior) -> Adapter | None:
+    identity = prior.content_hash()
+    for name in SHIPPED:
+        facts = resources.files("latino_engine") / "assets" / "adapters" / name / "adapter.json"
+        if json.loads(facts.read_text(encoding="utf-8"))["prior_sha256"] == identity:
+            return load_adapter(name)
+    return None
 
 
 def save_adapter(adapter: Adapter, folder: str | Path, half: bool = False) -> None:

@@ -52,13 +52,11 @@ def check_threads(threads: int | None) -> None:
         raise invalid("threads", "at least 1", threads, "leave it out to use all cores")
 
 
-def check_learned(schedule: LearnedSchedule, steps: int | None, unfold: int | None) -> None:
-    """Raise the sentence where steps or unfold differ from what an adapter was trained with."""
-    learned = {"steps": len(schedule.sigmas), "unfold": schedule.unfold}
-    for name, value in (("steps", steps), ("unfold", unfold)):
-        if value not in (None, learned[name]):
-            expected = f"None or {learned[name]}, as the adapter was trained"
-            raise invalid(name, expected, value, "leave it out, or use sampler='ud2m'")
+def check_learned(schedule: LearnedSchedule, unfold: int | None) -> None:
+    """Raise the sentence where unfold differs from what an adapter was trained with."""
+    if unfold not in (None, schedule.unfold):
+        expected = f"None or {schedule.unfold}, as the adapter was trained"
+        raise invalid("unfold", expected, unfold, "leave it out, or use sampler='ud2m'")
 
 
 def check_counts(num_samples: int, keep_samples: bool) -> int:

@@ -20,7 +20,7 @@ def test_the_eight_lines_run(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     exec(compile(code, "README.md", "exec"), {})
     assert (tmp_path / "mean.png").stat().st_size > 10_000
-    assert "nfe=8" in capsys.readouterr().out
+    assert "nfe=4" in capsys.readouterr().out
 
 
 def test_the_readmes_links_lead_somewhere():

@@ -127,8 +127,8 @@ def test_an_engine_with_an_adapter_runs_its_schedule(tmp_path):
     assert not torch.equal(same.samples, post.samples)
     again = engine.sample(y, op, num_samples=1, steps=2, unfold=2)
     assert torch.equal(again.samples, post.samples)
-    with pytest.raises(InvalidArgument, match="steps: expected None or 2, as the adapter was tr"):
-        engine.sample(y, op, steps=3)
+    other = engine.sample(y, op, num_samples=1, steps=4)
+    assert torch.equal(other.samples, same.samples) and other.about["sampler"] == "latino"
     with pytest.raises(InvalidArgument, match="unfold: expected None or 2"):
         engine.sample(y, op, unfold=5)
 
@@ -160,7 +160,7 @@ def test_refused_with_one_sentence(tmp_path, capsys):
         adapter.merge(other)
     with pytest.raises(AdapterInvalid, match="neither"):
         le.load_adapter(tmp_path / "none")
-    with pytest.raises(InvalidType, match="adapter: expected an adapter, its name or its folder"):
+    with pytest.raises(InvalidType, match="adapter: expected 'auto', 'none', an adapter, its name"):
         le.compile(prior, tmp_path / "e.engine", adapter=3)
     assert not (tmp_path / "e.engine").exists()
     le.save_adapter(adapter, tmp_path / "a")

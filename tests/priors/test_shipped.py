@@ -6,8 +6,10 @@ from importlib import resources
 
 import pytest
 import torch
+from tiny import tiny_prior
 
 import latino_engine as le
+from latino_engine.cli import program
 from latino_engine.priors import adapters, loading
 
 ASSETS = resources.files("latino_engine") / "assets"
@@ -42,9 +44,31 @@ def test_adapters(name):
     assert float((merged.denoise(x, 0.3) - prior.denoise(x, 0.3)).abs().max()) > 1e-3
 
 
+@pytest.mark.parametrize("name", loading.SHIPPED)
+def test_a_shipped_prior_takes_its_adapter(name):
+    prior = le.load_prior(name)
+    chosen = adapters.adapter_for("auto", prior)
+    assert chosen is not None and PRIOR_OF[chosen.name] == name
+    assert chosen.prior_sha256 == prior.content_hash()
+    assert adapters.adapter_for("none", prior) is adapters.adapter_for(None, prior) is None
+
+
+def test_another_prior_takes_none(tmp_path, capsys):
+    prior = tiny_prior()
+    assert adapters.adapter_for("auto", prior) is None
+    le.save_prior(prior, tmp_path / "tiny")
+    out = str(tmp_path / "a.engine")
+    assert program.run(["compile", str(tmp_path / "tiny"), "-o", out, "--backend", "torch"]) == 0
+    engine = le.load(out)
+    assert engine.manifest["adapter"] is None and "adapter=None" in repr(engine)
+    assert program.run(["info", out]) == 0
+    assert "none, zero-shot" in capsys.readouterr().out
+
+
 def test_a_digit_that_a_box_hides(tmp_path):
     """Samples agree with what was measured and differ where nothing was."""
-    engine = le.compile("digits-32", tmp_path / "d.engine", "torch", adapter="digits-32-2x2")
+    engine = le.compile("digits-32", tmp_path / "d.engine", "torch")
+    assert "adapter='digits-32-2x2'" in repr(engine)
     x = torch.zeros(1, 1, 32, 32)
     x[..., 6:26, 14:18] = 1.0  # a stroke like that of a 1
     mask = torch.ones(32, 32)
