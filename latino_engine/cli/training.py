@@ -118,6 +118,7 @@ def _tells() -> bool:
     ),
     checkpointing=Flag(names=("--checkpointing",)),
     autocast=Flag(names=("--autocast",)),
+    compiled=Flag(names=("--torch-compile",)),
 )
 def distill(
     prior: Annotated[str, typer.Argument(help="Shipped name or a prior's folder.")],

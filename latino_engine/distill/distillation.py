@@ -54,6 +54,7 @@ _FREE = (
     "checkpoint_minutes",
     "half",
     "autocast",
+    "compiled",
     "checkpointing",
     "learning_rate",
     "step_size_rate",
@@ -158,6 +159,9 @@ class _Run:
         self.model.to(self.processes.device)
         self.processes.share_weights(self.model)
         self.average = copy.deepcopy(self.model).requires_grad_(False)
+        if options.compiled:  # in place: the names of the weights stay
+            self.model.network.to(memory_format=torch.channels_last)
+            self.model.network.compile()
         rate = options.learning_rate
         groups = self.model.groups(rate, options.step_size_rate, options.init_rate * rate)
         self.optimizer = torch.optim.AdamW(groups, lr=rate, weight_decay=0.0)

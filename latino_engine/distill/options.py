@@ -139,6 +139,8 @@ class Distillation:
             time.
         autocast: compute the network in bfloat16 (its weights stay float32); up to twice as fast
             where the processor has such instructions.
+        compiled: compile the network and its gradient by torch.compile: faster after the first
+            minute, which needs a C++ compiler.
         seed: of operators, images and noise, 0 <= seed < 2^64.
         checkpoint_minutes: how often the run is written down.
         half: store the weights as float16.
@@ -184,6 +186,7 @@ class Distillation:
     zeta: float = 0.9
     checkpointing: bool = False
     autocast: bool = False
+    compiled: bool = False
     seed: int = 0
     checkpoint_minutes: float = 2.0
     half: bool = False

@@ -46,6 +46,18 @@ def losses(folder):
     return [float(line.split(",")[1]) for line in lines]
 
 
+def test_the_compiled_network_learns_the_same(source, tmp_path):
+    runs = {}
+    for compiled in (False, True):
+        options = distillation(source, training_steps=3, targets="all-conv", compiled=compiled)
+        runs[compiled] = distill(tiny_prior(1), options, tmp_path / str(compiled)).weights
+    assert runs[True].keys() == runs[False].keys()
+    moved = [float(w.abs().max()) for n, w in runs[False].items() if n.startswith("lora_B")]
+    assert max(moved) > 1e-5  # from 0
+    for name, weight in runs[False].items():
+        torch.testing.assert_close(runs[True][name], weight, atol=2e-5, rtol=1e-3)
+
+
 @pytest.mark.parametrize("objective", ["energy", "paper", "mse"])
 def test_it_learns(objective, source, tmp_path):
     options = distillation(
