@@ -9,7 +9,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -160,7 +160,7 @@ class _Run:
         self.processes.share_weights(self.model)
         self.average = copy.deepcopy(self.model).requires_grad_(False)
         if options.compiled:  # in place: the names of the weights stay
-            self.model.network.to(memory_format=torch.channels_last)
+            cast(Any, self.model.network).to(memory_format=torch.channels_last)
             self.model.network.compile()
         rate = options.learning_rate
         groups = self.model.groups(rate, options.step_size_rate, options.init_rate * rate)
