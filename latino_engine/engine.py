@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from latino_engine import ops
-from latino_engine.errors import UserError, invalid, whole_number
+from latino_engine.errors import UserError, invalid
 from latino_engine.learned_schedule import parse_schedule
 from latino_engine.manifest import engine_sha256
 from latino_engine.operators import Blur, Inpainting
@@ -25,16 +25,13 @@ from latino_engine.priors.latent.prior import is_latent
 from latino_engine.priors.prior import PriorSpec
 from latino_engine.runtimes import DenoiserRuntime
 from latino_engine.sampling.call import Call
-from latino_engine.sampling.checks import (
-    check_counts,
-    check_image_ids,
-    check_learned,
-)
+from latino_engine.sampling.checks import check_image_ids, check_learned, checked
 from latino_engine.sampling.chunks import Run
 from latino_engine.sampling.clock import StageClock
 from latino_engine.sampling.cuda_driver import Driver
 from latino_engine.sampling.cuda_graph import Worker
 from latino_engine.sampling.network import Network
+from latino_engine.sampling.options import Sampling
 from latino_engine.sampling.problem import Init, Measurement, make_problem
 from latino_engine.sampling.reporting import Progress, check_process, reporter
 from latino_engine.sampling.step_sizes import learned_kind, outside_of, warn_outside
@@ -193,10 +190,21 @@ class Engine:
         """
         check_process(self._process, os.getpid(), self.threads)
         start = time.perf_counter()
-        num_samples = check_counts(num_samples, keep_samples)
-        seed = ops.check_seed(seed)
+        options = Sampling(
+            num_samples=num_samples,
+            seed=seed,
+            sampler=sampler,
+            steps=steps,
+            unfold=unfold,
+            keep_samples=keep_samples,
+            tile=tile,
+            overlap=overlap,
+        )
+        options = checked(options)
         clock = StageClock(self.network.driver)
-        tiles = make_tiles(tile, overlap, self.spec.size_multiple, self.network.max_batch)
+        tiles = make_tiles(
+            options.tile, options.overlap, self.spec.size_multiple, self.network.max_batch
+        )
         with (
             own_arithmetic(),
             torch_threads(self.threads),
@@ -205,33 +213,22 @@ class Engine:
         ):
             problem = make_problem(y, op, self.spec, self._start(init, sampler), self.device)
             learned, operator = self.schedule if sampler == "auto" else None, problem.operator
-            learned = None if learned is None or steps not in (None, learned.outer) else learned
+            learned = None if learned is None or options.steps not in (None, learned.outer) else learned
             kind = None if learned is None else learned_kind(learned, operator, problem.x_init)
-            build = self._schedule_builder(operator, sampler, steps, unfold, kind)
+            build = self._schedule_builder(operator, options, kind)
             self._say_range(operator, kind)
             ids = check_image_ids(image_ids, problem.y.shape[0])
-            call = Call(problem, build, ids, seed)
+            call = Call(problem, build, ids, options.seed)
             run = self._run(call, clock, report, tiles, worker)
-            drawn = run.collect(num_samples, keep_samples)
+            drawn = run.collect(options)
             clock.finish()
         total = 1e3 * (time.perf_counter() - start)
-        request = {
-            "num_samples": num_samples,
-            "seed": seed,
-            "sampler": sampler,
-            "steps": None if steps is None else int(steps),
-            "unfold": None if unfold is None else int(unfold),
-            "init": init_name(init),
-            "image_ids": ids.tolist(),
-            "keep_samples": keep_samples,
-            "tile": None if tile is None else int(tile),
-            "overlap": None if overlap is None else int(overlap),
-        }
+        request = options.arguments() | {"init": init_name(init), "image_ids": ids.tolist()}
         return Posterior(
             nfe=call.nfe,
             time_ms=total,
             stages_ms={**clock.spent, "other": total - sum(clock.spent.values())},
-            num_samples=num_samples,
+            num_samples=options.num_samples,
             about=self._about(run, sampler, kind) | {"request": request},
             asked=Asked(problem.y, problem.operator, init),
             **drawn,
@@ -289,16 +286,15 @@ class Engine:
         return "measurement" if self._init == "measurement" else None
 
     def _schedule_builder(
-        self, op: Operator, sampler: str, steps: int | None, unfold: int | None, kind: str | None
+        self, op: Operator, options: Sampling, kind: str | None
     ) -> ScheduleBuilder:
+        sampler, steps, unfold = options.sampler, options.steps, options.unfold
         if sampler == "latino-pro":
             remedy = "compile a text-to-image pipeline of diffusers, or use sampler='latino'"
             raise invalid("sampler", "a latent prior for 'latino-pro'", self.spec.name, remedy)
         if sampler not in SAMPLERS:
             known = ", ".join(repr(name) for name in SAMPLERS)
             raise invalid("sampler", f"one of {known}", repr(sampler), "choose one of these")
-        steps = None if steps is None else whole_number("steps", steps)
-        unfold = None if unfold is None else whole_number("unfold", unfold)
         if kind is not None and self.schedule is not None:
             check_learned(self.schedule, unfold)
             return self.schedule.builder_of(kind)

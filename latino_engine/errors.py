@@ -98,6 +98,21 @@ def about(what: str, instead_of_crop: str | None = None) -> Iterator[None]:
         raise InvalidArgument(f"{what}, {found}") from error
 
 
+def two_sides(argument: str, value: Any) -> tuple[int, int]:
+    """(height, width) of one side or of both.
+
+    Raises:
+        InvalidArgument: neither of them, or sides that are no whole numbers.
+    """
+    given = value if isinstance(value, tuple | list) else (value, value)
+    try:
+        height, width = (whole_number(argument, side) for side in given)
+    except (TypeError, ValueError):
+        remedy = "give whole numbers"
+        raise invalid(argument, "one side, or (height, width)", value, remedy) from None
+    return height, width
+
+
 def whole_number(argument: str, value: Any) -> int:
     """The value as an int: Python's and numpy's integers, but no booleans and no floats."""
     try:

@@ -43,6 +43,7 @@ from latino_engine.sampling.latent_delta import (
 from latino_engine.sampling.latent_network import LatentNetwork
 from latino_engine.sampling.latent_prompts import search_prompts
 from latino_engine.sampling.latent_steps import LatentRun
+from latino_engine.sampling.options import Sampling
 from latino_engine.sampling.problem import Init, Measurement, make_problem
 from latino_engine.sampling.reporting import Progress
 from latino_engine.sampling.threads import torch_threads
@@ -136,15 +137,24 @@ class LatentEngine(Engine):
 
         Source: LATINO (arXiv:2503.12615), Alg. 1 and 2, and the authors' public code.
         """
-        self._check(sampler, unfold, tile, overlap, prompt_updates)
+        options = Sampling(
+            num_samples=num_samples,
+            seed=seed,
+            sampler=sampler,
+            steps=steps,
+            unfold=unfold,
+            keep_samples=keep_samples,
+            tile=tile,
+            overlap=overlap,
+        )
+        self._check(options, prompt_updates)
         engine = self if delta is None else self.with_delta(delta)
-        rest = (num_samples, seed, "latino", steps, None)
-        ending: dict[str, Any] = {"timeout": timeout, "cancel": cancel}
+        rest = replace(options, sampler="latino").arguments()
+        rest |= {"image_ids": image_ids, "progress": progress}
+        rest |= {"timeout": timeout, "cancel": cancel}
         own = {"sampler": sampler, "delta": plain_delta(engine.delta)}
         if sampler != "latino-pro":
-            post = Engine.sample(
-                engine, y, op, *rest, init, image_ids, keep_samples, progress, **ending
-            )
+            post = Engine.sample(engine, y, op, init=init, **rest)
             return replace(post, about=post.about | {"request": post.about["request"] | own})
         begin = time.perf_counter()
         search = PromptSearch()
@@ -154,9 +164,7 @@ class LatentEngine(Engine):
             y, op, seed, init, image_ids, search, checkpoint_gradients
         )
         searched_ms = 1e3 * (time.perf_counter() - begin)
-        post = Engine.sample(
-            engine, y, op, *rest, x_last, image_ids, keep_samples, progress, **ending
-        )
+        post = Engine.sample(engine, y, op, init=x_last, **rest)
         nfe = search.updates * len(search.times)
         about = {"sampler": sampler, "prompt_updates": search.updates, "prompt_nfe": nfe}
         own |= {"prompt_updates": prompt_updates, "init": init_name(init)}
@@ -195,20 +203,14 @@ class LatentEngine(Engine):
         engine = self.with_conditioning(found.conditioning)
         return engine if self.delta is not None else engine.with_delta(drawn), found.x_last
 
-    def _check(
-        self,
-        sampler: str,
-        unfold: int | None,
-        tile: int | None,
-        overlap: int | None,
-        prompt_updates: int | None,
-    ) -> None:
+    def _check(self, options: Sampling, prompt_updates: int | None) -> None:
+        sampler = options.sampler
         if sampler not in LATENT_SAMPLERS:
             known = ", ".join(repr(name) for name in LATENT_SAMPLERS)
             remedy = "choose one of these"
             raise invalid("sampler", f"one of {known} for a latent prior", repr(sampler), remedy)
-        for name, value in (("unfold", unfold), ("tile", tile), ("overlap", overlap)):
-            if value is not None:
+        for name in ("unfold", "tile", "overlap"):
+            if (value := getattr(options, name)) is not None:
                 raise invalid(name, "None for a latent prior", value, "leave it out")
         if sampler == "latino-pro" and self.backend != "torch":
             raise InvalidArgument(
@@ -224,10 +226,9 @@ class LatentEngine(Engine):
                 raise invalid("prompt_updates", "at least 1", prompt_updates, remedy)
 
     def _schedule_builder(
-        self, op: Operator, sampler: str, steps: int | None, unfold: int | None, kind: str | None
+        self, op: Operator, options: Sampling, kind: str | None
     ) -> ScheduleBuilder:
-        steps = None if steps is None else whole_number("steps", steps)
-        return self._builder(delta_rule(self.delta, op), latent_times(steps))
+        return self._builder(delta_rule(self.delta, op), latent_times(options.steps))
 
     def _builder(
         self, rule: DeltaRule | tuple[float, ...], times: Sequence[int]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import warnings
 import zipfile
 from collections.abc import Callable, Mapping
@@ -21,6 +20,7 @@ from latino_engine.errors import InvalidArgument, PosteriorInvalid, invalid
 from latino_engine.image_io import write_image, write_npy
 from latino_engine.operators.protocol import Operator
 from latino_engine.operators.serialisation import record, restored
+from latino_engine.system.json_values import finite
 from latino_engine.system.machine import versions
 
 #: Names that a saved posterior may hold: the first marks a folder as one.
@@ -28,12 +28,6 @@ POSTERIOR_FILES = ("posterior.json", "*.npy", "*.npz", "*.png")
 FORMAT_VERSION = 1
 #: Arrays of a posterior besides those of its operator.
 _ARRAYS = ("samples", "mean", "squares", "residual_chi2", "prompt_embedding", "measurement", "init")
-
-
-def finite(value: Tensor | float) -> float | None:
-    """A number as JSON has it: None where it is infinite or not a number."""
-    number = float(value)
-    return number if math.isfinite(number) else None
 
 
 class Sampling(Protocol):
@@ -325,7 +319,7 @@ class Posterior:
             "nfe": self.nfe,
             "time_ms": self.time_ms,
             "stages_ms": self.stages_ms,
-            "residual_chi2": [[finite(v) for v in row] for row in self.residual_chi2],
+            "residual_chi2": finite(self.residual_chi2.tolist()),
         }
 
     def _write_pictures(self, folder: Path, name: str, stack: Tensor) -> None:

@@ -105,13 +105,28 @@ class Schedule:
 ScheduleBuilder: TypeAlias = Callable[[Scalar], Schedule]
 
 
-def linear_beta_sigmas(num_times: int = 1000) -> np.ndarray:
-    """sigma_t = sqrt((1 - abar_t) / abar_t), abar_t = prod(1 - beta), beta linear 1e-4..0.02: (T,).
+def sigmas_of(betas: Sequence[float] | np.ndarray) -> np.ndarray:
+    """sigma_t = sqrt((1 - abar_t) / abar_t), abar_t = prod_{s <= t} (1 - beta_s): (T,) float64.
+
+    Raises:
+        ValueError: a beta outside (0, 1).
+    """
+    b = np.asarray(betas, dtype=np.float64)
+    if b.ndim != 1 or len(b) < 2 or not bool(((b > 0) & (b < 1)).all()):
+        raise invalid("betas", "two or more numbers in (0, 1)", "others", "correct the schedule")
+    alpha_bar = np.cumprod(1.0 - b)
+    sigmas: np.ndarray = np.sqrt((1.0 - alpha_bar) / alpha_bar)
+    return sigmas
+
+
+def linear_beta_sigmas(
+    num_times: int = 1000, beta_start: float = 1e-4, beta_end: float = 0.02
+) -> np.ndarray:
+    """sigma of every time, beta evenly spaced from beta_start to beta_end: (T,).
 
     Source: Ho et al. (2020), section 4.
     """
-    alpha_bar = np.cumprod(1.0 - np.linspace(1e-4, 0.02, num_times, dtype=np.float64))
-    return np.sqrt((1.0 - alpha_bar) / alpha_bar)
+    return sigmas_of(np.linspace(beta_start, beta_end, num_times, dtype=np.float64))
 
 
 def few_step_times(num_outer: int, num_times: int = 1000) -> list[int]:

@@ -27,7 +27,7 @@ import latino_engine as le
 from latino_engine.atomic import atomic_file
 from latino_engine.bench import timer
 from latino_engine.bench.counting import count_graph
-from latino_engine.compilation.accuracy import BOUNDS, probe_sigmas, relative_errors
+from latino_engine.compilation.accuracy import BOUNDS, probe_sides, probe_sigmas, relative_errors
 from latino_engine.evaluation.metrics import psnr
 from latino_engine.evaluation.scores import crps
 from latino_engine.export.denoiser import export_denoiser
@@ -37,7 +37,6 @@ from latino_engine.priors.prior import Prior
 from latino_engine.system.machine import commit, machine_facts, software_versions
 
 Way = Callable[[Tensor, Tensor], Tensor]
-_PROBE = (64, 96)
 _MATRIX_SIDE = 1024
 _SPINNING = "onnxruntime, threads spin on"
 
@@ -169,7 +168,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         rows = []
         for name, (precision, way) in found.items():
             ms = timer.quantile(times[name], 0.5)
-            errors = relative_errors(way, prior, levels, *_PROBE)
+            errors = relative_errors(way, prior, levels, *probe_sides(prior.spec))
             rate = 1e-6 * count.flops / ms
             rows.append(
                 {

@@ -26,7 +26,7 @@ from latino_engine.atomic import atomic_file
 from latino_engine.bench import timer
 from latino_engine.bench.counting import count_graph
 from latino_engine.bench.report import plain_rows
-from latino_engine.compilation.accuracy import probe_sigmas, relative_errors
+from latino_engine.compilation.accuracy import probe_sides, probe_sigmas, relative_errors
 from latino_engine.export.denoiser import export_denoiser
 from latino_engine.priors.assembly import build_prior
 from latino_engine.priors.folder import write_prior
@@ -38,7 +38,6 @@ from latino_engine.system.machine import commit, machine_facts, software_version
 
 Way = Callable[[Tensor, Tensor], Tensor]
 BASELINE = "eager torch, fp32"
-_PROBE = (64, 96)
 _MATRIX_SIDE = 1024
 _RESUNET = {"widths": [64, 96, 128], "down_blocks": [1, 1, 2], "up_blocks": [1, 1, 2]}
 
@@ -139,7 +138,9 @@ def measure(name: str, size: int, batch: int, repeats: int) -> dict[str, Any]:
                     "gflop_per_s": 1e-6 * flops / ms["processor_p0"],
                     "percent_of_matrix_rate": 100.0 * limit / ms["processor_p0"],
                     "times_eager": times[BASELINE]["processor_p50"] / ms["processor_p50"],
-                    "relative_error": max(relative_errors(way, prior, levels, *_PROBE).values()),
+                    "relative_error": max(
+                        relative_errors(way, prior, levels, *probe_sides(prior.spec)).values()
+                    ),
                     "layers": counts,
                 }
             )

@@ -11,7 +11,7 @@ import json
 import subprocess
 import sys
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,8 +59,11 @@ def first_sample(fields: dict[str, Any]) -> dict[str, Any]:
     from latino_engine.bench.options import BenchOptions
     from latino_engine.bench.problem import make_measurement
     from latino_engine.loading import load
+    from latino_engine.sampling.options import Sampling
 
-    options = BenchOptions(**{**fields["options"], "size": tuple(fields["options"]["size"])})
+    given = fields["options"]
+    own = {"size": tuple(given["size"]), "sampling": Sampling(**given["sampling"])}
+    options = BenchOptions(**{**given, **own})
     imported = time.perf_counter()
     from latino_engine.bench.peak_memory import peak_memory
 
@@ -68,7 +71,7 @@ def first_sample(fields: dict[str, Any]) -> dict[str, Any]:
         engine = load(fields["engine"], fields["backend"], **options.loading())
         loaded = time.perf_counter()
         y, op = make_measurement(engine.spec, options, 1)
-        engine.sample(y, op, num_samples=1, seed=options.seed, **options.sampling())
+        engine.sample(y, op, **replace(options.sampling, num_samples=1).arguments())
         sampled, wall = time.perf_counter(), time.time()
     return {
         "import_ms": 1e3 * (imported - begin),

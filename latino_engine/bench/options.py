@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from latino_engine.errors import invalid, invalid_type, whole_number
+from latino_engine.sampling.options import Sampling
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,7 @@ class BenchOptions:
         batches, num_samples: throughput is measured at all combinations, latency at the
             first of them.
         backends: runtimes, the engine's own choice where empty, ("all",) for all it serves here.
-        sampler, steps, unfold, seed: as in `Engine.sample`.
+        sampling: which sampler runs, with which seed; num_samples comes from above.
         repeats: timed calls of each runtime.
         warmup: untimed calls before them.
         device, threads, rebuild, torch_compile: as in `latino_engine.load`.
@@ -38,10 +39,7 @@ class BenchOptions:
     batches: Sequence[int] = (1,)
     num_samples: Sequence[int] = (1,)
     backends: Sequence[str] = ()
-    sampler: str = "auto"
-    steps: int | None = None
-    unfold: int | None = None
-    seed: int = 0
+    sampling: Sampling = field(default_factory=Sampling)
     repeats: int = 20
     warmup: int = 2
     device: str | None = None
@@ -71,7 +69,3 @@ class BenchOptions:
         """The arguments of `latino_engine.load` that every process gives."""
         names = ("device", "threads", "torch_compile")
         return {name: getattr(self, name) for name in names}
-
-    def sampling(self) -> dict[str, Any]:
-        """The arguments of `Engine.sample` that say which sampler runs."""
-        return {"sampler": self.sampler, "steps": self.steps, "unfold": self.unfold}

@@ -25,14 +25,14 @@ def make_measurement(spec: PriorSpec, options: BenchOptions, batch: int) -> tupl
         InvalidArgument: an operator or a size that the prior cannot serve.
     """
     check_size(spec, options.size)
-    level, seed = options.noise_std, options.seed
+    level, seed = options.noise_std, options.sampling.seed
     op = parse_operator(options.operator, level, options.size, seed, spec.channels)
     generator = torch.Generator().manual_seed(0)
     low, high = spec.data_range
     x = low + (high - low) * torch.rand(batch, spec.channels, *options.size, generator=generator)
     if spec.channels == 1:
         op = op.for_grey()
-    return op.measure(x, seed=options.seed), op
+    return op.measure(x, seed=seed), op
 
 
 def check_size(spec: PriorSpec, size: tuple[int, int]) -> None:

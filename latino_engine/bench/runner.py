@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -61,13 +61,8 @@ class _Calls:
     def __call__(self) -> None:
         whole = self.recorder("sample", batch=self.batch, num_samples=self.num_samples)
         with whole, listening(self.recorder):
-            post = self.engine.sample(
-                self.y,
-                self.op,
-                num_samples=self.num_samples,
-                seed=self.options.seed,
-                **self.options.sampling(),
-            )
+            sampling = replace(self.options.sampling, num_samples=self.num_samples)
+            post = self.engine.sample(self.y, self.op, **sampling.arguments())
         self.told.append(_Told(post.stages_ms, post.time_ms, post.nfe))  # not its samples
 
     def forget(self, warmup: int) -> None:
@@ -358,7 +353,7 @@ def _report(
         "size": list(options.size),
         "batch": options.batches[0],
         "num_samples": options.num_samples[0],
-        "sampler": options.sampler,
+        "sampler": options.sampling.sampler,
         "repeats": options.repeats,
         "wait_policy": policy(),
         **next(iter(runtimes.values())),

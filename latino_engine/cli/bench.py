@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 
 import typer
 
-from latino_engine.cli.options import EnginePath, Json, Rebuild, Seed, Threads, TorchCompile
+from latino_engine.cli.dataclass_options import with_options
+from latino_engine.cli.options import EnginePath, Json, Rebuild, Threads, TorchCompile
+from latino_engine.sampling.options import Sampling
 
 if TYPE_CHECKING:
     from latino_engine.bench.runner import Measured
@@ -22,6 +24,7 @@ def register(app: typer.Typer) -> None:
     app.command("bench")(bench)
 
 
+@with_options(Sampling, hidden=("num_samples", "keep_samples", "tile", "overlap"))
 def bench(
     engine: EnginePath,
     operator: Annotated[
@@ -36,11 +39,8 @@ def bench(
     threads: Threads = None,
     device: Annotated[str | None, typer.Option(help="cpu or cuda.")] = None,
     noise_std: Annotated[float, typer.Option(help="Noise level, image range 0 to 1.")] = 0.02,
-    sampler: Annotated[str, typer.Option(help="auto, latino or ud2m.")] = "auto",
-    steps: Annotated[
-        int | None, typer.Option(help="LATINO: evaluations. UD2M: outer steps.")
-    ] = None,
-    unfold: Annotated[int | None, typer.Option(help="UD2M: inner iterations.")] = None,
+    *,
+    sampling: Sampling,
     repeats: Annotated[int, typer.Option(help="Timed calls of each runtime.")] = 20,
     warmup: Annotated[int, typer.Option(help="Untimed calls before them.")] = 2,
     cold: Annotated[bool, typer.Option(help="Also time a fresh process's first sample.")] = True,
@@ -50,7 +50,6 @@ def bench(
     any_machine: Annotated[
         bool, typer.Option("--any-machine", help="Also an engine that another machine compiled.")
     ] = False,
-    seed: Seed = 0,
     csv: Annotated[Path | None, typer.Option(help="Add the figures to this table.")] = None,
     trace: Annotated[Path | None, typer.Option(help="Chrome trace of the timed calls.")] = None,
     plot: Annotated[Path | None, typer.Option(help="PNG: latency, stages, roofline.")] = None,
@@ -74,10 +73,7 @@ def bench(
         batches=_parse_counts("batch", batch),
         num_samples=_parse_counts("num_samples", num_samples),
         backends=tuple(backend or ()),
-        sampler=sampler,
-        steps=steps,
-        unfold=unfold,
-        seed=seed,
+        sampling=sampling,
         repeats=repeats,
         warmup=warmup,
         device=device,

@@ -78,7 +78,8 @@ def _parameters(
 ) -> list[inspect.Parameter]:
     types, help_texts = get_type_hints(kind), described(kind)
     found = []
-    for field in fields(kind):
+    order = [*kind.__annotations__, *types]  # what a dataclass adds stands before what it inherits
+    for field in sorted(fields(kind), key=lambda field: order.index(field.name)):
         if field.name in hidden:
             continue
         flag = flags.get(field.name, Flag())
@@ -98,14 +99,17 @@ def _parameters(
 
 
 def described(kind: type) -> dict[str, str]:
-    """Field -> its entry under "Attributes:" in the docstring, as one sentence."""
+    """Field -> its entry under "Attributes:" in the docstring, as one sentence; what a dataclass
+    inherits is described where it stands.
+    """
     texts: dict[str, list[str]] = {}
-    name = None
-    for line in (kind.__doc__ or "").partition("Attributes:")[2].splitlines():
-        if (entry := _ENTRY.match(line)) is not None:
-            name = entry[1]
-            texts[name] = [entry[2]]
-        elif name is not None and line.strip():
-            texts[name].append(line.strip())
+    for described_in in reversed(kind.__mro__):
+        name = None
+        for line in (described_in.__doc__ or "").partition("Attributes:")[2].splitlines():
+            if (entry := _ENTRY.match(line)) is not None:
+                name = entry[1]
+                texts[name] = [entry[2]]
+            elif name is not None and line.strip():
+                texts[name].append(line.strip())
     joined = {name: " ".join(parts) for name, parts in texts.items()}
     return {name: text[:1].upper() + text[1:] for name, text in joined.items()}

@@ -8,6 +8,7 @@ from typing import Any
 
 from latino_engine.cli.restoration import restore
 from latino_engine.compilation.compiler import compile as compile_prior
+from latino_engine.sampling.options import Sampling
 
 PHOTOGRAPH = "chelsea.png"  # source and licence: assets/SOURCES.md
 NOISE_STD = 0.02
@@ -42,9 +43,9 @@ def run_demo(out: str | Path, threads: int | None = None) -> list[dict[str, Any]
                 photograph,
                 operator,
                 folder,
+                Sampling(num_samples=NUM_SAMPLES),
                 noise_std=NOISE_STD,
                 simulate=True,
-                num_samples=NUM_SAMPLES,
             )
             found = {name: figures["psnr"] for name, figures in report["quality"].items()}
             rows.append(

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from latino_engine.cli.options import Backend, EnginePath, Json, Seed
+from latino_engine.cli.dataclass_options import with_options
+from latino_engine.cli.options import Backend, EnginePath, Json
+from latino_engine.sampling.options import Sampling
 
 
 def register(app: typer.Typer) -> None:
@@ -16,17 +19,15 @@ def register(app: typer.Typer) -> None:
     app.command("map")(map_command)
 
 
+@with_options(Sampling, hidden=("keep_samples",))
 def map_command(
     engine: EnginePath,
     images: Annotated[Path, typer.Argument(help="Folder with the measurements.")],
     operator: Annotated[str, typer.Option(help="As for sample: blur:std=1.6, sr:factor=4, ...")],
     out: Annotated[Path, typer.Option("--output", "-o", help="Folder to write; it may go on.")],
     noise_std: Annotated[float, typer.Option(help="Noise level, image range 0 to 1.")] = 0.02,
-    num_samples: Annotated[int, typer.Option(help="How many draws of each.")] = 4,
-    seed: Seed = 0,
-    sampler: Annotated[str, typer.Option(help="auto, latino or ud2m.")] = "auto",
-    steps: Annotated[int | None, typer.Option(help="LATINO: evaluations. UD2M: steps.")] = None,
-    unfold: Annotated[int | None, typer.Option(help="UD2M: inner iterations.")] = None,
+    *,
+    sampling: Sampling,
     simulate: Annotated[bool, typer.Option("--simulate", help="The images are clean.")] = False,
     moments: Annotated[bool, typer.Option("--moments", help="Keep mean and std alone.")] = False,
     ray: Annotated[
@@ -45,17 +46,8 @@ def map_command(
     """
     from latino_engine.interop.ray import Request, map_images
 
-    request = Request(
-        operator,
-        noise_std,
-        num_samples,
-        seed,
-        sampler,
-        steps,
-        unfold,
-        simulate,
-        keep_samples=not moments,
-    )
+    sampling = replace(sampling, keep_samples=not moments)
+    request = Request(operator, noise_std, simulate, **sampling.arguments())
     told = map_images(
         engine,
         images,

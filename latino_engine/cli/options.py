@@ -19,7 +19,6 @@ Backend = Annotated[
 Threads = Annotated[
     int | None, typer.Option(help="Threads of network and data step; all by default.")
 ]
-Seed = Annotated[int, typer.Option(help="0 <= seed < 2^64; the same seed gives the same samples.")]
 Rebuild = Annotated[
     bool,
     typer.Option("--rebuild", help="Build TensorRT plans again that do not fit this machine."),

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from latino_engine.cli.options import EnginePath, Json, TensorRTPackage, WorkspaceMib
+from latino_engine.system.json_values import finite
 
 _NUM_SHOWN = 12
 
@@ -67,15 +68,6 @@ def rebuild(
         return
     for name, facts in sorted(record["plans"].items()):
         print(f"{name}: {facts['package']} {facts['version']}, {len(facts['profiles'])} profiles")
-
-
-def finite(value: Any) -> Any:
-    """The value with None for infinities, which JSON cannot hold."""
-    if isinstance(value, dict):
-        return {key: finite(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [finite(item) for item in value]
-    return None if isinstance(value, float) and abs(value) == float("inf") else value
 
 
 def _print_report(report: dict[str, Any]) -> None:

@@ -17,13 +17,13 @@ from rich.console import Console
 from rich.table import Table
 
 from latino_engine.cli import bench, export, importing, mapping, plans, serving, training
+from latino_engine.cli.dataclass_options import with_options
 from latino_engine.cli.options import (
     INTERRUPTED_AND_SAVED,
     Backend,
     EnginePath,
     Json,
     Rebuild,
-    Seed,
     TensorRTPackage,
     Threads,
     TorchCompile,
@@ -31,6 +31,7 @@ from latino_engine.cli.options import (
     parse_size,
 )
 from latino_engine.errors import UserError
+from latino_engine.sampling.options import Sampling
 from latino_engine.version import __version__
 
 app = typer.Typer(
@@ -126,6 +127,7 @@ def compile_command(
 
 
 @app.command()
+@with_options(Sampling, hidden=("keep_samples",))
 def sample(
     engine: EnginePath,
     image: Annotated[Path, typer.Argument(help="The measurement (PNG, JPEG, TIFF or npy).")],
@@ -140,26 +142,14 @@ def sample(
     noise_std: Annotated[
         float, typer.Option(help="Noise level of the measurement, image range 0 to 1.")
     ] = 0.02,
-    num_samples: Annotated[int, typer.Option(help="How many draws.")] = 4,
-    seed: Seed = 0,
-    sampler: Annotated[str, typer.Option(help="auto, latino, ud2m or latino-pro.")] = "auto",
-    steps: Annotated[
-        int | None, typer.Option(help="LATINO: evaluations. UD2M: outer steps.")
-    ] = None,
-    unfold: Annotated[int | None, typer.Option(help="UD2M: inner iterations.")] = None,
+    *,
+    sampling: Sampling,
     simulate: Annotated[
         bool,
         typer.Option(
             "--simulate", help="IMAGE is clean: measure it first, then tell PSNR and SSIM."
         ),
     ] = False,
-    tile: Annotated[
-        int | None,
-        typer.Option(help="Large images: side of the pieces that the network sees, e.g. 256."),
-    ] = None,
-    overlap: Annotated[
-        int | None, typer.Option(help="Pixels that tiles share; a quarter of the tile by default.")
-    ] = None,
     delta: Annotated[
         str | None,
         typer.Option(help="Latent priors: a published row, a number, or one for each step."),
@@ -187,16 +177,10 @@ def sample(
         image,
         operator,
         out,
+        sampling,
         noise_std=noise_std,
         simulate=simulate,
-        num_samples=num_samples,
-        seed=seed,
-        sampler=sampler,
-        steps=steps,
-        unfold=unfold,
         progress=True,
-        tile=tile,
-        overlap=overlap,
         delta=delta,
         prompt_updates=prompt_updates,
     )

@@ -22,8 +22,10 @@ from latino_engine.latent_engine import LatentEngine
 from latino_engine.operators import JPEG
 from latino_engine.operators.protocol import Operator
 from latino_engine.operators.spec import image_size_behind, parse_operator
-from latino_engine.posterior import POSTERIOR_FILES, Posterior, finite
+from latino_engine.posterior import POSTERIOR_FILES, Posterior
+from latino_engine.sampling.options import Sampling
 from latino_engine.sampling.reporting import Progress
+from latino_engine.system.json_values import finite
 
 
 def restore(
@@ -31,17 +33,11 @@ def restore(
     image: str | Path,
     operator: str,
     out: str | Path,
+    sampling: Sampling,
     *,
     noise_std: float = 0.02,
     simulate: bool = False,
-    num_samples: int = 4,
-    seed: int = 0,
-    sampler: str = "auto",
-    steps: int | None = None,
-    unfold: int | None = None,
     progress: Progress = None,
-    tile: int | None = None,
-    overlap: int | None = None,
     delta: str | None = None,
     prompt_updates: int | None = None,
 ) -> dict[str, Any]:
@@ -52,9 +48,10 @@ def restore(
         image: file of the measurement, or of a clean image with `simulate`.
         operator: description such as "blur:std=1.6"; see `latino_engine.operators.spec`.
         out: folder to write; replaced only where it holds an earlier result.
+        sampling: how the samples are drawn; all of them are kept.
         noise_std: noise level of the measurement, public units.
         simulate: measure the clean image first (with this seed), and compare the results with it.
-        num_samples, seed, sampler, steps, unfold, progress, tile, overlap: as in `Engine.sample`.
+        progress: as in `Engine.sample`.
         delta, prompt_updates: of a latent prior, as in `LatentEngine.sample`; delta as the name of
             a row, a number, or numbers with commas between them.
 
@@ -66,7 +63,7 @@ def restore(
     Raises:
         ValueError, TypeError, OSError: an input or output that cannot be used, in one sentence.
     """
-    ops.check_seed(seed)
+    seed = ops.check_seed(sampling.seed)
     latent = _latent_options(engine, delta, prompt_updates)
     is_kspace = operator.strip().startswith("mri") and not simulate
     picture = read_kspace(image) if is_kspace else read_image(image)
@@ -84,19 +81,7 @@ def restore(
     with about(f"operator {operator}"):
         y = op.measure(picture, seed=seed) if simulate else picture
     with atomic_folder(out, ours=POSTERIOR_FILES) as folder:  # refused before any work is done
-        post = engine.sample(
-            y,
-            op,
-            num_samples,
-            seed,
-            sampler,
-            steps,
-            unfold,
-            progress=progress,
-            tile=tile,
-            overlap=overlap,
-            **latent,
-        )
+        post = engine.sample(y, op, progress=progress, **sampling.arguments(), **latent)
         report = {**post.summary(), "folder": str(out)}
         if simulate:
             report["quality"] = quality(post, op, y, picture)
@@ -135,7 +120,7 @@ def quality(
     if y.ndim == 4 and y.shape[:2] == truth.shape[:2]:
         images = {"measured": _enlarged(op, y, truth), **images}
     return {
-        name: {"psnr": finite(psnr(x, truth).mean()), "ssim": _ssim(x, truth)}
+        name: {"psnr": finite(float(psnr(x, truth).mean())), "ssim": _ssim(x, truth)}
         for name, x in images.items()
         if x.shape == truth.shape
     }
@@ -148,7 +133,7 @@ def _enlarged(op: Operator, y: Tensor, truth: Tensor) -> Tensor:
 
 def _ssim(x: Tensor, truth: Tensor) -> float | None:
     """None where the image is smaller than the window."""
-    return None if min(x.shape[-2:]) < SSIM_WINDOW else finite(ssim(x, truth).mean())
+    return None if min(x.shape[-2:]) < SSIM_WINDOW else finite(float(ssim(x, truth).mean()))
 
 
 def _write(

@@ -146,7 +146,7 @@ def distill(
         print(f"{adapter!r} written to {out}")
 
 
-@with_options(Evaluation, source=_SOURCE)
+@with_options(Evaluation, hidden=("keep_samples",), source=_SOURCE)
 def evaluate(
     engine: EnginePath,
     options: Evaluation,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import statistics
+import time
 from collections.abc import Callable, Container, Sequence
 from typing import Any
 
@@ -13,7 +15,7 @@ from latino_engine import ops
 from latino_engine.errors import AccuracyError, UserError
 from latino_engine.learned_schedule import LearnedSchedule
 from latino_engine.priors.preconditioning import PredictionDenoiser
-from latino_engine.priors.prior import Prior
+from latino_engine.priors.prior import Prior, PriorSpec
 from latino_engine.runtimes import installed, version
 from latino_engine.schedule import few_step_sigmas, ud2m_schedule
 
@@ -23,6 +25,8 @@ from latino_engine.schedule import few_step_sigmas, ud2m_schedule
 BOUNDS = {"fp32": 1e-5, "tf32": 2e-2, "fp16": 5e-3, "bf16": 4e-2}
 
 _PROBE_SEED = 20_250_702
+_PROBE_SIDES = (64, 96)
+_TIMING_RUNS = 5
 _PROBE_NOISE = (0.01, 0.05)  # public noise levels whose UD2M steps are probed
 
 
@@ -40,6 +44,12 @@ def probe_sigmas(prior: Prior, learned: LearnedSchedule | None = None) -> list[f
                 found |= set(learned.schedule(spec.scale * noise_std, tables).denoiser_sigmas())
     found |= {spec.sigma_min, spec.sigma_max}
     return sorted({min(max(s, spec.sigma_min), spec.sigma_max) for s in found})
+
+
+def probe_sides(spec: PriorSpec) -> tuple[int, int]:
+    """Height and width of the probe images: small, not square, multiples of the prior's."""
+    height, width = (side + -side % spec.size_multiple for side in _PROBE_SIDES)
+    return height, width
 
 
 def probe_images(channels: int, height: int, width: int) -> Tensor:
@@ -105,6 +115,16 @@ def check_accuracy(name: str, precision: str, errors: dict[str, float]) -> float
             "another backend"
         )
     return worst
+
+
+def median_time_ms(step: Callable[[], object]) -> float:
+    """Milliseconds of one call, the median of several; a call before them allocates."""
+    times = []
+    for _ in range(1 + _TIMING_RUNS):
+        start = time.perf_counter()
+        step()
+        times.append(1e3 * (time.perf_counter() - start))
+    return statistics.median(times[1:])
 
 
 def examine(

@@ -16,6 +16,7 @@ from latino_engine.compilation.accuracy import (
     BOUNDS,
     check_accuracy,
     probe_sample,
+    probe_sides,
     probe_sigmas,
     relative_errors,
 )
@@ -36,8 +37,6 @@ from latino_engine.priors.prior import Prior
 
 if TYPE_CHECKING:
     import onnx
-
-PROBE_SIDES = (64, 96)
 
 _KEPT = frozenset(
     {"InstanceNormalization", "GroupNormalization", "LayerNormalization", "Softmax", "ReduceMean"}
@@ -88,7 +87,7 @@ def typed_errors(
         AccuracyError: above the bound of the precision; the worst layers are named.
     """
     errors = relative_errors(
-        graph_runtime(_computed(exact, precision)), prior, sigmas, *probe_sides(prior)
+        graph_runtime(_computed(exact, precision)), prior, sigmas, *probe_sides(prior.spec)
     )
     try:
         check_accuracy("the typed graph", precision, errors)
@@ -126,7 +125,7 @@ def audit_prior(prior: Prior | str | Path, precision: str) -> dict[str, Any]:
     prior = pixel_prior(prior)
     exact, sigmas = exact_graph(prior), probe_sigmas(prior)
     runtime = graph_runtime(_computed(exact, precision))
-    errors = relative_errors(runtime, prior, sigmas, *probe_sides(prior))
+    errors = relative_errors(runtime, prior, sigmas, *probe_sides(prior.spec))
     worst = max(errors.values(), key=lambda e: math.inf if math.isnan(e) else e)
     return {
         "prior": prior.name,
@@ -166,7 +165,7 @@ def audit_layers(
     run = _session(model)
     found = {name: (0.0, 0.0) for name in nodes}
     for sigma in sigmas:
-        out = run(*probe_sample(prior, sigma, *probe_sides(prior)))
+        out = run(*probe_sample(prior, sigma, *probe_sides(prior.spec)))
         for name, (error, largest) in found.items():
             difference, norm, top = (float(out[f"{_PREFIX}{name}.{k}"]) for k in _MEASURES)
             own = difference / norm if norm > 0.0 else difference
@@ -177,12 +176,6 @@ def audit_layers(
         for name, figures in found.items()
     ]
     return sorted(layers, key=lambda layer: layer.error, reverse=True)
-
-
-def probe_sides(prior: Prior) -> tuple[int, int]:
-    """Height and width of the probe images: small, not square, multiples of the prior's."""
-    height, width = (side + -side % prior.spec.size_multiple for side in PROBE_SIDES)
-    return height, width
 
 
 _MEASURES = ("difference", "norm", "largest")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,8 @@ from latino_engine.atomic import atomic_folder
 from latino_engine.compilation.accuracy import (
     check_accuracy,
     examine,
+    median_time_ms,
+    probe_sides,
     probe_sigmas,
     relative_errors,
 )
@@ -24,10 +24,11 @@ from latino_engine.errors import (
     AccuracyError,
     BackendNotAvailable,
     invalid,
+    two_sides,
     whole_number,
 )
 from latino_engine.export.denoiser import export_denoiser
-from latino_engine.export.graph_memory import memory_model
+from latino_engine.export.graph_memory import memory_of
 from latino_engine.loading import load
 from latino_engine.manifest import ENGINE_FILES, write_manifest
 from latino_engine.priors.adapters import Adapter, adapter_for
@@ -52,9 +53,7 @@ from latino_engine.sampling.checks import check_threads
 from latino_engine.sampling.threads import torch_threads
 from latino_engine.system.machine import limited_cores, machine, versions
 
-_PROBE_SIDES = (64, 96)
 _TIMING_SIDE = 128  # where the caller names no size
-_TIMING_RUNS = 5
 
 
 def compile(
@@ -150,7 +149,7 @@ def compile(
                 "precision": precision,
                 "image_size": None if image_size is None else list(size),
                 "max_batch": int(max_batch),
-                "memory": _memory(prior, partial),
+                "memory": memory_of([partial / "denoiser.onnx"], prior.spec.size_multiple),
                 "backend": chosen,
                 "runtimes": runtimes,
                 "sampler": _default_sampler(prior, adapter),
@@ -228,22 +227,11 @@ def _check_options(
         raise invalid("max_batch", "at least 1", max_batch, "choose the largest chunk")
     multiple = prior.spec.size_multiple
     side = -(-_TIMING_SIDE // multiple) * multiple if image_size is None else image_size
-    try:
-        height, width = (whole_number("image_size", n) for n in _two_sides(side))
-    except (TypeError, ValueError):
-        remedy = "give whole numbers"
-        raise invalid("image_size", "one side, or (height, width)", image_size, remedy) from None
+    height, width = two_sides("image_size", side)
     if min(height, width) < multiple:
         remedy = f"the prior wants sides of at least {multiple}"
         raise invalid("image_size", "one side, or (height, width)", image_size, remedy)
     return (height + -height % multiple, width + -width % multiple)
-
-
-def _two_sides(size: int | tuple[int, int]) -> tuple[int, int]:
-    if isinstance(size, str):
-        raise TypeError
-    height, width = size if isinstance(size, tuple | list) else (size, size)
-    return height, width
 
 
 def _examine(
@@ -255,15 +243,15 @@ def _examine(
     size: tuple[int, int],
     threads: int | None,
 ) -> dict[str, dict[str, Any]]:
-    multiple = prior.spec.size_multiple
-    height, width = (side + -side % multiple for side in _PROBE_SIDES)
+    x = torch.zeros(1, prior.channels, *size)
+    level = torch.tensor([0.5 * (prior.spec.sigma_min + prior.spec.sigma_max)])
 
     def probe(name: str, record: dict[str, Any]) -> None:
         runtime = _open(name, folder, precision, threads)
-        errors = relative_errors(runtime, prior, sigmas, height, width)
+        errors = relative_errors(runtime, prior, sigmas, *probe_sides(prior.spec))
         record["error_by_sigma"] = errors
         record["relative_error"] = check_accuracy(name, precision, errors)
-        record["time_ms"] = _median_time(runtime, prior, size)
+        record["time_ms"] = median_time_ms(lambda: runtime(x, level))
         record["timed_at"] = [1, prior.channels, *size]
 
     names = [name for name in installed() if name not in AHEAD_OF_TIME]
@@ -278,18 +266,6 @@ def _open(name: str, folder: Path, precision: str, threads: int | None) -> Denoi
     return module.open_runtime(folder, precision, None, threads)
 
 
-def _median_time(runtime: DenoiserRuntime, prior: Prior, size: tuple[int, int]) -> float:
-    x = torch.zeros(1, prior.channels, *size)
-    sigma = torch.tensor([0.5 * (prior.spec.sigma_min + prior.spec.sigma_max)])
-    runtime(x, sigma)  # the first call allocates
-    times = []
-    for _ in range(_TIMING_RUNS):
-        start = time.perf_counter()
-        runtime(x, sigma)
-        times.append(1e3 * (time.perf_counter() - start))
-    return statistics.median(times)
-
-
 def _choose(backend: str, runtimes: dict[str, dict[str, Any]]) -> str:
     if backend != "auto":
         return backend
@@ -298,9 +274,3 @@ def _choose(backend: str, runtimes: dict[str, dict[str, Any]]) -> str:
         reasons = "; ".join(f"{name}: {r['refused']}" for name, r in runtimes.items())
         raise AccuracyError(f"backend: expected one runtime that passes, got none ({reasons})")
     return min(passed, key=lambda name: passed[name])
-
-
-def _memory(prior: Prior, folder: Path) -> dict[str, float]:
-    import onnx
-
-    return memory_model(onnx.load(str(folder / "denoiser.onnx")), prior.spec.size_multiple)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import statistics
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,10 +12,16 @@ from torch import Tensor
 
 from latino_engine import ops
 from latino_engine.atomic import atomic_folder
-from latino_engine.compilation.accuracy import BOUNDS, examine, probe_images
+from latino_engine.compilation.accuracy import (
+    BOUNDS,
+    examine,
+    median_time_ms,
+    probe_images,
+    probe_sides,
+)
 from latino_engine.errors import AccuracyError
 from latino_engine.export.denoiser import EXPORTER_VERSION, OPSET
-from latino_engine.export.graph_memory import memory_model
+from latino_engine.export.graph_memory import memory_of
 from latino_engine.export.latent import export_latent
 from latino_engine.manifest import ENGINE_FILES, write_manifest
 from latino_engine.priors.folder import FORMAT_VERSION as PRIOR_FORMAT
@@ -37,9 +41,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 BACKENDS = ("onnxruntime", "torch", "openvino")
-_PROBE_SIDES = (64, 96)
 _PROBE_SEED = 20_250_312
-_TIMING_RUNS = 3
 
 
 def compile_latent(
@@ -73,7 +75,7 @@ def compile_latent(
                 errors = latent_errors(runtime, prior, reference)
                 record["error_by_network"] = errors
                 record["relative_error"] = _check(name, precision, errors)
-                record["time_ms"] = _median_time(runtime, prior, timed_at)
+                record["time_ms"] = _step_time_ms(runtime, prior, timed_at)
                 record["timed_at"] = [1, prior.channels, *timed_at]
 
             runtimes = examine(BACKENDS, backend, precision, probe)
@@ -88,7 +90,9 @@ def compile_latent(
                 "precision": precision,
                 "image_size": None if image_size is None else list(timed_at),
                 "max_batch": int(max_batch),
-                "memory": _memory(prior, partial),
+                "memory": memory_of(
+                    [partial / name for name in NETWORKS], prior.spec.size_multiple
+                ),
                 "backend": choose(backend, runtimes),
                 "runtimes": runtimes,
                 "sampler": {"name": "latino", "nfe": DEFAULT_STEPS},
@@ -105,8 +109,7 @@ def latent_errors(
 ) -> dict[str, float]:
     """||out - ref|| / ||ref|| of each network, the U-Net's the largest over the published times."""
     spec = prior.spec
-    height, width = (side + -side % spec.size_multiple for side in _PROBE_SIDES)
-    x = probe_images(spec.channels, height, width)
+    x = probe_images(spec.channels, *probe_sides(spec))
     z = model.encode(x)
     errors = {
         "encoder": _distance(runtime.encode(x), z),
@@ -141,28 +144,15 @@ def _check(name: str, precision: str, errors: dict[str, float]) -> float:
     return worst
 
 
-def _median_time(runtime: LatentRuntime, prior: LatentPrior, size: tuple[int, int]) -> float:
+def _step_time_ms(runtime: LatentRuntime, prior: LatentPrior, size: tuple[int, int]) -> float:
     """Milliseconds of one step: encode, denoise, decode."""
     x = torch.zeros(1, prior.channels, *size)
     sigma = torch.tensor([prior.spec.sigma_max], dtype=torch.float64)
     one = prior.conditioning.take(torch.zeros(1, dtype=torch.int64))
-    times = []
+
+    def step() -> None:
+        inputs = denoiser_inputs(prior.spec, runtime.encode(x), sigma, one)
+        runtime.decode(runtime.denoise(*inputs))
+
     with torch.no_grad():
-        for _ in range(1 + _TIMING_RUNS):  # the first one allocates
-            start = time.perf_counter()
-            inputs = denoiser_inputs(prior.spec, runtime.encode(x), sigma, one)
-            runtime.decode(runtime.denoise(*inputs))
-            times.append(1e3 * (time.perf_counter() - start))
-    return statistics.median(times[1:])
-
-
-def _memory(prior: LatentPrior, folder: Path) -> dict[str, float]:
-    """The hungriest network: they run one after the other."""
-    import onnx
-
-    multiple = prior.spec.size_multiple
-    models = [
-        memory_model(onnx.load(str(folder / name), load_external_data=False), multiple)
-        for name in NETWORKS
-    ]
-    return {key: max(model[key] for model in models) for key in models[0]}
+        return median_time_ms(step)

@@ -13,11 +13,16 @@ import torch
 from torch import Tensor
 
 from latino_engine.atomic import atomic_folder
-from latino_engine.compilation.accuracy import BOUNDS, check_accuracy, probe_sigmas, relative_errors
+from latino_engine.compilation.accuracy import (
+    BOUNDS,
+    check_accuracy,
+    probe_sides,
+    probe_sigmas,
+    relative_errors,
+)
 from latino_engine.compilation.audit import (
     audit_layers,
     named,
-    probe_sides,
     typed_errors,
 )
 from latino_engine.errors import AccuracyError, BackendNotAvailable, UserError, invalid
@@ -265,7 +270,7 @@ def _measure_here(
         pieces = (slice(start, start + most) for start in range(0, len(x), most))
         return torch.cat([runtime(x[piece], sigma[piece]) for piece in pieces])
 
-    record["error_by_sigma"] = relative_errors(in_chunks, prior, sigmas, *probe_sides(prior))
+    record["error_by_sigma"] = relative_errors(in_chunks, prior, sigmas, *probe_sides(prior.spec))
     trt = load_package(facts["package"])
     facts["inspected_types"] = inspected_types(runtime, trt.LayerInformationFormat.JSON)
     return name

@@ -114,8 +114,7 @@ def _draw(
         ids = list(range(first, first + len(x)))
         with about(f"operator {options.operator}", "choose another operator or another --size"):
             y = measure_each(op, x, ids, options.seed)
-        choice = (options.sampler, options.steps, options.unfold, restoration)
-        post = engine.sample(y, op, options.num_samples, options.seed, *choice, image_ids=ids)
+        post = engine.sample(y, op, init=restoration, image_ids=ids, **options.arguments())
         samples.append(post.samples)
         chi2.append(post.residual_chi2)
         time_ms += post.time_ms

@@ -5,11 +5,13 @@ Nothing in this file imports torch.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from latino_engine.sampling.options import Sampling
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class Evaluation(Sampling):
     """What to draw, and on what.
 
     Attributes:
@@ -20,9 +22,6 @@ class Evaluation:
         pad: black pixels added around the images of an array file.
         limit: at most so many images.
         num_samples: S >= 2 draws per image.
-        sampler: auto, latino or ud2m.
-        steps: latino: evaluations; ud2m: outer steps.
-        unfold: ud2m: inner iterations.
         seed: of measurements and samples, 0 <= seed < 2^64.
     """
 
@@ -32,8 +31,4 @@ class Evaluation:
     size: int = 64
     pad: int = 0
     limit: int = 64
-    num_samples: int = 16
-    sampler: str = "auto"
-    steps: int | None = None
-    unfold: int | None = None
-    seed: int = 0
+    num_samples: int = field(default=16, kw_only=True)

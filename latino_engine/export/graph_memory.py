@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -47,6 +49,16 @@ def memory_model(model: onnx.ModelProto, multiple: int) -> dict[str, float]:
     slopes = [peak_bytes(model, side, multiple) / side**2 for side in (large, larger)]
     quadratic = max(0.0, (slopes[1] - slopes[0]) / (larger**2 - large**2))
     return {"per_pixel": per_pixel, "per_pixel_squared": quadratic}
+
+
+def memory_of(files: Sequence[Path], multiple: int) -> dict[str, float]:
+    """`memory_model` of the hungriest of some networks, which run one after the other."""
+    import onnx
+
+    models = [
+        memory_model(onnx.load(str(file), load_external_data=False), multiple) for file in files
+    ]
+    return {key: max(model[key] for model in models) for key in models[0]}
 
 
 def _tensor_bytes(model: onnx.ModelProto, blocks: int) -> dict[str, int]:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from latino_engine import ops
 from latino_engine.atomic import atomic_file
-from latino_engine.errors import invalid, invalid_type, whole_number
+from latino_engine.errors import invalid, invalid_type, two_sides
 from latino_engine.export.denoiser import exact_graph
 from latino_engine.export.whole_sampler_graph import COLUMNS, FAMILIES, TRANSFORMS, sampler_graph
 from latino_engine.operators import Blur, Inpainting
@@ -68,7 +68,7 @@ def export_whole_sampler(
     _check_choice("operator", operator, FAMILIES)
     _check_choice("dft", dft, TRANSFORMS)
     prior = pixel_prior(prior)
-    sides = _two_sides(size, prior.spec.size_multiple)
+    sides = _fitting_sides(size, prior.spec.size_multiple)
     model = sampler_graph(exact_graph(prior), prior.channels, sides, operator, dft)
     with atomic_file(target) as file:
         file.write(model.SerializeToString(deterministic=True))
@@ -172,12 +172,8 @@ def _inner(spec: PriorSpec, step: InnerStep) -> list[float]:
     return [float(step.x_weight), float(step.gamma), clamped, scale]
 
 
-def _two_sides(size: int | tuple[int, int], multiple: int) -> tuple[int, int]:
-    given = size if isinstance(size, tuple | list) else (size, size)
-    try:
-        height, width = (whole_number("size", side) for side in given)
-    except (TypeError, ValueError):
-        raise invalid("size", "one side, or (height, width)", size, "give whole numbers") from None
+def _fitting_sides(size: int | tuple[int, int], multiple: int) -> tuple[int, int]:
+    height, width = two_sides("size", size)
     if min(height, width) < multiple or height % multiple or width % multiple:
         got = f"{height} x {width}"
         raise invalid("size", f"sides that are multiples of {multiple}", got, "pad the images")

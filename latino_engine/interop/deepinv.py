@@ -9,6 +9,7 @@ from torch import Tensor
 
 from latino_engine.errors import invalid, invalid_type
 from latino_engine.interop.conversion import to_physics
+from latino_engine.sampling.options import Sampling
 
 # isort: split
 # Behind the import that says in one sentence that deepinv is missing.
@@ -62,10 +63,16 @@ class Reconstructor(_Base):  # type: ignore[misc]
             expected = f"one of {', '.join(repr(name) for name in ESTIMATES)}"
             raise invalid("estimate", expected, repr(estimate), "choose one of these")
         self.engine = engine
-        self.num_samples = num_samples if estimate == "mean" else 1
-        self.seed = seed
-        self.sampler, self.steps, self.unfold = sampler, steps, unfold
-        self.tile, self.overlap = tile, overlap
+        self.sampling = Sampling(
+            num_samples=num_samples if estimate == "mean" else 1,
+            seed=seed,
+            sampler=sampler,
+            steps=steps,
+            unfold=unfold,
+            keep_samples=False,
+            tile=tile,
+            overlap=overlap,
+        )
         # A network of deepinv must not become a child of this module: its parameters are its own.
         self._start = [init]
 
@@ -77,18 +84,6 @@ class Reconstructor(_Base):  # type: ignore[misc]
             physics: linear, with Gaussian or Poisson noise, or stacked; see
                 `interop.physics.from_physics`.
         """
-        post = self.engine.sample(
-            y,
-            physics,
-            self.num_samples,
-            self.seed,
-            self.sampler,
-            self.steps,
-            self.unfold,
-            self._start[0],
-            keep_samples=False,
-            tile=self.tile,
-            overlap=self.overlap,
-        )
+        post = self.engine.sample(y, physics, init=self._start[0], **self.sampling.arguments())
         first = y if isinstance(y, Tensor) else y[0]
         return post.mean.to(first.device, first.real.dtype)

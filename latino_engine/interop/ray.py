@@ -25,6 +25,7 @@ from latino_engine.image_io import EXTENSIONS, read_image
 from latino_engine.loading import load
 from latino_engine.operators.spec import image_size_behind, operator
 from latino_engine.posterior import Posterior
+from latino_engine.sampling.options import Sampling
 from latino_engine.system.progress import progress_bar
 
 Batch = dict[str, Any]
@@ -32,26 +33,18 @@ _MOST_IMAGES = 2**22  # identities in the random stream
 
 
 @dataclass(frozen=True)
-class Request:
-    """What is asked for every image.
+class Request(Sampling):
+    """What is asked for every image: how it was measured, and how its posterior is drawn.
 
     Attributes:
         operator: how it was measured, as on the command line, e.g. "blur:std=1.6".
         noise_std: level of its noise, public units.
-        num_samples, seed, sampler, steps, unfold: as in `Engine.sample`.
         simulate: the images are clean; each is measured first, with the seed and its identity.
-        keep_samples: False keeps mean and standard deviation alone.
     """
 
     operator: str
     noise_std: float = 0.02
-    num_samples: int = 4
-    seed: int = 0
-    sampler: str = "auto"
-    steps: int | None = None
-    unfold: int | None = None
     simulate: bool = False
-    keep_samples: bool = True
 
 
 @dataclass(eq=False)
@@ -110,17 +103,7 @@ class Sampler:
         op = operator(asked.operator, asked.noise_std, size, asked.seed, spec.channels)
         # The identity is part of the seed of the noise that is simulated, which takes no other.
         y = op.measure(picture, seed=asked.seed + image_id) if asked.simulate else picture
-        return self.loaded.sample(
-            y,
-            op,
-            asked.num_samples,
-            asked.seed,
-            asked.sampler,
-            asked.steps,
-            asked.unfold,
-            image_ids=[image_id],
-            keep_samples=asked.keep_samples,
-        )
+        return self.loaded.sample(y, op, image_ids=[image_id], **asked.arguments())
 
     def _row(self, row: dict[str, Any]) -> dict[str, Any]:
         image_id, name = int(row["image_id"]), str(row.get("path", ""))

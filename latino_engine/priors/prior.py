@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any, cast
 
@@ -81,6 +82,14 @@ def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
     return F.pad(x, (0, pad_w, 0, pad_h), mode="reflect") if pad_h or pad_w else x
 
 
+def on_padded(
+    network: Callable[[Tensor, Tensor], Tensor], x: Tensor, sigma: Tensor, multiple: int
+) -> Tensor:
+    """network(x, sigma) of an image with any sides: padded before it, and cut back after it."""
+    height, width = x.shape[-2:]
+    return network(pad_to_multiple(x, multiple), sigma)[..., :height, :width]
+
+
 @dataclass(frozen=True, eq=False)
 class Prior:
     """A diffusion prior in the sigma contract.
@@ -138,9 +147,7 @@ class Prior:
             remedy = "give one noise level for each image"
             raise invalid("sigma", expected, f"shape {tuple(levels.shape)}", remedy)
         levels = levels.clamp(self.spec.sigma_min, self.spec.sigma_max).expand(x_noisy.shape[0])
-        height, width = x_noisy.shape[-2:]
-        padded = pad_to_multiple(x_noisy, self.spec.size_multiple)
-        return cast(Tensor, self.denoiser(padded, levels)[..., :height, :width])
+        return on_padded(self.denoiser, x_noisy, levels, self.spec.size_multiple)
 
     def content_hash(self) -> str:
         """SHA-256 over the specification and every weight: the identity that an engine records."""

@@ -3,33 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 
 from latino_engine.errors import invalid
-from latino_engine.schedule import linear_beta_sigmas
+from latino_engine.schedule import linear_beta_sigmas, sigmas_of
 
 _MAX_BETA = 0.999
-
-
-def sigmas_of(betas: Sequence[float] | np.ndarray) -> np.ndarray:
-    """sigma_t = sqrt((1 - abar_t) / abar_t), abar_t = prod_{s <= t} (1 - beta_s): (T,).
-
-    Raises:
-        ValueError: a beta outside (0, 1).
-    """
-    b = np.asarray(betas, dtype=np.float64)
-    if b.ndim != 1 or len(b) < 2 or not bool(((b > 0) & (b < 1)).all()):
-        raise invalid("betas", "two or more numbers in (0, 1)", "others", "correct the schedule")
-    alpha_bar = np.cumprod(1.0 - b)
-    sigmas: np.ndarray = np.sqrt((1.0 - alpha_bar) / alpha_bar)
-    return sigmas
-
-
-def linear_sigmas(num_times: int, beta_start: float = 1e-4, beta_end: float = 0.02) -> np.ndarray:
-    """beta evenly spaced from beta_start to beta_end. Source: Ho et al. (2020), section 4."""
-    return sigmas_of(np.linspace(beta_start, beta_end, num_times, dtype=np.float64))
 
 
 def scaled_linear_sigmas(num_times: int, beta_start: float, beta_end: float) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from latino_engine.operators.parts.checks import as_tensor
 from latino_engine.priors.folder import parse_spec
 from latino_engine.priors.latent.prior import is_latent
 from latino_engine.runtimes import AHEAD_OF_TIME
+from latino_engine.sampling.options import Sampling
 
 
 def check_load(device: str | None, threads: int | None, rebuild: bool, torch_compile: bool) -> None:
@@ -59,13 +61,17 @@ def check_learned(schedule: LearnedSchedule, unfold: int | None) -> None:
         raise invalid("unfold", expected, unfold, "leave it out, or use sampler='ud2m'")
 
 
-def check_counts(num_samples: int, keep_samples: bool) -> int:
-    """num_samples as an int; raises the sentence for a count or a switch that is none."""
-    num_samples = whole_number("num_samples", num_samples)
+def checked(options: Sampling) -> Sampling:
+    """The options with ints for every kind of whole number; raises the sentence for one that is
+    none. What suits the sampler and the prior is decided where these are known.
+    """
+    num_samples = whole_number("num_samples", options.num_samples)
     if num_samples < 1:
         raise invalid("num_samples", "at least 1", num_samples, "ask for one sample or more")
-    _check_boolean("keep_samples", keep_samples)
-    return num_samples
+    _check_boolean("keep_samples", options.keep_samples)
+    given = {name: getattr(options, name) for name in ("steps", "unfold", "tile", "overlap")}
+    whole = {name: whole_number(name, n) for name, n in given.items() if n is not None}
+    return replace(options, num_samples=num_samples, seed=ops.check_seed(options.seed), **whole)
 
 
 def check_image_ids(image_ids: Sequence[int] | Tensor | None, batch: int) -> Tensor:

@@ -20,6 +20,7 @@ from latino_engine.sampling.cuda_graph import CaptureRefused, Worker, bucket
 from latino_engine.sampling.eager_steps import EagerSteps
 from latino_engine.sampling.finite import is_finite, not_finite
 from latino_engine.sampling.network import Network
+from latino_engine.sampling.options import Sampling
 from latino_engine.sampling.tiles import Tiles
 from latino_engine.sampling.timed_steps import TimedSteps
 from latino_engine.schedule import Scalar
@@ -61,14 +62,15 @@ class Run:
         """How the chunks ran, in plain words."""
         return "; ".join(self.executed)
 
-    def collect(self, num_samples: int, keep_samples: bool) -> dict[str, Any]:
+    def collect(self, options: Sampling) -> dict[str, Any]:
         """All samples, or their running moments, and chi-square."""
         problem, nfe = self.call.problem, self.call.nfe
         shape = tuple(problem.x_init.shape)
-        batch, pairs = shape[0], num_samples * shape[0]
+        batch, pairs = shape[0], options.num_samples * shape[0]
         size = self._chunk_size()
-        kept = torch.empty((pairs, *shape[1:]), dtype=torch.float32) if keep_samples else None
-        running = None if keep_samples else _moments(shape)
+        whole = options.keep_samples
+        kept = torch.empty((pairs, *shape[1:]), dtype=torch.float32) if whole else None
+        running = None if whole else _moments(shape)
         chi2 = torch.empty(pairs, dtype=torch.float64)
         first = 0
         while first < pairs:
@@ -95,9 +97,9 @@ class Run:
                 _add_moments(running, images, members)
             first += len(members)
         return {
-            "kept": None if kept is None else kept.reshape(num_samples, *shape),
+            "kept": None if kept is None else kept.reshape(options.num_samples, *shape),
             "running": running,
-            "residual_chi2": chi2.reshape(num_samples, batch),
+            "residual_chi2": chi2.reshape(options.num_samples, batch),
         }
 
     def _too_large(self) -> InvalidArgument:

@@ -17,7 +17,7 @@ from typing import TypeAlias
 from torch import Tensor
 
 from latino_engine.operators.parts.fused_step import FixedStep
-from latino_engine.priors.prior import PriorSpec, pad_to_multiple
+from latino_engine.priors.prior import PriorSpec, on_padded
 from latino_engine.runtimes.protocol import DenoiserRuntime
 from latino_engine.sampler import Denoiser
 from latino_engine.sampling.cuda_driver import Driver, Graph
@@ -154,9 +154,7 @@ class Worker:
 
         def denoise(x: Tensor, sigma: Scalar) -> Tensor:
             assert isinstance(sigma, Tensor)
-            height, width = x.shape[-2:]
-            out = runtime(pad_to_multiple(x, self._spec.size_multiple), sigma)
-            return out[..., :height, :width].contiguous()
+            return on_padded(runtime, x, sigma, self._spec.size_multiple).contiguous()
 
         return denoise
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from latino_engine.errors import invalid
-from latino_engine.priors.prior import PriorSpec, check_image, pad_to_multiple
+from latino_engine.priors.prior import PriorSpec, check_image, on_padded
 from latino_engine.runtimes.protocol import DenoiserRuntime
 from latino_engine.sampling.cuda_driver import Driver
 from latino_engine.sampling.cuda_graph import Worker, WorkerPool
@@ -73,13 +73,13 @@ class Network:
         levels = torch.as_tensor(sigma, dtype=torch.float32, device=x_noisy.device)
         levels = levels.clamp(self.spec.sigma_min, self.spec.sigma_max)
         levels = levels.expand(x_noisy.shape[0]).contiguous()
-        height, width = x_noisy.shape[-2:]
-        padded = pad_to_multiple(x_noisy, self.spec.size_multiple)
-        if tiles is None:
-            out = self.runtime(padded, levels)
-        else:
-            out = denoise_tiles(self.runtime, padded, levels, tiles)
-        return out[..., :height, :width]
+
+        def run(padded: Tensor, levels: Tensor) -> Tensor:
+            if tiles is None:
+                return self.runtime(padded, levels)
+            return denoise_tiles(self.runtime, padded, levels, tiles)
+
+        return on_padded(run, x_noisy, levels, self.spec.size_multiple)
 
     def chunk_size(self, height: int, width: int) -> int:
         """How many images travel through the network together: at most max_batch, and what memory

@@ -53,10 +53,12 @@ def outside_of(trained: tuple[float, float], noise_std: float | Tensor) -> bool:
 
 def warn_outside(trained: tuple[float, float], noise_std: float | Tensor) -> None:
     """Says that an adapter meets noise that it was not trained for."""
-    largest = float(torch.as_tensor(noise_std, dtype=torch.float64).max())
+    levels = torch.as_tensor(noise_std, dtype=torch.float64).reshape(-1)
+    low, high = trained
+    furthest = float(levels[torch.maximum(low / levels, levels / high).argmax()])
     warnings.warn(
-        f"noise_std: expected about {trained[0]:g} to {trained[1]:g}, for which the adapter was "
-        f"trained, got {largest:g}; the spread of the samples may be wrong there, and "
+        f"noise_std: expected about {low:g} to {high:g}, for which the adapter was "
+        f"trained, got {furthest:g}; the spread of the samples may be wrong there, and "
         "sampler='latino' needs no training",
         UserWarning,
         stacklevel=4,

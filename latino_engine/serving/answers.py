@@ -14,7 +14,8 @@ from PIL import Image
 from torch import Tensor
 
 from latino_engine.errors import invalid
-from latino_engine.posterior import Posterior, finite
+from latino_engine.posterior import Posterior
+from latino_engine.system.json_values import finite
 
 #: (media type, body)
 Answer = tuple[str, bytes]
@@ -53,7 +54,7 @@ def figures(post: Posterior) -> dict[str, Any]:
         "nfe": post.nfe,
         "time_ms": post.time_ms,
         "stages_ms": post.stages_ms,
-        "residual_chi2": [finite(value) for value in post.residual_chi2[:, 0]],
+        "residual_chi2": finite(post.residual_chi2[:, 0].tolist()),
         "operator": post.about["operator"],
         "sampler": post.about["sampler"],
         "seed": post.about["seed"],

@@ -26,6 +26,7 @@ from latino_engine.cli import program
 from latino_engine.errors import UserError
 from latino_engine.manifest import MANIFEST, read_manifest, write_manifest
 from latino_engine.runtimes import AHEAD_OF_TIME, installed
+from latino_engine.sampling.options import Sampling
 
 QUICK = ["--size", 16, "--repeats", 3, "--warmup", 1, "--steps", 2, "--threads", 1]
 STAGES = {"prox", "noise", "denoise", "other"}
@@ -76,7 +77,7 @@ def test_all_combinations_and_runtimes(engine):
         num_samples=(1, 2),
         backends=("all",),
         repeats=4,
-        steps=1,
+        sampling=Sampling(steps=1),
         threads=1,
         cold=False,
     )
@@ -162,7 +163,9 @@ def test_the_tables_fit_into_100_columns(run, engine):
 
 
 def test_memory_of_a_device_is_a_column_of_its_own(engine):
-    options = BenchOptions(size=(16, 16), repeats=2, warmup=1, steps=1, threads=1, cold=False)
+    options = BenchOptions(
+        size=(16, 16), repeats=2, warmup=1, sampling=Sampling(steps=1), threads=1, cold=False
+    )
     report = bench_engine(engine, options).report
     report["runtimes"]["onnxruntime"]["peak_device_bytes"] = 123_456_789
     console = Console(width=100, file=io.StringIO())
@@ -361,7 +364,9 @@ def test_a_size_that_no_plan_was_built_for(run, engine, tmp_path):
 def test_calls_inside_a_graph_are_told_by_their_mean(engine, monkeypatch):
     """A replayed graph shows no block of its own: the stages of the call are all there is."""
     monkeypatch.setattr(Recorder, "lengths", hide_stages(Recorder.lengths))
-    options = BenchOptions(size=(16, 16), repeats=3, warmup=1, steps=2, threads=1, cold=False)
+    options = BenchOptions(
+        size=(16, 16), repeats=3, warmup=1, sampling=Sampling(steps=2), threads=1, cold=False
+    )
     found = bench_engine(engine, options).report
     mean = found["denoise_call_ms"]["p50"]
     assert 0.4 * found["stages_ms"]["denoise"] <= mean <= 0.6 * found["stages_ms"]["denoise"]

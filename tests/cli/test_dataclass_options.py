@@ -13,10 +13,13 @@ import typer
 from typer.testing import CliRunner
 
 from latino_engine import schedule
-from latino_engine.cli import training
+from latino_engine.cli import mapping, program, training
 from latino_engine.cli.dataclass_options import Flag, described, with_options
 from latino_engine.distill.options import Distillation, PriorTraining
+from latino_engine.engine import Engine
 from latino_engine.evaluation.options import Evaluation
+from latino_engine.latent_engine import LatentEngine
+from latino_engine.sampling.options import Sampling
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,7 @@ class Choices:
     secret: int = 7
 
 
-def program():
+def small_program():
     found = []
 
     @with_options(
@@ -56,14 +59,14 @@ def program():
 
 
 def test_fields_become_options_and_the_dataclass_arrives():
-    app, found = program()
+    app, found = small_program()
     arguments = ["here", "--rate", "2", "--side", "3", "--side", "4", "--loud"]
     assert CliRunner().invoke(app, arguments).exit_code == 0
     assert found == [(Choices("here", 2.0, (3, 4), 7), True)]
 
 
 def test_help_is_the_docstring_and_the_default_that_of_the_field():
-    app, _ = program()
+    app, _ = small_program()
     text = " ".join(CliRunner().invoke(app, ["--help"], terminal_width=200).output.split())
     assert "What is read, over two lines." in text and "At its highest." in text
     assert "0.5" in text and "secret" not in text
@@ -74,7 +77,9 @@ def test_help_is_the_docstring_and_the_default_that_of_the_field():
     [
         (PriorTraining, training.train_prior, {"attention_heads", "embedding", "groups"}),
         (Distillation, training.distill, {"init_rate"}),
-        (Evaluation, training.evaluate, set()),
+        (Evaluation, training.evaluate, {"keep_samples"}),
+        (Sampling, program.sample, {"keep_samples"}),
+        (Sampling, mapping.map_command, {"keep_samples"}),
     ],
 )
 def test_every_choice_is_described_and_stands_on_the_command_line(kind, command, hidden):
@@ -88,9 +93,25 @@ def test_the_share_of_fresh_noise_is_that_of_the_schedule():
     assert Distillation.zeta == schedule.DEFAULT_ZETA
 
 
+@pytest.mark.parametrize("engine", [Engine, LatentEngine])
+def test_the_engine_takes_every_choice_of_sampling_with_its_default(engine):
+    parameters = inspect.signature(engine.sample).parameters
+    defaults = {name: parameters[name].default for name in Sampling().arguments()}
+    assert defaults == Sampling().arguments()
+
+
+def test_what_is_inherited_comes_after_what_is_new():
+    names = [*inspect.signature(training.evaluate).parameters]
+    own, taken = names.index("limit"), names.index("sampler")
+    assert own < taken and "tile" in names
+    assert described(Evaluation)["num_samples"].startswith("S >= 2")
+    assert Evaluation("a", "blur").arguments() == Sampling(num_samples=16).arguments()
+
+
 def test_the_choices_are_there_without_torch():
     code = (
         "import sys, latino_engine.distill.options, latino_engine.evaluation.options; "
+        "import latino_engine.sampling.options; "
         "sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -13,6 +13,7 @@ from tiny import tiny_prior
 
 import latino_engine as le
 from latino_engine.cli.restoration import restore
+from latino_engine.sampling.options import Sampling
 
 ASSETS = Path(le.__file__).parent / "assets"
 
@@ -30,15 +31,15 @@ def photograph() -> Image.Image:
 def test_a_jpeg_takes_its_own_tables(engine: Any, tmp_path: Path) -> None:
     file = tmp_path / "photo.jpg"
     photograph().save(file, quality=35)  # Pillow's own subsampling
-    options: dict[str, Any] = {"num_samples": 1, "steps": 1}
-    own = restore(engine, file, "jpeg", tmp_path / "own", **options)
+    one = Sampling(num_samples=1, steps=1)
+    own = restore(engine, file, "jpeg", tmp_path / "own", one)
     assert own["operator"] == "JPEG(quality=35, subsampling='4:2:0')"
     text = "jpeg:quality=35,subsampling=4:2:0"
-    restore(engine, file, text, tmp_path / "stated", **options)
+    restore(engine, file, text, tmp_path / "stated", one)
     found, stated = (np.load(tmp_path / name / "mean.npy") for name in ("own", "stated"))
     assert np.array_equal(found, stated)
     with pytest.raises(ValueError, match=r"^operator jpeg: expected one of the keys"):
-        restore(engine, file, "jpeg", tmp_path / "simulated", simulate=True, **options)
+        restore(engine, file, "jpeg", tmp_path / "simulated", one, simulate=True)
 
 
 @pytest.mark.parametrize("grid", ["centred", "corner"])
@@ -48,9 +49,9 @@ def test_the_measured_psnr_is_that_on_the_grid(engine: Any, tmp_path: Path, grid
     half = np.concatenate([pixels, pixels[::-1]])
     pixels = np.concatenate([half, half[:, ::-1]], axis=1)  # wraps around without an edge
     Image.fromarray(pixels).save(file)
-    options: dict[str, Any] = {"num_samples": 1, "steps": 1, "noise_std": 0.002}
+    one = Sampling(num_samples=1, steps=1)
     operator, out = f"sr:factor=4,grid={grid}", tmp_path / "out"
-    report = restore(engine, file, operator, out, simulate=True, **options)
+    report = restore(engine, file, operator, out, one, noise_std=0.002, simulate=True)
     truth = torch.tensor(pixels).permute(2, 0, 1)[None] / 255
     y = torch.from_numpy(np.load(out / "measurement.npy"))
     around = torch.nn.functional.pad(y, (2, 2, 2, 2), mode="circular")

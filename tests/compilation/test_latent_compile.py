@@ -21,6 +21,7 @@ from latino_engine.errors import EngineInvalid
 from latino_engine.export import latent
 from latino_engine.image_io import write_image
 from latino_engine.latent_engine import LatentEngine
+from latino_engine.sampling.options import Sampling
 
 pytestmark = pytest.mark.slow
 
@@ -43,7 +44,9 @@ def test_sdxl_compiles_and_both_runtimes_agree(
     other = le.load(tmp_path / "a.engine", backend="torch")
     expected = other.sample(y, op, num_samples=1, steps=2).samples
     assert float((found - expected).norm() / expected.norm()) < 1e-4
-    options = BenchOptions(size=(20, 16), repeats=2, warmup=0, steps=2, threads=1, cold=False)
+    options = BenchOptions(
+        size=(20, 16), repeats=2, warmup=0, sampling=Sampling(steps=2), threads=1, cold=False
+    )
     report = bench_engine(tmp_path / "a.engine", options).report
     assert report["nfe"] == 2 and report["against_peak"]["denoise"] is None
     networks = report["stages_ms"]["denoise"]

@@ -63,10 +63,10 @@ def test_every_runtime_is_timed_with_the_stated_threads(tmp_path, monkeypatch):
     from latino_engine.compilation import compiler
 
     seen = []
-    real = compiler._median_time
+    real = compiler.median_time_ms
     monkeypatch.setattr(
         compiler,
-        "_median_time",
+        "median_time_ms",
         lambda *a: (seen.append(torch.get_num_threads()), real(*a))[1],
     )
     le.compile(tiny_prior(), tmp_path / "a.engine", image_size=16, threads=1)

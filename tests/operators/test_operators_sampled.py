@@ -18,6 +18,7 @@ from latino_engine.cli.restoration import restore
 from latino_engine.errors import InvalidArgument
 from latino_engine.evaluation.metrics import psnr
 from latino_engine.image_io import write_image
+from latino_engine.sampling.options import Sampling
 
 SIDE = 64
 SHARP, SOFT = (le.Blur.gaussian(std, 0.0, size=9).kernel[0, 0] for std in (0.6, 2.0))
@@ -78,15 +79,15 @@ def test_the_command_line_simulates_and_draws_the_measurement(
     engine: le.Engine, operator: str, tmp_path: Path
 ) -> None:
     write_image(tmp_path / "clean.png", photograph())
-    options: dict[str, Any] = {"noise_std": 0.02, "num_samples": 2, "steps": 2, "sampler": "latino"}
+    two = Sampling(num_samples=2, steps=2, sampler="latino")
     out = tmp_path / "out"
-    report = restore(engine, tmp_path / "clean.png", operator, out, simulate=True, **options)
+    report = restore(engine, tmp_path / "clean.png", operator, out, two, simulate=True)
     assert report["quality"]["mean"]["psnr"] > 10
     for picture in ("measurement.png", "restoration.png"):
         assert Image.open(out / picture).getextrema() != ((0, 0),) * 3
     if operator.startswith(("cs", "phase", "tomography")):
         with pytest.raises(InvalidArgument) as caught:
-            restore(engine, tmp_path / "clean.png", operator, tmp_path / "b", **options)
+            restore(engine, tmp_path / "clean.png", operator, tmp_path / "b", two)
         assert str(caught.value) == (
             f"operator: expected a measurement that is an image or k-space, got '{operator}'; "
             "add --simulate, or call Engine.sample from Python"

@@ -16,7 +16,7 @@ from tiny import tiny_prior
 import latino_engine as le
 from latino_engine.cli import program
 from latino_engine.compilation import audit
-from latino_engine.compilation.accuracy import BOUNDS, probe_sigmas, relative_errors
+from latino_engine.compilation.accuracy import BOUNDS, probe_sides, probe_sigmas, relative_errors
 from latino_engine.errors import AccuracyError
 from latino_engine.export.mixed_precision import (
     POINTWISE,
@@ -262,7 +262,7 @@ def test_the_bound_of_tf32_holds_for_both_roundings():
     digits off: measured 1.6e-3 and 7.4e-3.
     """
     prior, errors = le.load_prior("photo-small"), {}
-    sigmas, sides = probe_sigmas(prior), audit.probe_sides(prior)
+    sigmas, sides = probe_sigmas(prior), probe_sides(prior.spec)
     for convert in (to_nearest, cut_off):
 
         def runtime(x, sigma, convert=convert):

@@ -11,7 +11,12 @@ from tiny_adapters import make_adapter
 
 import latino_engine as le
 from latino_engine.operators.parts.families import seen_family
-from latino_engine.sampling.step_sizes import learned_families, learned_kind, outside_of
+from latino_engine.sampling.step_sizes import (
+    learned_families,
+    learned_kind,
+    outside_of,
+    warn_outside,
+)
 
 SIDE = 16
 IMAGE = torch.zeros(1, 3, SIDE, SIDE)
@@ -99,6 +104,11 @@ def test_noise_outside_of_the_training_is_said_once(engine):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         engine.sample(y, le.Blur(KERNEL, 0.4), 1)
+
+
+def test_the_level_that_is_named_is_the_one_outside():
+    with pytest.warns(UserWarning, match="about 0.05 to 0.05, .* got 0.02; the"):
+        warn_outside((0.05, 0.05), torch.tensor([0.02, 0.05]))
 
 
 def test_families_and_levels_by_name():

@@ -14,12 +14,8 @@ from latino_engine.errors import PriorInvalid, invalid, whole_number
 from latino_engine.priors.assembly import build_network, build_prior, check_weights
 from latino_engine.priors.importers.checkpoint import MAX_BYTES, read_checkpoint, state_of
 from latino_engine.priors.prior import Prior, PriorSpec
-from latino_engine.priors.sigma_tables import (
-    cosine_sigmas,
-    linear_sigmas,
-    scaled_linear_sigmas,
-    sigmas_of,
-)
+from latino_engine.priors.sigma_tables import cosine_sigmas, scaled_linear_sigmas
+from latino_engine.schedule import linear_beta_sigmas, sigmas_of
 
 _WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
 _EDM = ("EDMEulerScheduler", "EDMDPMSolverMultistepScheduler")
@@ -152,7 +148,7 @@ def _table(plan: Mapping[str, Any]) -> tuple[float, ...]:
     count, kind = int(plan["num_train_timesteps"]), plan["beta_schedule"]
     if kind == "squaredcos_cap_v2":
         return tuple(float(s) for s in cosine_sigmas(count))
-    makers = {"linear": linear_sigmas, "scaled_linear": scaled_linear_sigmas}
+    makers = {"linear": linear_beta_sigmas, "scaled_linear": scaled_linear_sigmas}
     if kind not in makers:
         raise ValueError(f"beta_schedule {kind!r}")
     ends = float(plan["beta_start"]), float(plan["beta_end"])
