@@ -18,6 +18,7 @@ from latino_engine.operators.parts.checks import (
     check_image,
     check_index,
     common_batch,
+    noise_word,
     pick_noise_std,
     show_noise_std,
 )
@@ -62,6 +63,12 @@ class Colorization(Operator):
     def __repr__(self) -> str:
         weights = ", ".join(f"{w:g}" for w in self.weights.tolist())
         return f"Colorization({show_noise_std(self.noise_std)}, weights=({weights}))"
+
+    def words(self) -> str | None:
+        """What the command line reads as this operator; None for other weights than its own."""
+        noise = noise_word(self.noise_std)
+        plain = self.weights.equal(Colorization(0.0).weights)
+        return f"colorize:{noise}" if plain and noise is not None else None
 
     def A(self, x: Tensor) -> Tensor:
         """sum_c w_c x_c, (B, 1, H, W)."""

@@ -16,6 +16,7 @@ from latino_engine.operators.parts.checks import (
     check_image,
     check_index,
     common_batch,
+    noise_word,
     pick_noise_std,
     show_noise_std,
 )
@@ -66,6 +67,11 @@ class Demosaicing(Operator):
 
     def __repr__(self) -> str:
         return f"Demosaicing({show_noise_std(self.noise_std)}, pattern={self.pattern!r})"
+
+    def words(self) -> str | None:
+        """What the command line reads as this operator; None for a level of each image."""
+        noise = noise_word(self.noise_std)
+        return None if noise is None else f"demosaic:pattern={self.pattern},{noise}"
 
     def A(self, x: Tensor) -> Tensor:
         """The mosaic, (B, 1, H, W)."""

@@ -20,6 +20,7 @@ from latino_engine.operators.parts.checks import (
     check_prox,
     check_size,
     common_batch,
+    noise_word,
     pick,
     pick_noise_std,
     show_noise_std,
@@ -160,6 +161,11 @@ class Denoising(Operator):
 
     def __repr__(self) -> str:
         return f"Denoising({show_noise_std(self.noise_std)})"
+
+    def words(self) -> str | None:
+        """What the command line reads as this operator; None for a level of each image."""
+        noise = noise_word(self.noise_std)
+        return None if noise is None else f"denoise:{noise}"
 
     def A(self, x: Tensor) -> Tensor:
         """x."""

@@ -35,11 +35,7 @@ from latino_engine.operators.parts.jpeg_codec import (
     to_planes,
 )
 from latino_engine.operators.parts.jpeg_file import read_header
-from latino_engine.operators.parts.jpeg_noise import (
-    fitted_scales,
-    squared_errors,
-    typical_scales,
-)
+from latino_engine.operators.parts.jpeg_noise import fitted_scales, squared_errors, typical_scales
 from latino_engine.operators.parts.size_table import SizeTable
 from latino_engine.operators.protocol import DataStep, Operator
 
@@ -126,6 +122,11 @@ class JPEG(Operator):
         what = "tables of a file" if self.quality is None else f"quality={self.quality}"
         more = "" if self.subsampling == "4:4:4" else f", subsampling={self.subsampling!r}"
         return f"JPEG({what}{more}{', grey=True' if self.grey else ''})"
+
+    def words(self) -> str | None:
+        """What the command line reads as this operator; None for grey ones and tables of a file."""
+        more = f",subsampling={self.subsampling}".removesuffix(",subsampling=4:4:4")
+        return None if self.grey or self.quality is None else f"jpeg:quality={self.quality}{more}"
 
     def for_grey(self) -> JPEG:
         """The operator for images of one channel."""

@@ -24,6 +24,7 @@ operators stands here.
 | `measured_shape(shape)` | (C, H, W) of an image -> shape of its y | that of A of zeros |
 | `check_measurement(y)` | raises for a y of another shape | (B, ...), of an image (B, C, H, W) |
 | `check_model(y)` | raises where A contradicts A_adjoint | nothing |
+| `words()` | what the command line reads as this operator | None: words do not tell it all |
 | `spec(file)` | the words that make it again, arrays in a file | of this package's own classes |
 | `measurement_picture(y)` | y as an image to look at | y |
 | `enlarged(y)` | a smaller y on the grid of x | y |
@@ -188,6 +189,10 @@ class Operator(ABC):
         # By name: the module knows all operators, and each of them knows this one.
         words = importlib.import_module("latino_engine.operators.serialisation")
         return cast(str, words.spec_of(self, file))
+
+    def words(self) -> str | None:
+        """What the command line reads as this operator; None where words do not tell it all."""
+        return None
 
     def take(self, index: Tensor) -> Operator:
         """The operator of the images `index`, 1-D int64; shared parameters are kept."""

@@ -23,7 +23,7 @@ from torch import Tensor
 from latino_engine import operators
 from latino_engine.atomic import PathLike, atomic_file
 from latino_engine.errors import invalid, unreadable
-from latino_engine.operators import JPEG, Colorization, Demosaicing, Denoising, SuperResolution
+from latino_engine.operators import SuperResolution
 from latino_engine.operators.protocol import Operator
 
 Arrays = dict[str, Any]  # name -> array
@@ -50,7 +50,7 @@ def spec_of(op: Operator, file: PathLike | None = None) -> str:
             functions.
         OutputNotWritable: the file cannot be written.
     """
-    words = _words(op)
+    words = op.words()
     if words is not None:
         return words
     if file is None:
@@ -152,26 +152,3 @@ def _restored(value: Any, arrays: Mapping[str, NDArray[Any]]) -> Any:
     if isinstance(value, list):
         return tuple(_restored(one, arrays) for one in value)
     return value
-
-
-def _words(op: Operator) -> str | None:
-    """The words for an operator that holds no arrays; None where there are none."""
-    if isinstance(op, JPEG):
-        if op.grey or op.quality is None:
-            return None
-        more = "" if op.subsampling == "4:4:4" else f",subsampling={op.subsampling}"
-        return f"jpeg:quality={op.quality}{more}"
-    level = op.noise_std
-    if isinstance(level, Tensor):
-        return None
-    noise = f"noise={level!r}"
-    if isinstance(op, Denoising):
-        return f"denoise:{noise}"
-    if isinstance(op, Demosaicing):
-        return f"demosaic:pattern={op.pattern},{noise}"
-    if isinstance(op, Colorization):
-        same = torch.equal(op.weights, Colorization(0.0).weights)
-        return f"colorize:{noise}" if same else None
-    if isinstance(op, SuperResolution) and op.kernel_name != "array" and op.compat is None:
-        return f"sr:factor={op.factor},kernel={op.kernel_name},grid={op.grid},{noise}"
-    return None

@@ -20,6 +20,7 @@ from latino_engine.operators.parts.checks import (
     check_image,
     check_index,
     common_batch,
+    noise_word,
     pick,
     pick_noise_std,
     show_noise_std,
@@ -130,6 +131,13 @@ class SuperResolution(Operator):
         more += "" if self.compat is None else f", compat={self.compat!r}"
         name = f"{self.kernel_name} kernel {kh} x {kw}"
         return f"SuperResolution({self.factor}x, {name}, {sigma_y}{more})"
+
+    def words(self) -> str | None:
+        """What the command line reads as this operator; None for taps, and for `compat`."""
+        noise = noise_word(self.noise_std)
+        if noise is None or self.kernel_name == "array" or self.compat is not None:
+            return None
+        return f"sr:factor={self.factor},kernel={self.kernel_name},grid={self.grid},{noise}"
 
     @property
     def is_periodic(self) -> bool:

@@ -240,6 +240,11 @@ def starting_gamma(noise_std: float | Tensor) -> float | Tensor:
     return (_START_STD / noise_std.clamp(min=SMALLEST_NOISE_STD)) ** 2
 
 
+def noise_word(noise_std: float | Tensor) -> str | None:
+    """A noise level in the words of the command line, "noise=0.05"; None for one of each image."""
+    return None if isinstance(noise_std, Tensor) else f"noise={noise_std!r}"
+
+
 def show_noise_std(noise_std: float | Tensor) -> str:
     """noise_std for a repr."""
     if isinstance(noise_std, float):
