@@ -44,6 +44,7 @@ from latino_engine.runtimes import (
     installed,
     runtime_module,
 )
+from latino_engine.runtimes.latent import NAMED
 from latino_engine.runtimes.tensorrt_package import (
     PlanOptions,
     local_gpu,
@@ -177,8 +178,8 @@ def _compile_latent(
         raise invalid("adapter", "None for a latent prior", adapter.name, remedy)
     if backend in AHEAD_OF_TIME:
         raise BackendNotAvailable(
-            "backend: expected 'auto', 'onnxruntime', 'openvino' or 'torch' for a latent prior, "
-            f"got {backend!r}; choose one of these"
+            f"backend: expected 'auto', {NAMED} for a latent prior, got {backend!r}; choose one of "
+            "these"
         )
     named = None if image_size is None else size
     compile_latent(prior, path, backend, precision, named, size, max_batch, threads, choose=_choose)

@@ -33,14 +33,13 @@ from latino_engine.priors.latent.prior import (
     denoiser_inputs,
     latent_in_precision,
 )
-from latino_engine.runtimes.latent import NETWORKS, LatentRuntime, open_latent
+from latino_engine.runtimes.latent import BACKENDS, NETWORKS, LatentRuntime, open_latent
 from latino_engine.sampling.threads import torch_threads
 from latino_engine.system.machine import machine, versions
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-BACKENDS = ("onnxruntime", "torch", "openvino")
 _PROBE_SEED = 20_250_312
 
 

@@ -1,11 +1,11 @@
-"""Runtimes of the denoiser: one file each, one dict, resolved once."""
+"""Runtimes of the denoiser: one file and one row each."""
 
 from __future__ import annotations
 
 import importlib
 import importlib.util
 from importlib import metadata
-from typing import cast
+from typing import NamedTuple, cast
 
 from latino_engine.errors import BackendNotAvailable, invalid
 from latino_engine.runtimes.protocol import DenoiserRuntime, RuntimeModule
@@ -19,26 +19,37 @@ __all__ = [
     "version",
 ]
 
-_MODULES = {
-    "onnxruntime": "latino_engine.runtimes.onnxruntime",
-    "torch": "latino_engine.runtimes.torch",
-    "openvino": "latino_engine.runtimes.openvino",
-    "tensorrt": "latino_engine.runtimes.tensorrt",
+
+class _Row(NamedTuple):
+    """A runtime, whose module is the file of its name.
+
+    Attributes:
+        packages: with one Python interface; one of them is enough.
+        install: the command that installs it.
+        ahead_of_time: it runs only what was built for it.
+    """
+
+    packages: tuple[str, ...]
+    install: str
+    ahead_of_time: bool = False
+
+
+#: One row for each runtime, the default first.
+_RUNTIMES = {
+    "onnxruntime": _Row(("onnxruntime",), "pip install onnxruntime"),
+    "torch": _Row(("torch",), "pip install torch"),
+    "openvino": _Row(("openvino",), "pip install 'latino-engine[openvino]'"),
+    "tensorrt": _Row(
+        ("tensorrt_rtx", "tensorrt"), "pip install 'latino-engine[tensorrt]'", ahead_of_time=True
+    ),
 }
-#: Runtimes that run only what was built for them: `compile` takes them by name, never by "auto".
-AHEAD_OF_TIME = ("tensorrt",)
-_EITHER = {"tensorrt_rtx": ("tensorrt_rtx", "tensorrt")}  # packages with one Python interface
-_INSTALL = {
-    "onnxruntime": ("onnxruntime", "pip install onnxruntime"),
-    "torch": ("torch", "pip install torch"),
-    "openvino": ("openvino", "pip install 'latino-engine[openvino]'"),
-    "tensorrt": ("tensorrt_rtx", "pip install 'latino-engine[tensorrt]'"),
-}
+#: `compile` takes these by name, never by "auto".
+AHEAD_OF_TIME = tuple(name for name, row in _RUNTIMES.items() if row.ahead_of_time)
 
 
 def installed() -> list[str]:
     """Names of the runtimes whose package is installed here, the default first."""
-    return [name for name in _MODULES if _present(_INSTALL[name][0])]
+    return [name for name, row in _RUNTIMES.items() if any(map(_present, row.packages))]
 
 
 def runtime_module(backend: str) -> RuntimeModule:
@@ -47,24 +58,22 @@ def runtime_module(backend: str) -> RuntimeModule:
     Raises:
         ValueError: an unknown name, or a runtime whose package is not installed here.
     """
-    if backend not in _INSTALL:
-        known = ", ".join(repr(name) for name in ("auto", *_MODULES))
+    if backend not in _RUNTIMES:
+        known = ", ".join(repr(name) for name in ("auto", *_RUNTIMES))
         raise invalid("backend", f"one of {known}", repr(backend), "choose one of these")
-    package, command = _INSTALL[backend]
-    if not _present(package):
+    row = _RUNTIMES[backend]
+    if not any(map(_present, row.packages)):
         raise BackendNotAvailable(
             f"backend: expected one that is installed here, got {backend!r}, whose package "
-            f"{package} is "
-            f"missing; install it with: {command}"
+            f"{row.packages[0]} is missing; install it with: {row.install}"
         )
-    return cast(RuntimeModule, importlib.import_module(_MODULES[backend]))
+    return cast(RuntimeModule, importlib.import_module(f"latino_engine.runtimes.{backend}"))
 
 
 def version(backend: str) -> str:
     """Version of the runtime's package."""
-    package = _INSTALL[backend][0]
-    return metadata.version(next(n for n in _EITHER.get(package, (package,)) if _present(n)))
+    return metadata.version(next(filter(_present, _RUNTIMES[backend].packages)))
 
 
 def _present(package: str) -> bool:
-    return any(importlib.util.find_spec(name) for name in _EITHER.get(package, (package,)))
+    return importlib.util.find_spec(package) is not None

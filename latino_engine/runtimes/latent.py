@@ -105,8 +105,7 @@ def open_latent(
         return _open_torch(folder, precision, device)
     if backend not in _GRAPHS:
         raise BackendNotAvailable(
-            "backend: expected 'onnxruntime', 'openvino' or 'torch' for a latent prior, got "
-            f"{backend!r}; choose one of these"
+            f"backend: expected {NAMED} for a latent prior, got {backend!r}; choose one of these"
         )
     known, open_network = _GRAPHS[backend]
     if precision not in known:
@@ -136,6 +135,9 @@ _GRAPHS: dict[str, tuple[tuple[str, ...], Callable[..., _Network]]] = {
     "onnxruntime": (onnxruntime.PRECISIONS, _open_session),
     "openvino": (openvino.PRECISIONS, _open_models),
 }
+#: Runtimes that serve latent priors, and their names in a sentence.
+BACKENDS = (*_GRAPHS, "torch")
+NAMED = f"{', '.join(map(repr, _GRAPHS))} or 'torch'"
 
 
 def _open_torch(folder: Path, precision: str, device: str | None) -> TorchLatentRuntime:
