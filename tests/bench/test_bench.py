@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import json
 import shutil
@@ -122,14 +121,6 @@ def test_beside_a_neighbour(run, engine, monkeypatch):
     metrics = {row["metric"]: row["unit"] for row in table.rows_of(report)}
     assert metrics["latency_beside_neighbour"] == "ms"
     assert metrics["beside_neighbour"] == "times alone"
-
-
-def test_the_neighbour_is_busy_and_ends():
-    with busy_neighbour() as process:
-        spent = [psutil.Process(process).cpu_times().user]
-        while spent[-1] - spent[0] < 0.05:  # an idle one would never get there
-            spent.append(psutil.Process(process).cpu_times().user)
-    assert not psutil.pid_exists(process)
 
 
 def test_the_tables_fit_into_100_columns(run, engine):
@@ -381,26 +372,6 @@ def test_a_child_that_fails_is_one_sentence(run, engine, monkeypatch):
     status, out, err = run("bench", engine, *QUICK, "--json")
     assert (status, out) == (2, "")
     assert err.startswith("error: cold start: expected a fresh process that draws one sample with")
-
-
-def test_options_in_python():
-    with pytest.raises(TypeError, match="batch: expected a list of counts, got '4'"):
-        BenchOptions(batches="4")
-    with pytest.raises(UserError, match="num_samples: expected a list of counts"):
-        BenchOptions(num_samples=())
-    with pytest.raises(TypeError, match="repeats: expected an integer, got float"):
-        BenchOptions(repeats=2.5)
-
-
-def test_rows_of_the_table_keep_commas_and_quotes(tmp_path):
-    path = tmp_path / "t.csv"
-    rows = table.stamp([{"name": 'a,"b"', "value": 1.0 / 3}], "abc", {"cores": 2}, {"torch": "2"})
-    path.write_bytes(table.appended(path, rows))
-    path.write_bytes(table.appended(path, rows))
-    with path.open(newline="") as file:
-        found = list(csv.DictReader(file))
-    assert len(found) == 2 and found[1]["name"] == 'a,"b"' and found[1]["value"] == "0.333333"
-    assert found[0]["commit"] == "abc" and found[0]["status"] == "ok"
 
 
 def test_the_options_of_loading_reach_it(engine, run, monkeypatch):

@@ -1,20 +1,25 @@
-"""The timer, the peak of memory, the listener of stages and the trace."""
+"""The timer, the peak of memory, the listener of stages, the trace, the table and the options."""
 
 from __future__ import annotations
 
+import csv
 import json
 import mmap
 import subprocess
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from tiny import tiny_prior
 
 import latino_engine as le
-from latino_engine.bench import peaks, timer
+from latino_engine.bench import peaks, table, timer
+from latino_engine.bench.neighbour import busy_neighbour
+from latino_engine.bench.options import BenchOptions
 from latino_engine.bench.peak_memory import peak_memory, process_peak_bytes
 from latino_engine.bench.trace import Recorder, Span, chrome_trace
+from latino_engine.errors import UserError
 from latino_engine.sampling.clock import StageClock, listening
 from latino_engine.system import machine
 
@@ -147,3 +152,31 @@ def test_events_and_graphs_on_a_gpu():
     torch.cuda.synchronize()
     assert float(out[0, 0]) == 64.0
     assert len(timer.cold_copies(lambda: a.clone(), a.numel() * 4, "cuda")) > 1
+
+
+def test_the_neighbour_is_busy_and_ends():
+    with busy_neighbour() as process:
+        spent = [psutil.Process(process).cpu_times().user]
+        while spent[-1] - spent[0] < 0.05:  # an idle one would never get there
+            spent.append(psutil.Process(process).cpu_times().user)
+    assert not psutil.pid_exists(process)
+
+
+def test_options_in_python():
+    with pytest.raises(TypeError, match="batch: expected a list of counts, got '4'"):
+        BenchOptions(batches="4")
+    with pytest.raises(UserError, match="num_samples: expected a list of counts"):
+        BenchOptions(num_samples=())
+    with pytest.raises(TypeError, match="repeats: expected an integer, got float"):
+        BenchOptions(repeats=2.5)
+
+
+def test_rows_of_the_table_keep_commas_and_quotes(tmp_path):
+    path = tmp_path / "t.csv"
+    rows = table.stamp([{"name": 'a,"b"', "value": 1.0 / 3}], "abc", {"cores": 2}, {"torch": "2"})
+    path.write_bytes(table.appended(path, rows))
+    path.write_bytes(table.appended(path, rows))
+    with path.open(newline="") as file:
+        found = list(csv.DictReader(file))
+    assert len(found) == 2 and found[1]["name"] == 'a,"b"' and found[1]["value"] == "0.333333"
+    assert found[0]["commit"] == "abc" and found[0]["status"] == "ok"
