@@ -70,7 +70,9 @@ def checked(options: Sampling) -> Sampling:
         raise invalid("num_samples", "at least 1", num_samples, "ask for one sample or more")
     _check_boolean("keep_samples", options.keep_samples)
     given = {name: getattr(options, name) for name in ("steps", "unfold", "tile", "overlap")}
-    whole = {name: whole_number(name, n) for name, n in given.items() if n is not None}
+    whole: dict[str, Any] = {
+        name: whole_number(name, n) for name, n in given.items() if n is not None
+    }
     return replace(options, num_samples=num_samples, seed=ops.check_seed(options.seed), **whole)
 
 
