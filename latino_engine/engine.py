@@ -213,7 +213,8 @@ class Engine:
         ):
             problem = make_problem(y, op, self.spec, self._start(init, sampler), self.device)
             learned, operator = self.schedule if sampler == "auto" else None, problem.operator
-            learned = None if learned is None or options.steps not in (None, learned.outer) else learned
+            if learned is not None and options.steps not in (None, learned.outer):
+                learned = None
             kind = None if learned is None else learned_kind(learned, operator, problem.x_init)
             build = self._schedule_builder(operator, options, kind)
             self._say_range(operator, kind)
