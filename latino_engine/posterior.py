@@ -30,7 +30,7 @@ FORMAT_VERSION = 1
 _ARRAYS = ("samples", "mean", "squares", "residual_chi2", "prompt_embedding", "measurement", "init")
 
 
-class Sampling(Protocol):
+class Repeats(Protocol):
     """An engine, as far as `Posterior.repeat` needs it."""
 
     @property
@@ -196,7 +196,7 @@ class Posterior:
                 "name the npz file or the folder that Posterior.save wrote"
             ) from error
 
-    def repeat(self, engine: Sampling) -> Posterior:
+    def repeat(self, engine: Repeats) -> Posterior:
         """Draw the same samples again, with the measurement and the arguments that are kept here.
 
         The engine must be the one that drew them, by its hash. On the same machine with the same
