@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from latino_engine import ops
-from latino_engine.errors import UserError, invalid
+from latino_engine.errors import UserError, invalid, warn
 from latino_engine.learned_schedule import parse_schedule
 from latino_engine.manifest import engine_sha256
 from latino_engine.operators import Blur, Inpainting
@@ -32,6 +32,7 @@ from latino_engine.sampling.cuda_driver import Driver
 from latino_engine.sampling.cuda_graph import Worker
 from latino_engine.sampling.network import Network
 from latino_engine.sampling.options import Sampling
+from latino_engine.sampling.plausibility import HOLE_RADIUS, check_drawn, check_inputs
 from latino_engine.sampling.problem import Init, Measurement, make_problem
 from latino_engine.sampling.reporting import Progress, check_process, reporter
 from latino_engine.sampling.step_sizes import learned_kind, outside_of, warn_outside
@@ -218,11 +219,18 @@ class Engine:
             kind = None if learned is None else learned_kind(learned, operator, problem.x_init)
             build = self._schedule_builder(operator, options, kind)
             self._say_range(operator, kind)
+            units, holes = check_inputs(problem, self._hole_radius(build, kind))
+            for doubt in units + holes:
+                warn(doubt)
             ids = check_image_ids(image_ids, problem.y.shape[0])
             call = Call(problem, build, ids, options.seed)
             run = self._run(call, clock, report, tiles, worker)
             drawn = run.collect(options)
             clock.finish()
+            # The cause would be the units, or steps that nobody trained.
+            late = [] if units or sampler == "ud2m" else self._doubts(call, drawn)
+            for doubt in late:
+                warn(doubt)
         total = 1e3 * (time.perf_counter() - start)
         request = options.arguments() | {"init": init_name(init), "image_ids": ids.tolist()}
         return Posterior(
@@ -230,7 +238,8 @@ class Engine:
             time_ms=total,
             stages_ms={**clock.spent, "other": total - sum(clock.spent.values())},
             num_samples=options.num_samples,
-            about=self._about(run, sampler, kind) | {"request": request},
+            about=self._about(run, sampler, kind)
+            | {"warnings": [*units, *holes, *late], "request": request},
             asked=Asked(problem.y, problem.operator, init),
             **drawn,
         )
@@ -266,6 +275,16 @@ class Engine:
         if run.tiles is not None:
             about |= {"tile": run.tiles.side, "overlap": run.tiles.overlap}
         return about
+
+    def _hole_radius(self, build: ScheduleBuilder, kind: str | None) -> int | None:
+        """Pixels from the nearest seen one that the sampler fills; None where that is not known."""
+        if kind is not None:
+            return max(HOLE_RADIUS, self.manifest["adapter"].get("hole_radius") or 0)
+        return HOLE_RADIUS if max(build(1.0).denoiser_sigmas()) < 1.0 else None
+
+    def _doubts(self, call: Call, drawn: dict[str, Any]) -> list[str]:
+        """Sentences about what was drawn."""
+        return check_drawn(call.problem, drawn, call.build(call.problem.sigma_y))
 
     def _say_range(self, op: Operator, kind: str | None) -> None:
         """Warns, once of an engine, where the adapter meets noise that it was not trained for."""

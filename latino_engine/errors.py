@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import operator
+import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -122,3 +124,14 @@ def whole_number(argument: str, value: Any) -> int:
     except TypeError:
         got = type(value).__name__
         raise invalid_type(argument, "an integer", got, "give a whole number") from None
+
+
+def warn(sentence: str) -> None:
+    """Warns, at the line outside of this package that led here."""
+    frame, level = sys._getframe(1), 2
+    package = __name__.partition(".")[0]
+    while frame.f_back is not None:
+        if str(frame.f_globals.get("__name__", "")).partition(".")[0] != package:
+            break
+        frame, level = frame.f_back, level + 1
+    warnings.warn(sentence, UserWarning, stacklevel=level)

@@ -230,6 +230,12 @@ class LatentEngine(Engine):
     ) -> ScheduleBuilder:
         return self._builder(delta_rule(self.delta, op), latent_times(options.steps))
 
+    def _hole_radius(self, build: ScheduleBuilder, kind: str | None) -> int | None:
+        return None  # the prompt's image fills holes of any size
+
+    def _doubts(self, call: Call, drawn: dict[str, Any]) -> list[str]:
+        return []  # an autoencoder has an error of its own
+
     def _builder(
         self, rule: DeltaRule | tuple[float, ...], times: Sequence[int]
     ) -> ScheduleBuilder:

@@ -44,3 +44,17 @@ def parse_size(text: str) -> int | tuple[int, int]:
         raise invalid("image_size", "a side such as 256, or 256x320", repr(text), "write it so")
     sides = [int(part) for part in parts]
     return sides[0] if len(sides) == 1 else (sides[0], sides[1])
+
+
+def parse_noise(text: str) -> float:
+    """A noise level, or what "auto" becomes: one that is estimated from the measurement."""
+    from latino_engine.errors import invalid
+    from latino_engine.operators.parts.checks import ESTIMATE
+
+    if text == "auto":
+        return ESTIMATE
+    try:
+        return float(text)
+    except ValueError:
+        expected = "a number such as 0.02, or auto"
+        raise invalid("noise_std", expected, repr(text), "write it so") from None

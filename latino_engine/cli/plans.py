@@ -35,7 +35,8 @@ def audit(
     report = audit_prior(prior, precision)
     if as_json:
         layers = [asdict(layer) for layer in report["layers"]]
-        print(json.dumps(finite({**report, "layers": layers}), indent=1))
+        largest = None if report["largest"] is None else asdict(report["largest"])
+        print(json.dumps(finite({**report, "layers": layers, "largest": largest}), indent=1))
     else:
         _print_report(report)
     check_report(report)

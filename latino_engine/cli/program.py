@@ -28,6 +28,7 @@ from latino_engine.cli.options import (
     Threads,
     TorchCompile,
     WorkspaceMib,
+    parse_noise,
     parse_size,
 )
 from latino_engine.errors import UserError
@@ -140,8 +141,11 @@ def sample(
     ],
     out: Annotated[Path, typer.Option("--output", "-o", help="Folder to write.")],
     noise_std: Annotated[
-        float, typer.Option(help="Noise level of the measurement, image range 0 to 1.")
-    ] = 0.02,
+        str,
+        typer.Option(
+            help="Noise level of the measurement, image range 0 to 1; auto: estimate it from IMAGE."
+        ),
+    ] = "0.02",
     *,
     sampling: Sampling,
     simulate: Annotated[
@@ -178,7 +182,7 @@ def sample(
         operator,
         out,
         sampling,
-        noise_std=noise_std,
+        noise_std=parse_noise(noise_std),
         simulate=simulate,
         progress=True,
         delta=delta,

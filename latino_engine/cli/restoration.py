@@ -19,9 +19,10 @@ from latino_engine.evaluation.pictures import restoration_picture
 from latino_engine.image_io import read_image, write_image, write_npy
 from latino_engine.image_io.arrays import read_kspace
 from latino_engine.latent_engine import LatentEngine
-from latino_engine.operators import JPEG
+from latino_engine.operators import JPEG, Luminance
+from latino_engine.operators.parts.checks import as_noise_std
 from latino_engine.operators.protocol import Operator
-from latino_engine.operators.spec import image_size_behind, parse_operator
+from latino_engine.operators.spec import REAL_BORDER, image_size_behind, operator_of_picture
 from latino_engine.posterior import POSTERIOR_FILES, Posterior
 from latino_engine.sampling.options import Sampling
 from latino_engine.sampling.reporting import Progress
@@ -35,7 +36,7 @@ def restore(
     out: str | Path,
     sampling: Sampling,
     *,
-    noise_std: float = 0.02,
+    noise_std: float | str = 0.02,
     simulate: bool = False,
     progress: Progress = None,
     delta: str | None = None,
@@ -49,7 +50,7 @@ def restore(
         operator: description such as "blur:std=1.6"; see `latino_engine.operators.spec`.
         out: folder to write; replaced only where it holds an earlier result.
         sampling: how the samples are drawn; all of them are kept.
-        noise_std: noise level of the measurement, public units.
+        noise_std: noise level of the measurement, public units, or "estimate".
         simulate: measure the clean image first (with this seed), and compare the results with it.
         progress: as in `Engine.sample`.
         delta, prompt_updates: of a latent prior, as in `LatentEngine.sample`; delta as the name of
@@ -72,8 +73,12 @@ def restore(
         size = image_size_behind(operator, size)
     if operator.strip() == "jpeg" and not simulate:
         op: Operator = JPEG.from_file(image)
+        op = Luminance(op) if picture.shape[1] == 1 < engine.spec.channels else op
     else:
-        op = parse_operator(operator, noise_std, size, seed, engine.spec.channels)
+        border = "wrap" if simulate else REAL_BORDER
+        level = as_noise_std(noise_std)
+        channels = (engine.spec.channels if is_kspace else picture.shape[1], engine.spec.channels)
+        op = operator_of_picture(operator, level, size, seed, channels, border)
     if not (simulate or is_kspace or op.measures_image):
         expected = "a measurement that is an image or k-space"
         remedy = "add --simulate, or call Engine.sample from Python"
@@ -116,7 +121,8 @@ def quality(
     """PSNR (dB) and SSIM of each stage beside the truth; a small measurement is enlarged
     bicubically, its pixels laid where the operator took them.
     """
-    images = {"start": op.initial_estimate(y), "one sample": post.samples[0], "mean": post.mean}
+    start = op.as_result(op.initial_estimate(y))
+    images = {"start": start, "one sample": post.samples[0], "mean": post.mean}
     if y.ndim == 4 and y.shape[:2] == truth.shape[:2]:
         images = {"measured": _enlarged(op, y, truth), **images}
     return {

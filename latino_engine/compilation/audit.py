@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import ast
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 
 from latino_engine.compilation.accuracy import (
@@ -20,6 +18,7 @@ from latino_engine.compilation.accuracy import (
     probe_sigmas,
     relative_errors,
 )
+from latino_engine.compilation.ranges import check_half, largest_half, module_of, session_of
 from latino_engine.errors import AccuracyError, invalid
 from latino_engine.export.denoiser import exact_graph
 from latino_engine.export.mixed_precision import (
@@ -70,7 +69,7 @@ class LayerError:
 
 def graph_runtime(model: onnx.ModelProto) -> Callable[[Tensor, Tensor], Tensor]:
     """(x, sigma) -> x0_hat by onnxruntime on the CPU."""
-    run = _session(model)
+    run = session_of(model)
     return lambda x, sigma: run(x, sigma)["x0_hat"]
 
 
@@ -84,8 +83,11 @@ def typed_errors(
     round their factors.
 
     Raises:
-        AccuracyError: above the bound of the precision; the worst layers are named.
+        AccuracyError: above the bound of the precision, or numbers that fp16 cannot hold; the worst
+            layers are named.
     """
+    if precision == "fp16":
+        check_half(largest_half(to_typed(exact, precision), prior, sigmas, probe_sides(prior.spec)))
     errors = relative_errors(
         graph_runtime(_computed(exact, precision)), prior, sigmas, *probe_sides(prior.spec)
     )
@@ -114,7 +116,8 @@ def audit_prior(prior: Prior | str | Path, precision: str) -> dict[str, Any]:
         precision: "fp16", "bf16" or "tf32".
 
     Returns:
-        prior, precision, bound, error_by_sigma, relative_error, layers (of `LayerError`).
+        prior, precision, bound, error_by_sigma, relative_error, layers (of `LayerError`), largest
+        (the `Range` of the largest float16 number, None for other precisions).
 
     Raises:
         ValueError: another precision.
@@ -127,9 +130,13 @@ def audit_prior(prior: Prior | str | Path, precision: str) -> dict[str, Any]:
     runtime = graph_runtime(_computed(exact, precision))
     errors = relative_errors(runtime, prior, sigmas, *probe_sides(prior.spec))
     worst = max(errors.values(), key=lambda e: math.inf if math.isnan(e) else e)
+    half = None
+    if precision == "fp16":
+        half = largest_half(to_typed(exact, precision), prior, sigmas, probe_sides(prior.spec))
     return {
         "prior": prior.name,
         "precision": precision,
+        "largest": half,
         "bound": BOUNDS[precision],
         "relative_error": math.inf if math.isnan(worst) else worst,
         "error_by_sigma": errors,
@@ -138,7 +145,10 @@ def audit_prior(prior: Prior | str | Path, precision: str) -> dict[str, Any]:
 
 
 def check_report(report: dict[str, Any]) -> None:
-    """Raises `AccuracyError` with the worst layers if `audit_prior` found too large an error."""
+    """Raises `AccuracyError` if `audit_prior` found numbers that fp16 cannot hold, or too large an
+    error, with the worst layers.
+    """
+    check_half(report.get("largest"))
     try:
         check_accuracy("the typed graph", report["precision"], report["error_by_sigma"])
     except AccuracyError as error:
@@ -162,7 +172,7 @@ def audit_layers(
     that came down to it.
     """
     model, nodes, kept = _audited(exact, precision)
-    run = _session(model)
+    run = session_of(model)
     found = {name: (0.0, 0.0) for name in nodes}
     for sigma in sigmas:
         out = run(*probe_sample(prior, sigma, *probe_sides(prior.spec)))
@@ -172,7 +182,7 @@ def audit_layers(
             own = own if math.isfinite(own) else math.inf
             found[name] = (max(error, own), max(largest, top))
     layers = [
-        LayerError(_module_of(nodes[name]), nodes[name].op_type, *figures, kept=name in kept)
+        LayerError(module_of(nodes[name]), nodes[name].op_type, *figures, kept=name in kept)
         for name, figures in found.items()
     ]
     return sorted(layers, key=lambda layer: layer.error, reverse=True)
@@ -231,31 +241,3 @@ def _measured(exact: str, twin: str, precision: str) -> list[onnx.NodeProto]:
         make("Abs", [exact], [f"{twin}.abs"]),
         make("ReduceMax", [f"{twin}.abs"], [f"{twin}.largest"], keepdims=0),
     ]
-
-
-def _module_of(node: onnx.NodeProto) -> str:
-    """Dotted name of the module behind a node, from what the exporter notes."""
-    for entry in node.metadata_props:
-        if entry.key.endswith("name_scopes"):
-            scopes = [name for name in ast.literal_eval(entry.value)[:-1] if name]
-            if scopes:
-                return str(scopes[-1])
-    return str(node.name)
-
-
-def _session(model: onnx.ModelProto) -> Callable[[Tensor, Tensor], dict[str, Tensor]]:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    options.intra_op_num_threads = torch.get_num_threads()
-    session = onnxruntime.InferenceSession(
-        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
-    names = [value.name for value in session.get_outputs()]
-
-    def run(x: Tensor, sigma: Tensor) -> dict[str, Tensor]:
-        found = session.run(names, {"x": x.numpy(), "sigma": sigma.numpy()})
-        return {name: torch.as_tensor(v) for name, v in zip(names, found, strict=True)}
-
-    return run

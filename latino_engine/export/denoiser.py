@@ -13,6 +13,7 @@ from torch import nn
 
 from latino_engine.export.merged_layers import merged_products
 from latino_engine.export.mixed_precision import transposed_convolutions_as_shuffles
+from latino_engine.export.sizes import example_sides, exporting
 from latino_engine.priors.assembly import MODULE
 from latino_engine.priors.precision import to_precision
 from latino_engine.priors.prior import Prior
@@ -68,9 +69,9 @@ def _export(denoiser: nn.Module, prior: Prior, target: Path) -> None:
     # Sides are named as multiples: the exporter then knows that halving them is exact.
     rows = torch.export.Dim("rows", min=1, max=4096)
     columns = torch.export.Dim("columns", min=1, max=4096)
-    x = torch.zeros(2, prior.channels, 4 * multiple, 6 * multiple)  # no two sizes alike
+    x = torch.zeros(2, prior.channels, *example_sides(prior))
     sigma = torch.tensor([0.3, 0.4])
-    with quiet():
+    with quiet(), exporting(prior):
         program = torch.onnx.export(
             denoiser,
             (x, sigma),

@@ -61,7 +61,8 @@ class TritonPythonModel:
         y = torch.from_numpy(np.array(measured, dtype=np.float32))[None]
         seed, size = int(number("seed", 0)), self._size(text, y)
         channels = self.engine.spec.channels
-        op = le.operator(text, float(number("noise_std", 0.02)), size, seed, channels)
+        level = float(number("noise_std", 0.02))
+        op = le.operator(text, level, size, seed, channels, border="reflect")
         return self.engine.sample(
             y,
             op,

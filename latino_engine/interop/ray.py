@@ -23,7 +23,8 @@ from latino_engine.engine import Engine
 from latino_engine.errors import BackendNotAvailable, UserError, invalid
 from latino_engine.image_io import EXTENSIONS, read_image
 from latino_engine.loading import load
-from latino_engine.operators.spec import image_size_behind, operator
+from latino_engine.operators.parts.checks import as_noise_std
+from latino_engine.operators.spec import REAL_BORDER, image_size_behind, operator_of_picture
 from latino_engine.posterior import Posterior
 from latino_engine.sampling.options import Sampling
 from latino_engine.system.progress import progress_bar
@@ -100,7 +101,9 @@ class Sampler:
         picture = read_image(path)
         size = (picture.shape[-2], picture.shape[-1])
         size = size if asked.simulate else image_size_behind(asked.operator, size)
-        op = operator(asked.operator, asked.noise_std, size, asked.seed, spec.channels)
+        border = "wrap" if asked.simulate else REAL_BORDER
+        level, channels = as_noise_std(asked.noise_std), (picture.shape[1], spec.channels)
+        op = operator_of_picture(asked.operator, level, size, asked.seed, channels, border)
         # The identity is part of the seed of the noise that is simulated, which takes no other.
         y = op.measure(picture, seed=asked.seed + image_id) if asked.simulate else picture
         return self.loaded.sample(y, op, image_ids=[image_id], **asked.arguments())

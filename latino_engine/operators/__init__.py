@@ -9,6 +9,7 @@ from latino_engine.operators.demosaicing import Demosaicing
 from latino_engine.operators.inpainting import Denoising, Inpainting
 from latino_engine.operators.jpeg import JPEG
 from latino_engine.operators.linear import LinearOperator
+from latino_engine.operators.luminance import Luminance
 from latino_engine.operators.mri import MRI
 from latino_engine.operators.phase_retrieval import PhaseRetrieval
 from latino_engine.operators.poisson import PoissonNoise
@@ -31,6 +32,7 @@ __all__ = [
     "Denoising",
     "Inpainting",
     "LinearOperator",
+    "Luminance",
     "Operator",
     "PhaseRetrieval",
     "PoissonNoise",

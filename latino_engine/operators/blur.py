@@ -55,6 +55,7 @@ class Blur(Operator):
     kind = "Blur"
     family = "deblurring"
     measures_image = True
+    wraps = True
     diagonal = ("frequencies",)
 
     def __init__(self, kernel: ArrayLike, noise_std: float | ArrayLike) -> None:

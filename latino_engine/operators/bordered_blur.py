@@ -101,6 +101,11 @@ class BorderedBlur(Operator):
         near = all(float((m - self.kernel).abs().max()) <= slack for m in mirrored)
         return kh % 2 == 1 and kw % 2 == 1 and near
 
+    @property
+    def is_exact(self) -> bool:
+        """True where the DCT solves the prox, and not conjugate gradients."""
+        return self.border == "reflect" and self.is_symmetric
+
     def A(self, x: Tensor) -> Tensor:
         """The blurred image, borders as stated."""
         check_image("x", x, self.batch_size, self.kernel.shape[1])
@@ -117,7 +122,7 @@ class BorderedBlur(Operator):
 
     def data_step(self, y: Tensor) -> DataStep:
         """The prox for one y: exact in the reflecting, symmetric case, else by CG."""
-        if self.border != "reflect" or not self.is_symmetric:
+        if not self.is_exact:
             return super().data_step(y)
         self.check_measurement(y)
         check_finite(y)

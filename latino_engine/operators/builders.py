@@ -46,18 +46,21 @@ def _kernel_blur(request: Request) -> Operator:
 
 
 def _with_border(blur: Blur, request: Request) -> Operator:
-    if "border" not in request.values:
+    """With the border that is stated, else with that of the call; "wrap" is periodic."""
+    known = (*BORDERS, "wrap")
+    border = request.choice("border", known) if "border" in request.values else request.border
+    if border == "wrap":
         return blur
-    border = cast(Border, request.choice("border", BORDERS))
-    return BorderedBlur(blur.kernel, blur.noise_std, border)
+    return BorderedBlur(blur.kernel, blur.noise_std, cast(Border, border))
 
 
 def _uniform_blur(request: Request) -> Operator:
-    return Blur.uniform(_size(request), request.noise_std)
+    return _with_border(Blur.uniform(_size(request), request.noise_std), request)
 
 
 def _motion_blur(request: Request) -> Operator:
-    return Blur.motion(_size(request), request.noise_std, seed=request.seed)
+    blur = Blur.motion(_size(request), request.noise_std, seed=request.seed)
+    return _with_border(blur, request)
 
 
 def _super_resolution(request: Request) -> Operator:
@@ -218,8 +221,8 @@ OPERATORS: dict[str, dict[str, Way]] = {
         "std": Way("blur:std=1.6,size=13", _gaussian_blur, ("size", "border")),
         "kernel": Way("blur:kernel=psf.npy", _kernel_blur, ("border",)),
     },
-    "uniform": {"size": Way("uniform:size=9", _uniform_blur)},
-    "motion": {"size": Way("motion:size=31,seed=3", _motion_blur, ("seed",))},
+    "uniform": {"size": Way("uniform:size=9", _uniform_blur, ("border",))},
+    "motion": {"size": Way("motion:size=31,seed=3", _motion_blur, ("seed", "border"))},
     "sr": {"factor": Way("sr:factor=4,kernel=bicubic", _super_resolution, ("kernel", "grid"))},
     "inpaint": {
         "mask": Way("inpaint:mask=mask.png", _inpainting(_mask_from_file)),

@@ -21,6 +21,7 @@ from torch import Tensor
 from latino_engine.errors import invalid
 from latino_engine.operators.bordered_blur import BorderedBlur
 from latino_engine.operators.composition import Compose
+from latino_engine.operators.parts.checks import ESTIMATE
 from latino_engine.operators.poisson import PoissonNoise
 from latino_engine.operators.protocol import Operator
 from latino_engine.operators.stacking import Stack
@@ -31,7 +32,7 @@ ParseOne: TypeAlias = Callable[[str, NoiseStd, "tuple[int, int]"], Operator]
 
 _AND, _THEN = re.compile(r"\s+and\s+"), re.compile(r"\s+then\s+")
 _EITHER = re.compile(r"(\s+(?:and|then)\s+)")
-_VALID = re.compile(r"blur:(?:.*,)?\s*border\s*=\s*valid\s*(?:,|$)")
+_VALID = re.compile(r"(?:blur|uniform|motion):(?:.*,)?\s*border\s*=\s*valid\s*(?:,|$)")
 _FACTOR = re.compile(r"sr:(?:.*,)?\s*factor\s*=\s*([0-9]+)")
 
 
@@ -118,12 +119,20 @@ def own_noise(text: str, noise_std: NoiseStd) -> tuple[str, NoiseStd]:
     if not stated:
         return text, noise_std
     value = stated[0].partition("=")[2].strip()
+    if value == "auto" and len(stated) == 1:
+        return _without(head, items, stated), ESTIMATE
     try:
         level = float(value)
     except ValueError:
         level = -1.0
     if len(stated) > 1 or not (isfinite(level) and level >= 0):
         got = "several" if len(stated) > 1 else repr(value)
-        raise invalid(f"operator {text}, noise", "one number >= 0", got, "write noise=0.05")
+        raise invalid(
+            f"operator {text}, noise", "one number >= 0, or auto", got, "write noise=0.05"
+        )
+    return _without(head, items, stated), level
+
+
+def _without(head: str, items: list[str], stated: list[str]) -> str:
     kept = ",".join(item for item in items if item not in stated)
-    return (f"{head}:{kept}" if kept else head), level
+    return f"{head}:{kept}" if kept else head

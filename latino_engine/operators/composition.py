@@ -52,6 +52,7 @@ class Compose(Operator):
         object.__setattr__(self, "batch_size", batch_of(parts))
         object.__setattr__(self, "noise_std", parts[-1].noise_std)
         object.__setattr__(self, "measures_image", parts[-1].measures_image)
+        object.__setattr__(self, "wraps", any(op.wraps for op in parts))
         object.__setattr__(self, "measured_channels", parts[-1].measured_channels)
         object.__setattr__(self, "takes_complex", parts[-1].takes_complex)
         object.__setattr__(self, "family", family_of_chain(parts))
@@ -93,6 +94,14 @@ class Compose(Operator):
     def num_observed(self, y: Tensor) -> Tensor:
         """What the last operator counts, (B,) float64."""
         return self.operators[-1].num_observed(y)
+
+    def with_noise_std(self, noise_std: float | Tensor) -> Compose:
+        """The same chain, its last operator with another noise level."""
+        return Compose([*self.operators[:-1], self.operators[-1].with_noise_std(noise_std)])
+
+    def estimate_noise_std(self, y: Tensor) -> Tensor:
+        """That of the last operator, (B,) float64."""
+        return self.operators[-1].estimate_noise_std(y)
 
     def take(self, index: Tensor) -> Compose:
         """The operator of the images `index`, 1-D int64."""

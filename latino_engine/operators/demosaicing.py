@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pixel_unshuffle
 
 from latino_engine.errors import invalid
 from latino_engine.operators.inpainting import masked_step
@@ -21,6 +22,7 @@ from latino_engine.operators.parts.checks import (
     show_noise_std,
 )
 from latino_engine.operators.parts.fill import fill_from_neighbours
+from latino_engine.operators.parts.noise_estimate import wavelet_noise_std
 from latino_engine.operators.parts.size_table import SizeTable
 from latino_engine.operators.protocol import DataStep, Operator
 
@@ -95,6 +97,12 @@ class Demosaicing(Operator):
         """What was measured, and between it a smooth continuation, channel by channel."""
         sparse = self.A_adjoint(y)
         return fill_from_neighbours(sparse, self._mask(y).expand_as(sparse))
+
+    def estimate_noise_std(self, y: Tensor) -> Tensor:
+        """By the finest wavelets of the four images of one colour that are interleaved in y."""
+        self.check_measurement(y)
+        even = y[..., : y.shape[-2] // 2 * 2, : y.shape[-1] // 2 * 2]
+        return wavelet_noise_std(pixel_unshuffle(even, 2))
 
     def take(self, index: Tensor) -> Demosaicing:
         """The operator of the images `index`, 1-D int64."""

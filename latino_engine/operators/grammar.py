@@ -25,6 +25,7 @@ class Request:
     noise_std: float | Tensor
     size: tuple[int, int] | None
     default_seed: int
+    border: str = "wrap"
 
     @property
     def image_shape(self) -> tuple[int, int]:

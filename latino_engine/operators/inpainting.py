@@ -28,6 +28,7 @@ from latino_engine.operators.parts.checks import (
 from latino_engine.operators.parts.cost import Call, Count, Sizes, one_of
 from latino_engine.operators.parts.fill import fill_from_neighbours
 from latino_engine.operators.parts.fused_step import FusedStep
+from latino_engine.operators.parts.noise_estimate import wavelet_noise_std
 from latino_engine.operators.parts.size_table import SizeTable
 from latino_engine.operators.protocol import DataStep, Operator
 from latino_engine.schedule import INPAINTING_R
@@ -106,6 +107,10 @@ class Inpainting(Operator):
         """Mask sum x channels of every image, (B,) float64."""
         check_image("y", y, self.batch_size, self.mask.shape[1])
         return self.mask.to(y.device).expand(y.shape).sum(dim=(1, 2, 3))
+
+    def estimate_noise_std(self, y: Tensor) -> Tensor:
+        """By the finest wavelets that see no hidden pixel, (B,) float64."""
+        return wavelet_noise_std(self._kept("y", y), self._mask(y))
 
     def take(self, index: Tensor) -> Inpainting:
         """The operator of the images `index`, 1-D int64."""

@@ -86,6 +86,7 @@ class PoissonNoise(Operator):
         object.__setattr__(self, "noise_std", _stabilised_std(photons))
         object.__setattr__(self, "family", operator.family)
         object.__setattr__(self, "measures_image", operator.measures_image)
+        object.__setattr__(self, "wraps", operator.wraps)
         object.__setattr__(self, "measured_channels", operator.measured_channels)
         batch = len(photons) if isinstance(photons, Tensor) else batch
         object.__setattr__(self, "batch_size", batch)

@@ -20,6 +20,10 @@ operators stands here.
 | `take(index)` | the operator of some images | itself, where nothing differs by image |
 | `for_grey()` | the operator of real, one-channel images | itself |
 | `for_measurement(y)` | the operator with what only y tells of it | itself |
+| `with_noise_std(noise_std)` | the same model with another noise level | a copy |
+| `estimate_noise_std(y)` | the noise level of y | by wavelets, of an image with white noise |
+| `as_result(x)` | what is returned of a drawn x | x |
+| `as_state(image)` | the x of an image as it is returned | the image |
 | `join(parts)`, `split(y)` | several measurements as one y | one part |
 | `measured_shape(shape)` | (C, H, W) of an image -> shape of its y | that of A of zeros |
 | `check_measurement(y)` | raises for a y of another shape | (B, ...), of an image (B, C, H, W) |
@@ -35,6 +39,7 @@ operators stands here.
 | `batch_size` | B of the parameters, None where shared | None |
 | `measures_image` | y is an image in the range of x | False |
 | `measured_channels` | channels of such a y, None where those of x | None |
+| `wraps` | what lies outside of the image is its other side | False |
 | `takes_complex` | y may be complex | False |
 | `diagonal` | where A^T A is diagonal | () |
 | `first_radius` | r of UD2M's untrained steps | 1.0 |
@@ -43,6 +48,7 @@ operators stands here.
 
 from __future__ import annotations
 
+import copy
 import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -54,6 +60,7 @@ from torch import Tensor
 from latino_engine.atomic import PathLike
 from latino_engine.errors import invalid
 from latino_engine.operators.parts.checks import (
+    Unknown,
     check_anchor,
     check_finite,
     check_gamma,
@@ -63,6 +70,7 @@ from latino_engine.operators.parts.checks import (
 )
 from latino_engine.operators.parts.conjugate_gradients import best_scale, proximal_solve
 from latino_engine.operators.parts.cost import Call, Count
+from latino_engine.operators.parts.noise_estimate import wavelet_noise_std
 from latino_engine.operators.parts.simulation import add_measurement_noise
 
 #: (v, gamma) -> argmin_x gamma/2 ||A x - y||^2 + 1/2 ||x - v||^2 for one fixed y.
@@ -109,6 +117,8 @@ class Operator(ABC):
     measures_image: bool = False
     #: Channels of such an image where they are not those of x.
     measured_channels: int | None = None
+    #: True where the model takes an image for one period of an endless one.
+    wraps: bool = False
     #: True where y may hold complex numbers.
     takes_complex: bool = False
     #: Where A is diagonal or picks entries, so that A^T A is diagonal, of a chain of such too.
@@ -206,8 +216,41 @@ class Operator(ABC):
         return self
 
     def for_measurement(self, y: Tensor) -> Operator:
-        """The operator with what only its measurement tells, such as the noise level of a file."""
-        return self
+        """The operator with what only its measurement tells, such as the noise level of a file, or
+        that of noise_std="estimate", a number, or (B,) for several images.
+        """
+        if not isinstance(self.noise_std, Unknown):
+            return self
+        levels = self.estimate_noise_std(y)
+        return self.with_noise_std(float(levels) if len(levels) == 1 else levels)
+
+    def with_noise_std(self, noise_std: float | Tensor) -> Operator:
+        """The same model with another noise level, a number or (B,)."""
+        other = copy.copy(self)
+        object.__setattr__(other, "noise_std", noise_std)
+        if isinstance(noise_std, Tensor):
+            object.__setattr__(other, "batch_size", len(noise_std))
+        return other
+
+    def estimate_noise_std(self, y: Tensor) -> Tensor:
+        """The noise level of each y, (B,) float64: by its finest wavelets where y is an image.
+
+        Raises:
+            ValueError: y is no image with white noise.
+        """
+        if not (self.measures_image and self.is_linear):
+            expected = f"a number for {self.kind}, whose y is no image with white noise"
+            remedy = "measure it where nothing is seen, for instance outside of the object"
+            raise invalid("noise_std", expected, "'estimate'", remedy)
+        return wavelet_noise_std(y)
+
+    def as_result(self, x: Tensor) -> Tensor:
+        """What is returned of a drawn x, (B, C', H, W): x itself, or its luminance."""
+        return x
+
+    def as_state(self, image: Tensor) -> Tensor:
+        """The x of an image as it is returned, such as a start that the user gives."""
+        return image
 
     def join(self, measurements: Sequence[Tensor]) -> Tensor:
         """y of the measurements in `measurements`, each as its own operator returns it."""

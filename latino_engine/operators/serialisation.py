@@ -24,6 +24,7 @@ from latino_engine import operators
 from latino_engine.atomic import PathLike, atomic_file
 from latino_engine.errors import invalid, unreadable
 from latino_engine.operators import SuperResolution
+from latino_engine.operators.parts.checks import Unknown
 from latino_engine.operators.protocol import Operator
 
 Arrays = dict[str, Any]  # name -> array
@@ -125,6 +126,8 @@ def _stored(value: Any, name: str, arrays: Arrays) -> Any:
         fields, inner = record(value, f"{name}.")
         arrays |= inner
         return fields
+    if isinstance(value, Unknown):
+        return "estimate"
     return list(value) if isinstance(value, tuple) else value
 
 

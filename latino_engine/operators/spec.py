@@ -18,7 +18,8 @@
                                measurement in a JPEG file: those of the measurement
     mri:mask=mask.npy          the k-space samples that are measured, DC at pixel (H//2, W//2)
     mri:acceleration=4,seed=0  1/4 of the columns: a full centre, the rest at random
-    blur:std=2,border=reflect  real borders: reflect, replicate or valid
+    blur:std=2,border=reflect  what lies outside of the image, also for uniform and motion: reflect,
+                               replicate, valid (nothing is assumed), or wrap (periodic)
     demosaic:pattern=RGGB      the raw image behind a Bayer pattern
     colorize                   a grey image of a colour one
     tomography:angles=60       parallel beams over 180 degrees; convention=centred (the default),
@@ -36,8 +37,12 @@ Several are joined by `then` and `and`; see `combined_spec`:
 
     saved:file=operator.npz    any operator, as `spec_of` wrote it, with its own noise level
 
+A blur that states no border wraps around, as simulated data does; the command line takes `reflect`
+where the measurement is a file, since photographs do not wrap around.
+
 A seed that is left out is that of the call. `noise=0.05` at the end of a description is its noise
-level, in place of the call's. File names may hold no comma.
+level, in place of the call's; `noise=auto` estimates it from the measurement. File names may hold
+no comma.
 """
 
 from __future__ import annotations
@@ -45,6 +50,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from latino_engine.errors import invalid
+from latino_engine.operators.bordered_blur import BORDERS
 from latino_engine.operators.builders import FILE_KEYS, OPERATORS
 from latino_engine.operators.combined_spec import (
     combine,
@@ -54,8 +60,12 @@ from latino_engine.operators.combined_spec import (
     pieces,
 )
 from latino_engine.operators.grammar import Request, choose, parse_values, unknown
+from latino_engine.operators.luminance import Luminance, suits_grey
 from latino_engine.operators.parts.sampling_grid import KERNELS
 from latino_engine.operators.protocol import Operator
+
+#: The border of a measured photograph where none is stated: exact and fast for symmetric kernels.
+REAL_BORDER = "reflect"
 
 
 def parse_operator(
@@ -64,6 +74,7 @@ def parse_operator(
     image_shape: tuple[int, int] | None,
     seed: int = 0,
     channels: int = 3,
+    border: str = "wrap",
 ) -> Operator:
     """The operator that `text` describes, in the grammar of this module.
 
@@ -75,6 +86,7 @@ def parse_operator(
             operator depends on it.
         seed: for what is random and names no seed of its own.
         channels: of the image, which several operators need.
+        border: of blurs that state none: "wrap" (periodic), "reflect", "replicate" or "valid".
 
     Raises:
         InvalidArgument: an unknown name or key, a missing key, a value that cannot be used.
@@ -82,7 +94,7 @@ def parse_operator(
     """
 
     def parse(one: str, level: float | Tensor, shape: tuple[int, int] | None) -> Operator:
-        return _parse_one(one, level, shape, seed)
+        return _parse_one(one, level, shape, seed, border)
 
     if is_combined(text):
         if image_shape is None:
@@ -105,7 +117,7 @@ def image_size_behind(text: str, measured: tuple[int, int]) -> tuple[int, int]:
     """
 
     def parse(one: str, level: float | Tensor, shape: tuple[int, int]) -> Operator:
-        return _parse_one(own_noise(one, level)[0], level, shape, 0)
+        return _parse_one(own_noise(one, level)[0], level, shape, 0, "wrap")
 
     return image_size(text, measured, parse)
 
@@ -116,6 +128,7 @@ def operator(
     image_shape: tuple[int, int] | None = None,
     seed: int = 0,
     channels: int = 3,
+    border: str = "wrap",
 ) -> Operator:
     """The operator of a description such as "blur:std=1.6,noise=0.05", as the command line has it.
 
@@ -127,15 +140,45 @@ def operator(
             compressed sensing, phase retrieval and several operators together need it.
         seed: for what is random and names no seed of its own.
         channels: of the image, which several operators together need.
+        border: of blurs that state none: "wrap" (periodic, as simulated data), "reflect",
+            "replicate" or "valid".
 
     Raises:
         ValueError: a description that cannot be read, or an image_shape that is missing.
     """
-    return parse_operator(text, noise_std, image_shape, seed, channels)
+    if border not in ("wrap", *BORDERS):
+        known = ", ".join(("wrap", *BORDERS))
+        raise invalid("border", f"one of {known}", repr(border), "choose one of these")
+    return parse_operator(text, noise_std, image_shape, seed, channels, border)
+
+
+def operator_of_picture(
+    text: str,
+    noise_std: float | Tensor,
+    image_shape: tuple[int, int],
+    seed: int,
+    channels: tuple[int, int],
+    border: str,
+) -> Operator:
+    """The operator for a file: of grey images where the file is grey and the prior is not.
+
+    Args:
+        text, noise_std, image_shape, seed, border: as in `parse_operator`.
+        channels: of the file and of the prior.
+    """
+    of_file, of_prior = channels
+    op = parse_operator(text, noise_std, image_shape, seed, of_prior, border)
+    if not (of_file == 1 < of_prior and suits_grey(op)):
+        return op
+    return Luminance(parse_operator(text, noise_std, image_shape, seed, 1, border))
 
 
 def _parse_one(
-    text: str, noise_std: float | Tensor, image_shape: tuple[int, int] | None, seed: int
+    text: str,
+    noise_std: float | Tensor,
+    image_shape: tuple[int, int] | None,
+    seed: int,
+    border: str,
 ) -> Operator:
     name, _, rest = text.strip().partition(":")
     ways = OPERATORS.get(name)
@@ -144,7 +187,7 @@ def _parse_one(
         raise unknown("operator", f"one of {', '.join(OPERATORS)}", name, OPERATORS, example)
     values = parse_values(name, rest)
     way = choose(name, ways, values)
-    return way.build(Request(name, way.example, values, noise_std, image_shape, seed))
+    return way.build(Request(name, way.example, values, noise_std, image_shape, seed, border))
 
 
 def files_named(text: str) -> list[str]:

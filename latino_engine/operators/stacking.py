@@ -17,6 +17,7 @@ from latino_engine.operators.parts.checks import (
     check_dtype,
     check_finite,
     check_index,
+    known_noise_std,
 )
 from latino_engine.operators.parts.families import family_of_stack
 from latino_engine.operators.parts.pictures import side_by_side
@@ -195,6 +196,8 @@ def batch_of(operators: Sequence[Operator]) -> int | None:
 
 def _common_noise_std(parts: Sequence[Operator]) -> float | Tensor:
     """The first one's level; 0 is read as 1e-3 unless all are 0."""
+    for op in parts:
+        known_noise_std(op.noise_std)
     levels = [torch.as_tensor(op.noise_std).double() for op in parts]
     if all(not bool(level.any()) for level in levels):
         return 0.0

@@ -11,6 +11,7 @@ import difflib
 import hashlib
 import json
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib import resources
@@ -74,6 +75,20 @@ class Adapter:
             return float(low), float(high or low)
         except ValueError:
             return None
+
+    @property
+    def hole_radius(self) -> int | None:
+        """How far hidden pixels of its training were from seen ones, pixels; None where it saw no
+        boxes: of pixels that are missing at random none is far.
+        """
+        side = int(self.training.get("size", 0))
+        radii = []
+        for text in self.training.get("operators", ()):
+            name, _, box = str(text).partition("box")
+            if name == "inpaint:":
+                numbers = [int(n) for n in re.findall(r"[0-9]+", box)]
+                radii.append(max(numbers) // 2 if numbers else side // 4)
+        return max(radii, default=None)
 
     def merge(self, prior: Prior) -> Prior:
         """The prior with W + scale * B A in place of W, and the replaced parameters.

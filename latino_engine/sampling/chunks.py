@@ -65,7 +65,7 @@ class Run:
     def collect(self, options: Sampling) -> dict[str, Any]:
         """All samples, or their running moments, and chi-square."""
         problem, nfe = self.call.problem, self.call.nfe
-        shape = tuple(problem.x_init.shape)
+        shape = tuple(problem.operator.as_result(problem.x_init).shape)
         batch, pairs = shape[0], options.num_samples * shape[0]
         size = self._chunk_size()
         whole = options.keep_samples
@@ -90,7 +90,7 @@ class Run:
             if not is_finite(images):
                 raise self._not_finite(members % batch, members // batch)
             chi2[members] = problem.residual_chi2(images, members % batch)
-            images = images.cpu()
+            images = problem.operator.as_result(images).cpu()
             if kept is not None:
                 kept[members] = images
             elif running is not None:

@@ -119,6 +119,7 @@ def make_problem(
     operator = operator.for_measurement(measured)
     operator.check_model(measured)
     estimate = operator.initial_estimate(measured)
+    _check_colour(estimate, spec)
     check_image("y", estimate, spec)
     x_public = _start(init, given, op, operator, estimate)
     x_init = (spec.scale * x_public + spec.offset).contiguous()
@@ -178,6 +179,13 @@ def _check_shape(y: Tensor, operator: Operator, spec: PriorSpec) -> None:
     operator.check_measurement(y)
 
 
+def _check_colour(estimate: Tensor, spec: PriorSpec) -> None:
+    if estimate.ndim == 4 and estimate.shape[1] == 1 < spec.channels:
+        expected = f"{spec.channels} channels, as the prior {spec.name!r} has"
+        remedy = "wrap the operator: Luminance(op) measures the grey image of a colour one"
+        raise invalid("y", expected, 1, remedy)
+
+
 def _check_values(y: Tensor, operator: Operator, spec: PriorSpec) -> None:
     check_finite(y)
     low, high = spec.data_range
@@ -208,6 +216,7 @@ def _start(
                 "array"
             ) from error
         remedy = "give one public image for each measurement"
+    found = operator.as_state(found)
     if found.shape != estimate.shape or found.is_complex():
         raise invalid("init", f"shape {tuple(estimate.shape)}", tuple(found.shape), remedy)
     if not bool(torch.isfinite(found).all()):

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from latino_engine.engine import Engine
 from latino_engine.errors import InvalidArgument, UserError
+from latino_engine.operators.bordered_blur import BorderedBlur
 from latino_engine.operators.protocol import Operator
 from latino_engine.operators.serialisation import Arrays, record, restored
 from latino_engine.posterior import Asked, Posterior
@@ -28,7 +29,7 @@ from latino_engine.serving.failures import ClientGone, Closing, QueueFull, Timed
 from latino_engine.serving.settings import Settings
 
 #: Classes whose parameters may differ from image to image.
-_MERGED = ("Blur", "Inpainting", "Denoising", "SuperResolution")
+_MERGED = ("Blur", "BorderedBlur", "Inpainting", "Denoising", "SuperResolution")
 _PER_IMAGE = ("kernel", "mask", "noise_std")
 
 
@@ -60,6 +61,8 @@ class Job:
     def __post_init__(self) -> None:
         self.fields, self.arrays = record(self.op)
         merged = self.fields["class"] in _MERGED and self.op.batch_size is None
+        # Conjugate gradients end when the slowest image has converged: not as it would alone.
+        merged = merged and not (isinstance(self.op, BorderedBlur) and not self.op.is_exact)
         shapes = tuple(sorted((name, a.shape, a.dtype.str) for name, a in self.arrays.items()))
         rest = {k: v for k, v in self.fields.items() if not (merged and k in _PER_IMAGE)}
         # What cannot be merged is drawn together only where nothing differs.

@@ -13,7 +13,8 @@ from latino_engine.engine import Engine
 from latino_engine.errors import about, invalid
 from latino_engine.image_io import read_image
 from latino_engine.image_io.arrays import read_kspace
-from latino_engine.operators.spec import image_size_behind, operator
+from latino_engine.operators.parts.checks import Unknown
+from latino_engine.operators.spec import REAL_BORDER, image_size_behind, operator_of_picture
 from latino_engine.serving.batching import Job
 from latino_engine.serving.failures import Refused
 from latino_engine.serving.settings import Settings
@@ -148,9 +149,13 @@ def job_of(fields: Fields, engine: Engine, settings: Settings, arrived: float) -
                 sentence = f"image: expected one that is restored to at most {settings.max_pixels}"
                 raise Refused(413, f"{sentence} pixels, got {size[0]} x {size[1]}; crop it")
         level = values.get("noise_std", 0.02)
-        op = operator(described, level, size, seed, engine.spec.channels)
+        border = "wrap" if simulate else REAL_BORDER
+        channels = (engine.spec.channels if kspace else picture.shape[1], engine.spec.channels)
+        op = operator_of_picture(described, level, size, seed, channels, border)
     with about(f"operator {text}"):
         y = op.measure(picture, seed=seed) if simulate else picture
+        if isinstance(op.noise_std, Unknown):
+            op = op.for_measurement(y)
     deadline = arrived + settings.time_limit_s
     image_id = int(values.get("image_id", 0))
     return Job(y, op, options, deadline, image_id=image_id)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
 import hashlib
 import os
 import shutil
+import tempfile
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -14,12 +17,27 @@ from latino_engine.errors import OutputNotWritable
 
 
 def cache_folder() -> Path:
-    """Where exports are kept: $LATINO_ENGINE_CACHE, else the user's cache folder."""
+    """Where exports are kept: $LATINO_ENGINE_CACHE, else the user's cache folder, else, for a user
+    without a home, a temporary one of this process.
+    """
     named = os.environ.get("LATINO_ENGINE_CACHE")
     if named:
         return Path(named)
-    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(base) / "latino-engine"
+    base = os.environ.get("XDG_CACHE_HOME")
+    if base:
+        return Path(base) / "latino-engine"
+    try:
+        return Path.home() / ".cache" / "latino-engine"
+    except RuntimeError:  # no HOME, and a user whom the system does not know, as in containers
+        return _folder_of_this_process()
+
+
+@functools.cache
+def _folder_of_this_process() -> Path:
+    """A private folder that goes with the process: one that others could write is no cache."""
+    folder = tempfile.mkdtemp(prefix="latino-engine-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return Path(folder)
 
 
 def through_cache(name: str, target: Path, export: Callable[[], None]) -> None:

@@ -123,7 +123,7 @@ def test_sample_is_the_library(run, engine, image, tmp_path):
     """A measurement from a file gives the very samples of `Engine.sample`."""
     more = ["--noise-std", 0.07, "--seed", 9, "--sampler", "ud2m", "--unfold", 1]
     assert run(*sample(engine, image, tmp_path / "out", *more))[0] == 0
-    op = le.Blur.gaussian(1.2, 0.07, size=5)
+    op = le.BorderedBlur(le.Blur.gaussian(1.2, 0.0, size=5).kernel, 0.07)
     post = le.load(engine).sample(
         read_image(image), op, num_samples=2, seed=9, sampler="ud2m", steps=2, unfold=1
     )

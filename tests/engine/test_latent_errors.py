@@ -195,7 +195,7 @@ def test_arguments_of_sample(prior: LatentPrior) -> None:
             engine.sample(y, op, **arguments)
     with pytest.raises(ValueError, match="y: expected sides of at least 4"):
         engine.sample(y[..., :2, :], op)
-    with pytest.raises(ValueError, match="repeat the grey image"):
+    with pytest.raises(ValueError, match="wrap the operator: Luminance"):
         engine.sample(y[:, :1], op)
     with pytest.raises(
         ValueError,

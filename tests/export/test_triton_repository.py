@@ -133,7 +133,7 @@ def test_the_model_answers_with_the_samples_of_the_engine(repository, engine, mo
     }
     plain = {"measurement": y.numpy(), "operator": np.array([b"denoise"], dtype=object)}
     first, second = model.execute([Request(tensors), Request(plain)])
-    op = le.Blur.gaussian(1.0, float(np.float32(0.05)), size=5)
+    op = le.BorderedBlur(le.Blur.gaussian(1.0, 0.0, size=5).kernel, float(np.float32(0.05)))
     expected = le.load(engine).sample(y[None], op, 2, 2**64 - 1, image_ids=[3])
     found = {tensor.name(): tensor.as_numpy() for tensor in first.output_tensors}
     np.testing.assert_array_equal(found["samples"], expected.samples[:, 0].numpy())

@@ -57,6 +57,8 @@ def test_several_measurements_with_their_own_noise() -> None:
         "blur:std=1",
         "blur:std=1,border=reflect",
         "blur:std=1,border=valid",
+        "uniform:size=5,border=valid",
+        "motion:size=7,seed=2,border=valid",
         "blur:std=1, border = valid ,size=20 then inpaint:random=0.5",  # larger than what is left
         "blur:border=valid,kernel=psf.npy then sr:factor=2 then blur:std=0.5,border=valid",
     ],
@@ -183,10 +185,10 @@ REFUSED = {
     "`then`, got JPEG; photon noise may be the last; JPEG and phase retrieval stand alone",
     "denoise and jpeg:quality=3": "operators[1]: expected a linear operator, got JPEG; sample "
     "JPEG, phase retrieval and photon counts by themselves",
-    "denoise and denoise:noise=x": "operator denoise:noise=x, noise: expected one number >= 0, got "
-    "'x'; write noise=0.05",
+    "denoise and denoise:noise=x": "operator denoise:noise=x, noise: expected one number >= 0, or "
+    "auto, got 'x'; write noise=0.05",
     "denoise and denoise:noise=1,noise=2": "operator denoise:noise=1,noise=2, noise: expected one "
-    "number >= 0, got several; write noise=0.05",
+    "number >= 0, or auto, got several; write noise=0.05",
     "blur:std=1 then blurr:std=1": "operator: expected one of blur, uniform, motion, sr, inpaint, "
     "denoise, jpeg, mri, demosaic, colorize, tomography, cs, phase, poisson, varying, saved, "
     "got 'blurr'; "

@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+import latino_engine as le
 from latino_engine.errors import ImageUnreadable, InvalidArgument
 from latino_engine.operators import JPEG, MRI, Blur, Denoising, Inpainting, SuperResolution
 from latino_engine.operators.builders import EXAMPLES
@@ -55,6 +56,19 @@ def test_kernels(text: str, wanted: Blur | SuperResolution) -> None:
     assert operator.noise_std == 0.05
     if isinstance(wanted, SuperResolution):
         assert operator.factor == wanted.factor  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("text", ["blur:std=1.6", "uniform:size=5", "motion:size=7,seed=1"])
+def test_a_blur_takes_the_border_of_the_call_unless_it_names_one(text: str) -> None:
+    wrapping = le.operator(text, 0.05, SHAPE)
+    reflecting = le.operator(text, 0.05, SHAPE, border="reflect")
+    assert type(wrapping) is Blur and isinstance(reflecting, le.BorderedBlur)
+    assert reflecting.border == "reflect" and torch.equal(reflecting.kernel, wrapping.kernel)
+    stated = le.operator(f"{text},border=replicate", 0.05, SHAPE, border="reflect")
+    assert isinstance(stated, le.BorderedBlur) and stated.border == "replicate"
+    assert type(le.operator(f"{text},border=wrap", 0.05, SHAPE, border="reflect")) is Blur
+    with pytest.raises(ValueError, match=r"^border: expected one of wrap, reflect, .*, got 'x'"):
+        le.operator(text, 0.05, SHAPE, border="x")
 
 
 @pytest.mark.parametrize("name", ["psf.npy", "psf.png", "a=b.npy"])
@@ -226,8 +240,8 @@ INPAINT = "inpaint:mask=mask.png or inpaint:random=0.5,seed=0 or inpaint:box=64"
         ),
         (
             "blur:std=1,border=reflekt",
-            "operator blur, border: expected one of reflect, replicate, valid, got 'reflekt'; "
-            "did you mean 'reflect'?",
+            "operator blur, border: expected one of reflect, replicate, valid, wrap, got "
+            "'reflekt'; did you mean 'reflect'?",
         ),
         (
             "demosaic:pattern=XTRANS",

@@ -187,4 +187,4 @@ def test_what_is_refused(tmp_path, unet):
     )
     assert "nothing of it was run" in sentence() and not (tmp_path / "trap").exists()
     (folder / "unet" / "diffusion_pytorch_model.bin").unlink()
-    assert "got neither; save the model by save_pretrained" in sentence()
+    assert "got none; save the model by save_pretrained" in sentence()

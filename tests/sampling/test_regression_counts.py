@@ -41,8 +41,9 @@ STEPS = {
     "sr": (le.SuperResolution(2, 0.05), "alias_prox_noise", 12 + 8 + 8 / 3 + 1),
     "inpainting": (le.Inpainting(MASK, 0.05), "masked_prox_noise", 12 + 4 + 4 / 3 + 1),
 }
-#: New tensors of an image's size in a whole call (checks, start, units, chi2), copies among them.
-PER_CALL = {"blur": (25, 1), "sr": (33, 5), "inpainting": (81, 1)}
+#: New tensors of an image's size in a whole call (checks of y, A(1) and residual, start, units,
+#: chi2), copies among them.
+PER_CALL = {"blur": (34, 2), "sr": (33, 6), "inpainting": (85, 2)}
 every_step = pytest.mark.parametrize("name", STEPS)
 needs_native = pytest.mark.skipif(
     cpu_extension.missing() is not None, reason=str(cpu_extension.missing())
@@ -115,7 +116,7 @@ def test_an_inner_step_is_one_call(hollow: Engine, calls: list[tuple[str, int]],
     hollow.sample(y, op, num_samples=1, sampler="ud2m", steps=3, unfold=5)
     many = Counter(call for call, _ in calls)
     assert many - few == {step: 6}
-    assert sum(few.values()) <= 9 + 2 + 1 + 7  # and: start, A(1), A^T y, chi2
+    assert sum(few.values()) <= 9 + 2 + 1 + 8  # and: checks, start, A(1), A^T y, chi2
 
 
 def _starts(counted: Counter[str], step: str) -> int:

@@ -43,7 +43,7 @@ CASES = {
         lambda: (y(1, 1, 16, 16), DENOISING, {}),
         ValueError,
         "y: expected 3 channels, as the prior 'tiny' has, got 1; "
-        "repeat the grey image: x.repeat(1, 3, 1, 1)",
+        "wrap the operator: Luminance(op) measures the grey image of a colour one",
     ),
     "channels": (
         lambda: (y(1, 4, 16, 16), DENOISING, {}),

@@ -96,13 +96,13 @@ def test_noise_outside_of_the_training_is_said_once(engine):
     assert engine.manifest["adapter"]["noise_std"] == [0.01, 0.1]
     y = torch.full((1, 3, SIDE, SIDE), 0.5)
     with warnings.catch_warnings():
-        warnings.simplefilter("error")
+        warnings.filterwarnings("error", message="noise_std")
         engine.sample(y, le.Blur(KERNEL, 0.15), 1)
         engine.sample(y, le.Denoising(0.4), 1)
     with pytest.warns(UserWarning, match="noise_std: expected about 0.01 to 0.1, .* got 0.4; the"):
         engine.sample(y, le.Blur(KERNEL, 0.4), 1)
     with warnings.catch_warnings():
-        warnings.simplefilter("error")
+        warnings.filterwarnings("error", message="noise_std")
         engine.sample(y, le.Blur(KERNEL, 0.4), 1)
 
 

@@ -20,6 +20,28 @@ ArrayLike: TypeAlias = "Tensor | npt.NDArray[np.generic] | Sequence[object] | fl
 #: noise_std = 0 is read as this fraction of the range [0, 1] where a division by it is needed.
 SMALLEST_NOISE_STD = 1e-3
 
+
+class Unknown(float):
+    """A noise level that is estimated from the measurement; a number only in name."""
+
+    def __new__(cls) -> Unknown:
+        return super().__new__(cls, math.nan)
+
+    def __repr__(self) -> str:
+        return "estimate"
+
+    __str__ = __repr__
+
+    def __format__(self, spec: str) -> str:
+        return "estimate"
+
+    def __reduce__(self) -> tuple[type[Unknown], tuple[()]]:
+        return Unknown, ()
+
+
+#: What noise_std="estimate" becomes.
+ESTIMATE = Unknown()
+
 _START_STD = 0.1  # how far a first guess is from the image; 0.07 to 0.15 differ by less than 0.5 dB
 
 
@@ -71,7 +93,12 @@ def as_parameter(name: str, value: ArrayLike, dtype: torch.dtype = torch.float64
 
 
 def as_noise_std(value: float | ArrayLike) -> float | Tensor:
-    """noise_std as a float, or as a (B,) float64 CPU tensor; finite and >= 0."""
+    """noise_std as a float, or as a (B,) float64 CPU tensor, finite and >= 0; or `ESTIMATE`."""
+    if isinstance(value, Unknown) or (isinstance(value, str) and value == "estimate"):
+        return ESTIMATE
+    if isinstance(value, str):
+        remedy = "a number is written without quotes"
+        raise invalid("noise_std", "a number or 'estimate'", repr(value), remedy)
     noise_std = as_parameter("noise_std", value)
     if noise_std.ndim > 1 or noise_std.numel() == 0:
         shape = f"shape {tuple(noise_std.shape)}"
@@ -235,6 +262,7 @@ def pick_noise_std(noise_std: float | Tensor, index: Tensor) -> float | Tensor:
 
 def starting_gamma(noise_std: float | Tensor) -> float | Tensor:
     """gamma = (0.1 / sigma_y)^2 in public units, sigma_y = 0 read as 1e-3: a regularised start."""
+    known_noise_std(noise_std)
     if isinstance(noise_std, float):
         return (_START_STD / max(noise_std, SMALLEST_NOISE_STD)) ** 2
     return (_START_STD / noise_std.clamp(min=SMALLEST_NOISE_STD)) ** 2
@@ -242,7 +270,16 @@ def starting_gamma(noise_std: float | Tensor) -> float | Tensor:
 
 def noise_word(noise_std: float | Tensor) -> str | None:
     """A noise level in the words of the command line, "noise=0.05"; None for one of each image."""
-    return None if isinstance(noise_std, Tensor) else f"noise={noise_std!r}"
+    if isinstance(noise_std, Tensor):
+        return None
+    return f"noise={'auto' if isinstance(noise_std, Unknown) else repr(noise_std)}"
+
+
+def known_noise_std(noise_std: float | Tensor) -> None:
+    """Raises for a noise level that only a call of `sample` will estimate."""
+    if isinstance(noise_std, Unknown):
+        remedy = "give a number, or call op.for_measurement(y), which estimates it"
+        raise invalid("noise_std", "a noise level that is known here", "'estimate'", remedy)
 
 
 def show_noise_std(noise_std: float | Tensor) -> str:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from latino_engine import ops
+from latino_engine.operators.parts.checks import known_noise_std
 from latino_engine.ops.philox import MAX_CHANNELS, MEASURE_STEP
 
 
@@ -16,6 +17,7 @@ def add_measurement_noise(y: Tensor, noise_std: float | Tensor, seed: int) -> Te
     noise_std = 0 gives y itself.
     """
     ops.check_seed(seed)
+    known_noise_std(noise_std)
     if isinstance(noise_std, float) and noise_std == 0:
         return y
     real = torch.view_as_real(y) if y.is_complex() else y

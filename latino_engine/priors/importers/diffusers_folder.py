@@ -12,12 +12,12 @@ from torch import Tensor
 
 from latino_engine.errors import PriorInvalid, invalid, whole_number
 from latino_engine.priors.assembly import build_network, build_prior, check_weights
-from latino_engine.priors.importers.checkpoint import MAX_BYTES, read_checkpoint, state_of
+from latino_engine.priors.importers.checkpoint import MAX_BYTES, state_of
+from latino_engine.priors.importers.weight_files import read_weights, weight_files
 from latino_engine.priors.prior import Prior, PriorSpec
 from latino_engine.priors.sigma_tables import cosine_sigmas, scaled_linear_sigmas
 from latino_engine.schedule import linear_beta_sigmas, sigmas_of
 
-_WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
 _EDM = ("EDMEulerScheduler", "EDMDPMSolverMultistepScheduler")
 _PREDICTIONS = {"epsilon": "eps", "v_prediction": "v", "sample": "x0"}
 _OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
@@ -36,7 +36,9 @@ def import_diffusers(
     """A prior from a local folder of diffusers; nothing is ever downloaded.
 
     The folder is a pipeline (`unet/` + `scheduler/`, with or without model_index.json), or a bare
-    model (`config.json` + weights) with `scheduler_config.json` beside it. Schedulers with betas
+    model (`config.json` + weights) with `scheduler_config.json` beside it. Weights may be whole or
+    sharded (`*.index.json`), safetensors or `.bin`, in full precision or fp16, which is taken where
+    nothing else is there. Schedulers with betas
     (DDPM, DDIM, PNDM, Euler, DPM-Solver, ...) give the table of noise levels and the prediction
     (epsilon, v_prediction, sample); EDM schedulers give the preconditioning of Karras et al.
     `clip_sample` and thresholding are ignored.
@@ -63,7 +65,8 @@ def import_diffusers(
             "a network with text or latents is no pixel prior"
         )
     plan = _json(_scheduler_file(root, scheduler))
-    state = state_of(read_checkpoint(_weights_file(home), max_bytes))
+    files = weight_files(home)
+    state = state_of(read_weights(files, max_bytes))
     config = {k: v for k, v in config.items() if k not in _PRIVATE}
     spec = _spec(name or root.resolve().name, config, plan, label, data_range)
     network = build_network(spec)
@@ -71,7 +74,7 @@ def import_diffusers(
     check_weights(
         network.state_dict(),
         weights,
-        f"{_weights_file(home).name}: expected the weights of the model in config.json",
+        f"{files[0].name}: expected the weights of the model in config.json",
         "copy the folder again from its source",
     )
     return build_prior(spec, weights)
@@ -183,16 +186,6 @@ def _scheduler_file(root: Path, given: str | Path | None) -> Path:
     raise PriorInvalid(
         f"scheduler: expected scheduler_config.json in {root.name!r} or its folder scheduler, got "
         "none; the noise schedule cannot be told from the weights: name its file as scheduler"
-    )
-
-
-def _weights_file(home: Path) -> Path:
-    for name in _WEIGHTS:
-        if (home / name).is_file():
-            return home / name
-    raise PriorInvalid(
-        f"folder: expected {' or '.join(_WEIGHTS)} in {home.name!r}, got neither; "
-        "save the model by save_pretrained, in one piece"
     )
 
 
