@@ -19,6 +19,7 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 if TYPE_CHECKING:
     from latino_engine.compilation.compiler import compile
     from latino_engine.engine import Engine
+    from latino_engine.image_io.samples import sample_image
     from latino_engine.loading import load
     from latino_engine.operators import (
         JPEG,
@@ -93,6 +94,7 @@ __all__ = [
     "load_latent_prior",
     "load_prior",
     "operator",
+    "sample_image",
     "save_adapter",
     "save_prior",
 ]
@@ -123,6 +125,7 @@ _HOME = {
     "Tomography": "operators",
     "operator": "operators.spec",
     "Engine": "engine",
+    "sample_image": "image_io.samples",
     "load": "loading",
     "compile": "compilation.compiler",
     "Posterior": "posterior",

@@ -109,6 +109,17 @@ class Engine:
         """How `sample` runs where the operator allows for it: "eager" or "CUDA graph"."""
         return self.network.execution
 
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What reports name it by: the folder's name, its hash, its prior and its adapter."""
+        adapter = self.manifest.get("adapter")
+        return {
+            "engine": self.folder.name,
+            "engine_sha256": self.sha256,
+            "prior": self.spec.name,
+            "adapter": None if adapter is None else adapter["name"],
+        }
+
     def __repr__(self) -> str:
         adapter = self.manifest.get("adapter")
         name = None if adapter is None else adapter["name"]
@@ -259,8 +270,7 @@ class Engine:
         if sampler == "auto":
             sampler = "latino" if kind is None else "adapter"
         about: dict[str, Any] = {
-            "prior": self.spec.name,
-            "engine_sha256": self.sha256,
+            **self.identity,
             "data_range": list(self.spec.data_range),
             "operator": repr(run.call.problem.operator),
             "backend": self.backend,

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import operator
+import os
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+_COLOURS = (1, 3, 4)  # channels of a grey image, of RGB and of RGB with alpha
 
 
 class UserError(Exception):
@@ -113,6 +116,41 @@ def two_sides(argument: str, value: Any) -> tuple[int, int]:
         remedy = "give whole numbers"
         raise invalid(argument, "one side, or (height, width)", value, remedy) from None
     return height, width
+
+
+def convert_remedy(value: object) -> str:
+    """How a value that should have been a tensor becomes one: of a file, a picture, an array."""
+    if isinstance(value, str | bytes | os.PathLike):
+        return "read the file first: latino_engine.image_io.read_image(path)"
+    module = type(value).__module__.partition(".")[0]
+    if module == "PIL":
+        grey = getattr(value, "mode", "RGB") in ("L", "1", "I", "F", "I;16")
+        axes = "[None, None]" if grey else ".permute(2, 0, 1)[None]"
+        return f"convert it: torch.tensor(numpy.array(image)){axes} / 255"
+    if module == "numpy":
+        return "convert it by torch.from_numpy"
+    if value is None:
+        return "give an image"
+    return "convert it by torch.as_tensor"
+
+
+def channels_last(shape: Sequence[int], channels: int = 1) -> bool:
+    """Whether these sides are those of (H, W, C) or (B, H, W, C), as no image (B, C, H, W) has."""
+    if len(shape) not in (3, 4) or shape[-3] == channels:
+        return False
+    return shape[-1] in _COLOURS and shape[-3] > max(_COLOURS)
+
+
+def axes_remedy(shape: Sequence[int]) -> str:
+    """How an image of this shape becomes (B, C, H, W)."""
+    if channels_last(shape):
+        batch = "[None]" if len(shape) == 3 else ""
+        end = "and add a batch axis: " if batch else "before height and width: "
+        torch_way, numpy_way = f"movedim(-1, -3){batch}", f"moveaxis(image, -1, -3){batch}"
+        return f"move the channels {end}image.{torch_way}, or numpy.{numpy_way}"
+    if len(shape) == 3:
+        return "add a batch axis"
+    return "add two axes: image[None, None]" if len(shape) == 2 else "reshape it"
 
 
 def whole_number(argument: str, value: Any) -> int:

@@ -8,7 +8,7 @@ import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO, Literal, Protocol
 
 import numpy as np
 import torch
@@ -226,8 +226,16 @@ class Posterior:
             )
         return engine.sample(self.asked.measurement, self.asked.operator, **request)
 
-    def write_into(self, folder: Path) -> None:
-        """Write the files of `save` into an existing folder."""
+    def write_into(
+        self, folder: Path, bits: Literal[8, 16] = 8, alpha: Tensor | None = None
+    ) -> None:
+        """Write the files of `save` into an existing folder.
+
+        Args:
+            folder: where to.
+            bits: of the pictures, for each channel.
+            alpha: (H, W) in [0, 1], the transparency of samples and mean; None: opaque.
+        """
         images = {"mean": self.mean[None]}
         if self.num_samples > 1:
             images["std"] = self.std[None]
@@ -239,7 +247,8 @@ class Posterior:
                 folder / f"{name}{'s' if name == 'sample' else ''}.npy",
                 array if name == "sample" else array[0],
             )
-            self._write_pictures(folder, name, stack)
+            opacity = None if name == "std" else alpha
+            self._write_pictures(folder, name, stack, bits, opacity)
         arrays, texts = self._arrays(), self._texts()
         for name in ("squares", "residual_chi2", "prompt_embedding", "measurement", "init"):
             if name in arrays:
@@ -322,7 +331,9 @@ class Posterior:
             "residual_chi2": finite(self.residual_chi2.tolist()),
         }
 
-    def _write_pictures(self, folder: Path, name: str, stack: Tensor) -> None:
+    def _write_pictures(
+        self, folder: Path, name: str, stack: Tensor, bits: Literal[8, 16], alpha: Tensor | None
+    ) -> None:
         if stack.shape[2] not in (1, 3):
             return
         low, high = self.about["data_range"]
@@ -332,7 +343,8 @@ class Posterior:
                 parts = [name]
                 parts += [f"{s:03d}"] if name == "sample" else []
                 parts += [f"image{b:03d}"] if len(images) > 1 else []
-                write_image(folder / ("_".join(parts) + ".png"), image)
+                path = folder / ("_".join(parts) + ".png")
+                write_image(path, image, bits=bits, alpha=alpha)
 
 
 def _recorded(op: Operator) -> tuple[dict[str, Any] | None, dict[str, Any]]:

@@ -39,7 +39,8 @@ def export(
     """Write one ONNX file for a runtime of your own.
 
     The denoiser takes any size and batch. The whole sampler is a Loop over the steps for images of
-    one size; its coefficients and its noise are inputs.
+    one size; its coefficients and its noise are inputs, and an npz file beside it holds an example
+    of them.
     """
     from latino_engine.cli.options import parse_size
     from latino_engine.errors import invalid
@@ -55,13 +56,19 @@ def export(
         remedy = "add -o model.onnx or --triton-repository DIR"
         raise invalid("output", "a file to write", "none", remedy)
     loaded = pixel_prior(prior)
+    inputs: Path | None = None
     if whole_sampler:
+        from latino_engine.export.sampler_inputs import write_example_inputs
         from latino_engine.export.whole_sampler import export_whole_sampler
 
-        export_whole_sampler(loaded, out, parse_size(size), operator, dft)
+        sides = parse_size(size)
+        export_whole_sampler(loaded, out, sides, operator, dft)
+        inputs = out.with_suffix(".npz")
+        both = (sides, sides) if isinstance(sides, int) else sides
+        write_example_inputs(prior, loaded.spec, inputs, both, operator, dft)
     else:
         _export_denoiser(loaded, out, precision)
-    facts = _interface(out)
+    facts = _interface(out) | ({"example_inputs": str(inputs)} if inputs else {})
     if as_json:
         print(json.dumps(facts, indent=1))
         return
@@ -69,6 +76,8 @@ def export(
     for side in ("inputs", "outputs"):
         for name, shape in facts[side].items():
             print(f"  {side[:-1]} {name} ({', '.join(str(n) for n in shape)})")
+    if inputs is not None:
+        print(f"{inputs}: example inputs of these names, and the units (scale, offset)")
 
 
 def _export_denoiser(loaded: Any, out: Path, precision: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -33,6 +33,18 @@ WorkspaceMib = Annotated[
 TorchCompile = Annotated[
     bool, typer.Option("--torch-compile", help="With the backend torch: through torch.compile.")
 ]
+
+
+def parse_tile(text: str) -> int | Literal["auto"] | None:
+    """256 from "256", None from "none", "auto" as it is."""
+    from latino_engine.errors import invalid
+
+    word = text.strip().lower()
+    if word == "auto" or word == "none":
+        return "auto" if word == "auto" else None
+    if not word.isdecimal():
+        raise invalid("tile", "a side such as 256, none or auto", repr(text), "write it so")
+    return int(word)
 
 
 def parse_size(text: str) -> int | tuple[int, int]:

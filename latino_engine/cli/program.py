@@ -9,6 +9,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,7 +17,16 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from latino_engine.cli import bench, export, importing, mapping, plans, serving, training
+from latino_engine.cli import (
+    bench,
+    description,
+    export,
+    importing,
+    mapping,
+    plans,
+    serving,
+    training,
+)
 from latino_engine.cli.dataclass_options import with_options
 from latino_engine.cli.options import (
     INTERRUPTED_AND_SAVED,
@@ -30,6 +40,7 @@ from latino_engine.cli.options import (
     WorkspaceMib,
     parse_noise,
     parse_size,
+    parse_tile,
 )
 from latino_engine.errors import UserError
 from latino_engine.sampling.options import Sampling
@@ -124,14 +135,17 @@ def compile_command(
     if as_json:
         print(json.dumps(engine.manifest, indent=1))
     else:
-        Console().print(_engine_table(engine.folder, engine.manifest))
+        Console().print(description.engine_table(engine.folder, engine.manifest))
 
 
 @app.command()
-@with_options(Sampling, hidden=("keep_samples",))
+@with_options(Sampling, hidden=("keep_samples", "tile"))
 def sample(
     engine: EnginePath,
-    image: Annotated[Path, typer.Argument(help="The measurement (PNG, JPEG, TIFF or npy).")],
+    image: Annotated[
+        list[Path],
+        typer.Argument(help="The measurement (PNG, JPEG, TIFF, npy); several, or folders of them."),
+    ],
     operator: Annotated[
         str,
         typer.Option(
@@ -141,11 +155,12 @@ def sample(
     ],
     out: Annotated[Path, typer.Option("--output", "-o", help="Folder to write.")],
     noise_std: Annotated[
-        str,
+        str | None,
         typer.Option(
-            help="Noise level of the measurement, image range 0 to 1; auto: estimate it from IMAGE."
+            help="Noise level of the measurement, image range 0 to 1; auto: estimate it from IMAGE; "
+            "0.02 is assumed."
         ),
-    ] = "0.02",
+    ] = None,
     *,
     sampling: Sampling,
     simulate: Annotated[
@@ -154,6 +169,16 @@ def sample(
             "--simulate", help="IMAGE is clean: measure it first, then tell PSNR and SSIM."
         ),
     ] = False,
+    crop: Annotated[
+        bool, typer.Option("--crop", help="With --simulate: cut sides that the factor divides not.")
+    ] = False,
+    tile: Annotated[
+        str,
+        typer.Option(
+            help="Side of the pieces that the network sees, e.g. 256; none: the whole image; auto: "
+            "pieces where memory asks for them."
+        ),
+    ] = "auto",
     delta: Annotated[
         str | None,
         typer.Option(help="Latent priors: a published row, a number, or one for each step."),
@@ -167,31 +192,50 @@ def sample(
     torch_compile: TorchCompile = False,
     as_json: Json = False,
 ) -> None:
-    """Draw samples of p(x | y) for one measurement; write them, their mean and std, and one
-    picture.
+    """Draw samples of p(x | y) for a measurement; write them, their mean and std, and one picture.
+
+    Several files, or folders, have a folder each below the output; what cannot be used is passed
+    over, and the exit status is then 1.
     """
+    from latino_engine.cli import several
     from latino_engine.cli.restoration import restore
     from latino_engine.loading import load
 
     loaded = load(
         engine, backend=backend, threads=threads, rebuild=rebuild, torch_compile=torch_compile
     )
-    report = restore(
-        loaded,
-        image,
-        operator,
-        out,
-        sampling,
-        noise_std=parse_noise(noise_std),
-        simulate=simulate,
-        progress=True,
-        delta=delta,
-        prompt_updates=prompt_updates,
-    )
-    if as_json:
-        print(json.dumps(report, indent=1))
-    else:
-        Console().print(_report_table(report))
+    side = parse_tile(tile)
+    if isinstance(side, int):
+        sampling = replace(sampling, tile=side)
+
+    def work(file: Path, folder: Path) -> dict[str, Any]:
+        return restore(
+            loaded,
+            file,
+            operator,
+            folder,
+            sampling,
+            noise_std=None if noise_std is None else parse_noise(noise_std),
+            simulate=simulate,
+            progress=True,
+            delta=delta,
+            prompt_updates=prompt_updates,
+            crop=crop,
+            auto_tile=side == "auto",
+        )
+
+    if len(image) == 1 and not image[0].is_dir():
+        report = work(image[0], out)
+        for note in report["notes"]:
+            print(f"note: {note}", file=sys.stderr)
+        print(json.dumps(report, indent=1)) if as_json else Console().print(_report_table(report))
+        return
+    told = several.each(several.files_of(image), out, work)
+    for note in dict.fromkeys(note for report in told["images"] for note in report["notes"]):
+        print(f"note: {note}", file=sys.stderr)
+    print(json.dumps(told, indent=1)) if as_json else Console().print(_images_table(told))
+    if told["failures"]:
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -223,102 +267,14 @@ def demo(
     console.print(f"pictures: {', '.join(row['picture'] for row in rows)}", soft_wrap=True)
 
 
-@app.command()
-def info(
-    engine: Annotated[
-        Path | None, typer.Argument(help="An engine or a prior's folder; none: this installation.")
-    ] = None,
-    as_json: Json = False,
-) -> None:
-    """Tell what an engine or a prior is and whether it is intact; none: this installation."""
-    from latino_engine import manifest
-    from latino_engine.ops import cpu_extension
-    from latino_engine.runtimes import installed
-    from latino_engine.system import machine, waiting
-
-    if (
-        engine is not None
-        and (engine / "prior.json").is_file()
-        and not (engine / "engine.json").is_file()
-    ):
-        from latino_engine.priors import load_prior
-
-        importing.tell(importing.prior_facts(load_prior(engine)), as_json)
-        return
-    if engine is not None:
-        found = manifest.read_manifest(engine)
-        print(json.dumps(found, indent=1)) if as_json else Console().print(
-            _engine_table(engine, found)
-        )
-        return
-    facts: dict[str, Any] = {
-        "versions": machine.versions(),
-        "backends": installed(),
-        "native_cpu": cpu_extension.missing() or "built",
-        "machine": machine.machine(),
-        "usable_cores": machine.usable_cores(),
-        "threads_wait": waiting.policy(),
-    }
-    if as_json:
-        print(json.dumps(facts, indent=1))
-        return
-    table = Table(show_header=False)
-    for name, value in facts.items():
-        lines = [f"{k} {v}" for k, v in value.items()] if isinstance(value, dict) else value
-        table.add_row(name, "\n".join(lines) if isinstance(lines, list) else str(lines))
-    Console().print(table)
-
-
 training.register(app)
 bench.register(app)
 plans.register(app)
 export.register(app)
 importing.register(app)
 mapping.register(app)
+description.register(app)
 serving.register(app)
-
-
-def _engine_table(folder: Path, fields: dict[str, Any]) -> Table:
-    prior = fields["prior"]
-    table = Table(title=str(folder), show_header=False)
-    table.add_row(
-        "prior", f"{prior['name']}, {prior['channels']} channels, {fields['prior_sha256'][:12]}"
-    )
-    latent = prior["architecture"]
-    if latent.get("name") == "latent":
-        text = f"{latent['pipeline']}, factor {latent['factor']}, {latent['channels']} channels"
-        table.add_row("latent", f"{text}, prompt {latent['prompt']!r}")
-    if latent.get("name") != "latent":
-        adapter = fields.get("adapter")
-        named = (
-            f"{adapter['name']}, {fields['sampler']['nfe']} NFE" if adapter else "none, zero-shot"
-        )
-        table.add_row("adapter", named)
-    table.add_row("precision", fields["precision"])
-    table.add_row("sampler", f"{fields['sampler']['name']}, {fields['sampler']['nfe']} evaluations")
-    for name, record in fields["runtimes"].items():
-        chosen = " (chosen)" if name == fields["backend"] else ""
-        table.add_row(name + chosen, _runtime_text(record))
-    size = sum(facts["bytes"] for facts in fields["files"].values())
-    table.add_row("files", f"{len(fields['files'])}, {1e-6 * size:.1f} MB, SHA-256 as recorded")
-    return table
-
-
-def _runtime_text(record: dict[str, Any]) -> str:
-    if "refused" in record:
-        return f"{record['version']}: {record['refused']}"
-    if "plans" in record:
-        gpus = ", ".join(sorted(facts["architecture"] for facts in record["plans"].values()))
-        gpus += ", TF32" if record.get("options", {}).get("tf32") else ""
-        return (
-            f"{record['version']}: plans for {gpus}, relative error {record['relative_error']:.1e} "
-            f"(bound {record['bound']:.0e}; {record['measured_on']})"
-        )
-    size = " x ".join(str(n) for n in record["timed_at"])
-    return (
-        f"{record['version']}: relative error {record['relative_error']:.1e} "
-        f"(bound {record['bound']:.0e}), {record['time_ms']:.0f} ms at {size}"
-    )
 
 
 def _report_table(report: dict[str, Any]) -> Table:
@@ -327,13 +283,29 @@ def _report_table(report: dict[str, Any]) -> Table:
         table.add_row(name, str(report[name]))
     stages = ", ".join(f"{name} {ms:.0f}" for name, ms in report["stages_ms"].items())
     table.add_row("time", f"{report['time_ms']:.0f} ms ({stages})")
-    chi2 = [value for row in report["residual_chi2"] for value in row if value is not None]
-    average = sum(chi2) / len(chi2) if chi2 else None
-    table.add_row("residual chi2", f"{_figure(average)} (exact samples: about 1)")
+    table.add_row("residual chi2", f"{_figure(_chi2(report))} (exact samples: about 1)")
     for name, figures in report.get("quality", {}).items():
         table.add_row(name, f"PSNR {_figure(figures['psnr'])} dB, SSIM {_figure(figures['ssim'])}")
     table.add_row("written to", report["folder"])
     return table
+
+
+def _images_table(told: dict[str, Any]) -> Table:
+    table = Table()
+    for name in ("image", "ms", "chi2", "PSNR of the mean"):
+        table.add_column(name, justify="left" if name == "image" else "right")
+    for report in told["images"]:
+        mean = report.get("quality", {}).get("mean", {}).get("psnr")
+        figures = f"{report['time_ms']:.0f}", _figure(_chi2(report)), _figure(mean)
+        table.add_row(Path(report["image"]).name, *figures)
+    for image in told["failures"]:
+        table.add_row(Path(image).name, "failed", "-", "-")
+    return table
+
+
+def _chi2(report: dict[str, Any]) -> float | None:
+    found = [value for row in report["residual_chi2"] for value in row if value is not None]
+    return sum(found) / len(found) if found else None
 
 
 def _figure(value: float | None) -> str:

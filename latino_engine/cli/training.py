@@ -79,7 +79,7 @@ def train_prior(
 
     options = replace(options, name=options.name or out.name)
     try:
-        with training_bar("training") as report:
+        with training_bar("training", _tells()) as report:
             prior = prior_training.train_prior(options, out, device=device, report=report)
     except KeyboardInterrupt:
         raise _stopped(out) from None
@@ -133,7 +133,7 @@ def distill(
 
     options = replace(options, name=options.name or out.name)
     try:
-        with training_bar("distilling") as report:
+        with training_bar("distilling", _tells()) as report:
             adapter = run_distillation(prior, options, out, device=device, report=report)
     except KeyboardInterrupt:
         raise _stopped(out) from None

@@ -157,31 +157,45 @@ def _add_bytes(marks: hashlib._Hash, file: Path, most: int | None = None) -> Non
                 return
 
 
+#: Signals that end a run after its step: Ctrl-C, and what schedulers send before they kill.
+_STOPS = (signal.SIGINT, signal.SIGTERM)
+
+
 class Interruptible:
-    """Lets Ctrl-C wait for the end of a step, so that weights and counters stay together."""
+    """Lets Ctrl-C and SIGTERM wait for the end of a step, so that weights and counters stay
+    together and what a run has learned is written.
+    """
 
     def __init__(self) -> None:
         self._stop = False
 
     @contextmanager
     def steps(self) -> Iterator[None]:
-        """While the block runs, the first Ctrl-C is kept for `check`; the second interrupts."""
+        """While the block runs, the first Ctrl-C or SIGTERM is kept for `check`; the second acts
+        at once.
+        """
         if threading.current_thread() is not threading.main_thread():
             yield
             return
 
+        def restore() -> None:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
         def stop(*_: object) -> None:
             self._stop = True
-            signal.signal(signal.SIGINT, before)
+            restore()
 
-        before = signal.signal(signal.SIGINT, stop)
+        before = {number: signal.getsignal(number) for number in _STOPS}
+        for number in _STOPS:
+            signal.signal(number, stop)
         try:
             yield
         finally:
-            signal.signal(signal.SIGINT, before)
+            restore()
 
     def check(self) -> None:
-        """Raises KeyboardInterrupt where Ctrl-C came since the last step."""
+        """Raises KeyboardInterrupt where Ctrl-C or SIGTERM came since the last step."""
         if self._stop:
             raise KeyboardInterrupt
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,8 @@ from latino_engine.evaluation.options import Evaluation
 from latino_engine.evaluation.pictures import write_png
 from latino_engine.image_io.datasets import ImageSource, check_channels, open_images
 from latino_engine.operators.protocol import Operator
-from latino_engine.operators.spec import parse_operator
+from latino_engine.operators.spec import file_hashes, parse_operator
+from latino_engine.system.machine import versions
 
 EVALUATION_FILES = ("evaluation.json", "evaluation.md", "calibration.png")
 LEVELS = (0.5, 0.8, 0.95)
@@ -52,8 +54,10 @@ def evaluate(
             what an adapter trained with a restoration network needs.
 
     Returns:
-        The contents of evaluation.json: PSNR and SSIM of the mean and of single samples, CRPS and
-        energy score (proper scores, lower is better), coverage of the central intervals over all
+        The contents of evaluation.json: engine, prior and adapter, the options with the hashes of
+        the files that the operator names, and versions; PSNR and SSIM of the mean and of single
+        samples, CRPS and energy score (proper scores, lower is better), coverage of the central
+        intervals over all
         pixels and over those where samples and truth have a std of at least 0.02, residual
         chi-square, sliced Wasserstein distance between the first samples and the true images, LPIPS
         and FID of the first samples where their weights are installed, NFE and milliseconds per
@@ -81,12 +85,11 @@ def evaluate(
     with atomic_folder(out, ours=EVALUATION_FILES) as folder:
         drawn, facts = _draw(engine, options, truth, progress, restoration)
         report = {
-            "engine": engine.spec.name,
-            "operator": options.operator,
-            "noise_std": options.noise_std,
-            "sampler": options.sampler,
+            **engine.identity,
+            **asdict(options),
+            "files": file_hashes(options.operator),
             "num_images": len(truth),
-            "num_samples": options.num_samples,
+            "versions": versions(),
             **facts,
             **score(drawn, truth),
             **_learned(drawn, truth, feature_network),

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from skimage.metrics import structural_similarity
 from torch import Tensor
 
-from latino_engine.errors import invalid, invalid_type
+from latino_engine.errors import convert_remedy, invalid, invalid_type
 
 #: scikit-image has no type annotations.
 _STRUCTURAL_SIMILARITY: Callable[..., float] = structural_similarity
@@ -84,8 +84,7 @@ def _checked(x: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
 def _clamped(name: str, image: object) -> Tensor:
     """(B, C, H, W) in float64 on the CPU, clamped to [0, 1]."""
     if not isinstance(image, Tensor):
-        remedy = "convert it with torch.as_tensor"
-        raise invalid_type(name, "a tensor", type(image).__name__, remedy)
+        raise invalid_type(name, "a tensor", type(image).__name__, convert_remedy(image))
     if not image.is_floating_point():
         remedy = "divide by the maximum of its type"
         raise invalid_type(name, "floating-point values in [0, 1]", image.dtype, remedy)

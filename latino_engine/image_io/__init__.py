@@ -9,18 +9,20 @@ from latino_engine.image_io.images import (
     read_kernel,
     read_mask,
     tiff_page,
-    write_image,
-    write_npy,
 )
+from latino_engine.image_io.pictures import Picture, read_picture
+from latino_engine.image_io.writing import write_image, write_npy
 
 __all__ = [
     "EXTENSIONS",
     "MAX_PIXELS",
     "MAX_RMS_OUTSIDE",
+    "Picture",
     "is_pixel_type",
     "read_image",
     "read_kernel",
     "read_mask",
+    "read_picture",
     "tiff_page",
     "write_image",
     "write_npy",

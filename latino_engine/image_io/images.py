@@ -1,18 +1,15 @@
-"""Images, masks and kernels from and to files; the only place that knows integer pixels.
-
-Read: PNG, JPEG, TIFF and npy, 8 or 16 bits, grey or RGB. Written: PNG and npy, whole or not at all.
-"""
+"""Images, masks and kernels from files: PNG, JPEG, TIFF and npy, 8 or 16 bits, grey or RGB."""
 
 from __future__ import annotations
 
 import io
 import logging
-import os
 import re
 import struct
+import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import png
@@ -22,8 +19,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from latino_engine.atomic import PathLike, atomic_file
-from latino_engine.errors import UserError, invalid, invalid_type, unreadable
+from latino_engine.atomic import PathLike
+from latino_engine.errors import UserError, unreadable
 
 # tifffile logs what is odd in a file; where nobody listens, Python would print that on stderr.
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
@@ -34,6 +31,8 @@ MAX_PIXELS = 2**26  # 8192 x 8192; more is a mistake or an attack, and Pillow wa
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".npy")
 MAX_RMS_OUTSIDE = 0.25  # noise of std 0.35 on black stays below; data in [-1, 1] or [0, 255] do not
 
+#: A value of a mask within this share of an end is told apart; so many may lie between.
+_NEAR_AN_END, _MOST_UNDECIDED = 0.1, 0.2
 _ALPHA_REMEDY = (
     "flatten the image, e.g. `convert in.png -background white -flatten out.png`, "
     "or save it without alpha"
@@ -66,7 +65,7 @@ def read_image(path: PathLike) -> Tensor:
             than 2^26 pixels, non-finite values, another range, dtype or shape.
     """
     file = Path(path)
-    return torch.from_numpy(_to_unit_range(file, _read_array(file))[None])
+    return torch.from_numpy(to_unit_range(file, read_array(file))[None])
 
 
 def is_pixel_type(dtype: np.dtype[Any]) -> bool:
@@ -77,15 +76,21 @@ def is_pixel_type(dtype: np.dtype[Any]) -> bool:
 def read_mask(path: PathLike) -> Tensor:
     """A mask file as float32 (H, W) of 0 (missing) and 1 (observed).
 
-    The file holds two values, 0 and any other; an image in colour has three equal channels.
+    The file holds two values, 0 and any other; an image in colour has three equal channels. Where
+    most values lie within a tenth of the two ends, as with soft edges or in a JPEG, those of half
+    the largest and above count as observed, with a warning that says how many lie between.
 
     Raises:
-        ImageUnreadable: as `read_image`, or more than two values, or nothing observed.
+        ImageUnreadable: as `read_image`, or other values, or nothing observed.
     """
     file = Path(path)
     plane = _read_plane(file)
     values = np.unique(plane)
-    if values[-1] <= 0 or not np.isin(values, (0, values[-1])).all():
+    if values[-1] > 0 and np.isin(values, (0, values[-1])).all():
+        return torch.from_numpy((plane > 0).astype(np.float32))
+    share = plane.astype(np.float64) / max(float(values[-1]), 1e-300)
+    undecided = float(((share > _NEAR_AN_END) & (share < 1.0 - _NEAR_AN_END)).mean())
+    if values[0] < 0 or values[-1] <= 0 or undecided > _MOST_UNDECIDED or share.min() > 0.5:
         found = f"{values.size} values from {values[0]:.4g} to {values[-1]:.4g}"
         raise unreadable(
             file,
@@ -93,7 +98,13 @@ def read_mask(path: PathLike) -> Tensor:
             found,
             "threshold it and save it as PNG or npy (JPEG changes the values)",
         )
-    return torch.from_numpy((plane > 0).astype(np.float32))
+    between = int((~np.isin(plane, (0, values[-1]))).sum())
+    warnings.warn(
+        f"{file}: {between} of {plane.size} values of the mask lie between 0 and its largest, as "
+        "at soft edges; those of at least half of it count as observed",
+        stacklevel=2,
+    )
+    return torch.from_numpy((share >= 0.5).astype(np.float32))
 
 
 def read_kernel(path: PathLike) -> Tensor:
@@ -111,71 +122,9 @@ def read_kernel(path: PathLike) -> Tensor:
     return torch.from_numpy(kernel / total)
 
 
-def write_image(path: PathLike, image: Tensor | Array, *, bits: Literal[8, 16] = 8) -> None:
-    """Writes (C, H, W) or (1, C, H, W), C = 1 or 3, as a grey or RGB PNG, whole or not at all.
-
-    Values are clamped to [0, 1], multiplied by 2^bits - 1 and rounded. Missing folders are made.
-
-    Raises:
-        InvalidArgument, InvalidType: another shape, dtype, `bits` or extension, non-finite values.
-        OutputNotWritable: no space, no permission; an earlier file of that name is unchanged.
-    """
-    _check_extension(path, ".png")
-    if bits not in (8, 16):
-        raise invalid("bits", "8 or 16", bits, "choose one of them")
-    pixels = _quantise(image, bits)
-    height, width, channels = pixels.shape
-    writer = png.Writer(width, height, greyscale=channels == 1, bitdepth=bits)
-    with atomic_file(path) as file:
-        if bits == 8:  # Pillow filters the rows: about half the size of pypng's file
-            Image.fromarray(pixels[..., 0] if channels == 1 else pixels).save(file, format="PNG")
-        else:
-            writer.write_packed(file, (row.tobytes() for row in pixels.astype(">u2")))
-
-
-def write_npy(path: PathLike, array: Tensor | Array) -> None:
-    """Writes an array as npy with its shape and dtype, whole or not at all.
-
-    Raises:
-        InvalidArgument, InvalidType: another extension; an array of objects.
-        OutputNotWritable: no space, no permission; an earlier file of that name is unchanged.
-    """
-    _check_extension(path, ".npy")
-    values = array.detach().cpu().numpy() if isinstance(array, Tensor) else np.asarray(array)
-    if values.dtype.hasobject:
-        raise invalid_type("array", "numbers", values.dtype, "convert it to a numeric dtype")
-    with atomic_file(path) as file:
-        np.save(file, values, allow_pickle=False)
-
-
-def _check_extension(path: PathLike, extension: str) -> None:
-    name = os.fspath(path)
-    if Path(name).suffix.lower() != extension:
-        raise invalid("out", f"a name that ends in {extension}", repr(name), "change the extension")
-
-
-def _quantise(image: Tensor | Array, bits: int) -> Array:
-    """(H, W, C) uint8 or uint16."""
-    tensor = torch.as_tensor(image).detach()
-    if not tensor.is_floating_point():
-        remedy = "divide by the maximum of its type"
-        raise invalid_type("image", "floating-point values in [0, 1]", tensor.dtype, remedy)
-    shape = tuple(tensor.shape)
-    if tensor.ndim == 4 and shape[0] == 1:
-        tensor = tensor[0]
-    if tensor.ndim != 3 or tensor.shape[0] not in (1, 3) or tensor.numel() == 0:
-        expected = "shape (C, H, W) or (1, C, H, W) with C = 1 or 3"
-        raise invalid("image", expected, shape, "write one grey or RGB image at a time")
-    values = tensor.to("cpu", torch.float64).numpy()
-    if not np.isfinite(values).all():
-        raise invalid("image", "finite values", "NaN or infinity", "look for their cause")
-    scaled = np.rint(np.clip(values, 0.0, 1.0) * (2**bits - 1))
-    return np.ascontiguousarray(scaled.transpose(1, 2, 0), dtype=f"u{bits // 8}")
-
-
-def _read_array(path: Path) -> Array:
-    """(C, H, W), C = 1 or 3: bool, any integers or finite floats, as stored."""
-    data = _read_bytes(path)
+def read_array(path: Path) -> Array:
+    """The pixels of a file, (C, H, W), C = 1 or 3: bool, integers or finite floats, as stored."""
+    data = read_bytes(path)
     reader = next((_READERS[magic] for magic in _READERS if data.startswith(magic)), None)
     if reader is None:
         found = f"a file that begins with {data[:6]!r}"
@@ -196,7 +145,8 @@ def _read_array(path: Path) -> Array:
     return np.ascontiguousarray(pixels)
 
 
-def _read_bytes(path: Path) -> bytes:
+def read_bytes(path: Path) -> bytes:
+    """The contents of a file with the extension of an image; raises ImageUnreadable."""
     if path.suffix.lower() not in EXTENSIONS:
         found = f"the extension {path.suffix!r}" if path.suffix else "a name without extension"
         raise unreadable(path, f"one of {', '.join(EXTENSIONS)}", found, "convert it to PNG")
@@ -217,7 +167,7 @@ def _read_bytes(path: Path) -> bytes:
 
 def _read_plane(path: Path) -> Array:
     """(H, W), one channel or three equal ones, as stored."""
-    pixels = _read_array(path)
+    pixels = read_array(path)
     if (pixels != pixels[:1]).any():
         remedy = "save one channel, in grey"
         raise unreadable(path, "one channel or equal channels", "a colour image", remedy)
@@ -225,7 +175,8 @@ def _read_plane(path: Path) -> Array:
     return plane
 
 
-def _to_unit_range(path: Path, pixels: Array) -> NDArray[np.float32]:
+def to_unit_range(path: Path, pixels: Array) -> NDArray[np.float32]:
+    """Pixels as `read_image` returns them; raises ImageUnreadable for another type or range."""
     if not is_pixel_type(pixels.dtype):
         remedy = "save it as one of these"
         raise unreadable(path, "uint8, uint16 or floats in [0, 1]", pixels.dtype, remedy)
@@ -241,13 +192,14 @@ def _to_unit_range(path: Path, pixels: Array) -> NDArray[np.float32]:
     return values.astype(np.float32)
 
 
-def _check_size(path: Path, height: int, width: int) -> None:
+def check_size(path: Path, height: int, width: int) -> None:
+    """Raises ImageUnreadable for more than `MAX_PIXELS`."""
     if height * width > MAX_PIXELS:
         found = f"{height} x {width}"
         raise unreadable(path, f"at most {MAX_PIXELS} pixels", found, "crop or downscale it")
 
 
-def _upright(pixels: Array, orientation: object) -> Array:
+def upright(pixels: Array, orientation: object) -> Array:
     """(C, H, W) from (H, W) or (H, W, C) and an EXIF orientation; unknown ones count as upright."""
     turn = _UPRIGHT.get(orientation) if isinstance(orientation, int) else None
     turned = turn(pixels) if turn else pixels
@@ -256,7 +208,7 @@ def _upright(pixels: Array, orientation: object) -> Array:
 
 def _read_png(path: Path, data: bytes) -> Array:
     width, height, depth, colour = struct.unpack(">IIBB", data[16:26])
-    _check_size(path, height, width)
+    check_size(path, height, width)
     image = Image.open(io.BytesIO(data), formats=("PNG",))
     if colour in (4, 6) or "transparency" in image.info:
         raise unreadable(path, "an opaque image", "one with alpha", _ALPHA_REMEDY)
@@ -268,18 +220,18 @@ def _read_png(path: Path, data: bytes) -> Array:
         pixels = pixels.reshape(height, width, 3)
     else:
         pixels = _pillow_pixels(path, image)
-    return _upright(pixels, image.getexif().get(_EXIF_ORIENTATION))
+    return upright(pixels, image.getexif().get(_EXIF_ORIENTATION))
 
 
 def _read_jpeg(path: Path, data: bytes) -> Array:
     image = Image.open(io.BytesIO(data), formats=("JPEG",))
     pixels = _pillow_pixels(path, image)
-    return _upright(pixels, image.getexif().get(_EXIF_ORIENTATION))
+    return upright(pixels, image.getexif().get(_EXIF_ORIENTATION))
 
 
 def _pillow_pixels(path: Path, image: Image.Image) -> Array:
     """(H, W) bool, uint8 or uint16, or (H, W, 3) uint8."""
-    _check_size(path, image.height, image.width)
+    check_size(path, image.height, image.width)
     if image.mode == "P":
         return np.asarray(image.convert("RGB"))
     if image.mode == "I":  # 16-bit grey PNG in older versions of Pillow
@@ -318,11 +270,11 @@ def _read_tiff(path: Path, data: bytes) -> Array:
             pixels = np.moveaxis(pixels, 0, -1)
         if page.photometric == tifffile.PHOTOMETRIC.MINISWHITE:
             pixels = ~pixels if pixels.dtype.kind in "bu" else 1 - pixels
-    return _upright(pixels, orientation)
+    return upright(pixels, orientation)
 
 
 def _check_tiff(path: Path, page: tifffile.TiffPage) -> None:
-    _check_size(path, page.imagelength, page.imagewidth)
+    check_size(path, page.imagelength, page.imagewidth)
     if any(kind in (1, 2) for kind in page.extrasamples):
         raise unreadable(path, "an opaque image", "one with alpha", _ALPHA_REMEDY)
     kind = getattr(page.photometric, "name", str(page.photometric))
@@ -348,7 +300,7 @@ def _read_compressed_tiff(path: Path, data: bytes, page: tifffile.TiffPage) -> A
         remedy = "save it without compression, or with deflate"
         raise unreadable(path, "a compression that can be decoded here", found, remedy)
     image = Image.open(io.BytesIO(data), formats=("TIFF",))
-    return _upright(_pillow_pixels(path, image), None)  # Pillow turns a TIFF upright itself
+    return upright(_pillow_pixels(path, image), None)  # Pillow turns a TIFF upright itself
 
 
 def _read_npy(path: Path, data: bytes) -> Array:
@@ -371,7 +323,7 @@ def _read_npy(path: Path, data: bytes) -> Array:
     if array.ndim != 3 or array.shape[0] not in (1, 3) or array.size == 0:
         expected = "shape (H, W), (H, W, C), (C, H, W) or (1, C, H, W) with C = 1 or 3"
         raise unreadable(path, expected, shape, "save one image with one of these shapes")
-    _check_size(path, *array.shape[1:])
+    check_size(path, *array.shape[1:])
     result: Array = array
     return result
 

@@ -24,6 +24,12 @@ from latino_engine.operators.parts.checks import (
     pick_noise_std,
     show_noise_std,
 )
+from latino_engine.operators.parts.separable_step import (
+    SingularParts,
+    as_product,
+    separable_step,
+    singular_parts,
+)
 from latino_engine.operators.parts.size_table import SizeTable
 from latino_engine.operators.parts.spectra import (
     as_kernel,
@@ -49,7 +55,9 @@ class BorderedBlur(Operator):
     public range [0, 1]. The centre is kernel pixel (kh//2, kw//2), as in `Blur`.
 
     The prox is exact where the border reflects and the kernel is symmetric in both axes (odd sides,
-    h[-i, j] = h[i, j] = h[i, -j]): there the DCT diagonalises A. Else conjugate gradients.
+    h[-i, j] = h[i, j] = h[i, -j]): there the DCT diagonalises A. It is exact, too, where the kernel
+    is one product a b^T, such as a Gaussian or a mean: then A is a matrix for the rows and one for
+    the columns, and their singular vectors diagonalise it. Else conjugate gradients.
 
     Args:
         kernel: (kh, kw) or (B|1, C|1, kh, kw), torch or numpy, any size up to the image's.
@@ -121,9 +129,16 @@ class BorderedBlur(Operator):
         return self._folded(self._convolved(spread, conjugate=True, crop=False))
 
     def data_step(self, y: Tensor) -> DataStep:
-        """The prox for one y: exact in the reflecting, symmetric case, else by CG."""
-        if not self.is_exact:
-            return super().data_step(y)
+        """The prox for one y: exact for a symmetric kernel that reflects and for a product of two
+        profiles, else by CG.
+        """
+        if self.border != "reflect" or not self.is_symmetric:
+            profiles = as_product(self.kernel)
+            if profiles is None:
+                return super().data_step(y)
+            self.check_measurement(y)
+            check_finite(y)
+            return separable_step(y, *self._parts(y, profiles))
         self.check_measurement(y)
         check_finite(y)
         size = (y.shape[-2], y.shape[-1])
@@ -140,6 +155,31 @@ class BorderedBlur(Operator):
             return z[..., : size[0], : size[1]].contiguous()
 
         return step
+
+    def _parts(
+        self, y: Tensor, profiles: tuple[Tensor, Tensor]
+    ) -> tuple[SingularParts, SingularParts]:
+        """The singular parts of the matrices of rows and columns, for a y of this size."""
+        size = (y.shape[-2], y.shape[-1])
+
+        def build() -> tuple[Tensor, ...]:
+            matrices = (self._matrix(profiles[axis], size[axis], axis) for axis in (0, 1))
+            parts = (part for matrix in matrices for part in singular_parts(matrix))
+            return tuple(part.to(y.device, y.dtype) for part in parts)
+
+        u, s, v, *columns = self._table.get("singular parts", size, y, build)
+        return (u, s, v), (columns[0], columns[1], columns[2])
+
+    def _matrix(self, profile: Tensor, measured: int, axis: int) -> Tensor:
+        """A along one axis, (measured, length): y[n] = sum_k h[k] padded[n + taps - 1 - k]."""
+        taps = profile.numel()
+        length = measured + (taps - 1 if self.border == "valid" else 0)
+        count = torch.arange(measured)[:, None]
+        place = count + torch.arange(taps - 1, -1, -1)
+        if self.border != "valid":
+            place = self._sources(length, axis, profile)[place]
+        matrix = torch.zeros(measured, length, dtype=torch.float64)
+        return matrix.index_put_((count.expand_as(place), place), profile.expand(place.shape), True)
 
     def initial_estimate(self, y: Tensor) -> Tensor:
         """One prox from y, for "valid" y with its border repeated; gamma = (0.1 / sigma_y)^2."""

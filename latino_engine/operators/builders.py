@@ -32,6 +32,8 @@ from latino_engine.operators.spatially_varying_blur import SpatiallyVaryingBlur
 from latino_engine.operators.super_resolution import SuperResolution
 from latino_engine.operators.tomography import CONVENTIONS, Tomography
 
+_ALMOST_NOTHING = 0.02  # share observed, below which a mask is more likely upside down
+
 
 def _gaussian_blur(request: Request) -> Operator:
     expected = f"a number of pixels above 0, at most {request.shorter_side}"
@@ -176,6 +178,14 @@ def _size(request: Request) -> int:
 
 def _mask_from_file(request: Request) -> Tensor:
     mask = image_io.read_mask(request.values["mask"])
+    if "observed" in request.values:
+        black = request.choice("observed", ("white", "black")) == "black"
+        mask = 1.0 - mask if black else mask
+    elif float(mask.mean()) < _ALMOST_NOTHING:
+        expected = f"at least {100 * _ALMOST_NOTHING:g} % white, which is what was observed"
+        remedy = "add observed=black where white marks what is missing, else observed=white"
+        got = f"{100 * float(mask.mean()):.2g} %"
+        raise invalid(f"operator {request.name}, mask", expected, got, remedy)
     if request.size is not None and tuple(mask.shape) != request.size:
         expected = "{} x {} pixels as the image".format(*request.image_shape)
         got = "{} x {}".format(*mask.shape)
@@ -225,7 +235,7 @@ OPERATORS: dict[str, dict[str, Way]] = {
     "motion": {"size": Way("motion:size=31,seed=3", _motion_blur, ("seed", "border"))},
     "sr": {"factor": Way("sr:factor=4,kernel=bicubic", _super_resolution, ("kernel", "grid"))},
     "inpaint": {
-        "mask": Way("inpaint:mask=mask.png", _inpainting(_mask_from_file)),
+        "mask": Way("inpaint:mask=mask.png", _inpainting(_mask_from_file), ("observed",)),
         "random": Way("inpaint:random=0.5,seed=0", _inpainting(_random_mask), ("seed",)),
         "box": Way("inpaint:box=64", _inpainting(_box_mask)),
     },
@@ -235,7 +245,7 @@ OPERATORS: dict[str, dict[str, Way]] = {
         "file": Way("jpeg:file=photo.jpg", _jpeg_file),
     },
     "mri": {
-        "mask": Way("mri:mask=mask.npy", _mri(_mask_from_file)),
+        "mask": Way("mri:mask=mask.npy", _mri(_mask_from_file), ("observed",)),
         "acceleration": Way("mri:acceleration=4,seed=0", _mri(_random_columns), ("seed",)),
     },
     "demosaic": {"": Way("demosaic:pattern=RGGB", _demosaicing, ("pattern",))},

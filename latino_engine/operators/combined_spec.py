@@ -10,9 +10,9 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
-from math import isfinite
 from typing import TypeAlias, cast
 
 import torch
@@ -44,6 +44,12 @@ def is_combined(text: str) -> bool:
 def pieces(text: str) -> list[str]:
     """The descriptions at even places, what joins them at odd ones."""
     return _EITHER.split(text)
+
+
+def size_divisor(text: str) -> int:
+    """What the sides of an image must be multiples of, to be measured as described."""
+    factors = (_FACTOR.match(part.strip()) for part in pieces(text)[::2])
+    return math.prod(int(found[1]) for found in factors if found)
 
 
 def image_size(text: str, measured: tuple[int, int], parse: ParseOne) -> tuple[int, int]:
@@ -125,7 +131,7 @@ def own_noise(text: str, noise_std: NoiseStd) -> tuple[str, NoiseStd]:
         level = float(value)
     except ValueError:
         level = -1.0
-    if len(stated) > 1 or not (isfinite(level) and level >= 0):
+    if len(stated) > 1 or not (math.isfinite(level) and level >= 0):
         got = "several" if len(stated) > 1 else repr(value)
         raise invalid(
             f"operator {text}, noise", "one number >= 0, or auto", got, "write noise=0.05"

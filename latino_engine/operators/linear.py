@@ -10,7 +10,9 @@ from torch import Tensor
 from latino_engine.errors import invalid, invalid_type
 from latino_engine.operators.parts.checks import (
     ArrayLike,
+    as_iterations,
     as_noise_std,
+    as_tolerance,
     check_finite,
     check_gamma,
     check_image,
@@ -63,16 +65,13 @@ class LinearOperator(Operator):
             if not callable(function):
                 remedy = "give x -> y for A and y -> x for A_adjoint"
                 raise invalid_type(name, "a function", type(function).__name__, remedy)
-        if not 0 < tol < 1:
-            raise invalid("tol", "a number in (0, 1)", f"{tol:g}", "1e-6 suits most uses")
-        if max_iter < 1:
-            raise invalid("max_iter", "at least 1", max_iter, "200 suits most uses")
+        tol, max_iter = as_tolerance(tol), as_iterations(max_iter)
         sigma_y = as_noise_std(noise_std)
         object.__setattr__(self, "forward", A)
         object.__setattr__(self, "adjoint", A_adjoint)
         object.__setattr__(self, "noise_std", sigma_y)
-        object.__setattr__(self, "tol", float(tol))
-        object.__setattr__(self, "max_iter", int(max_iter))
+        object.__setattr__(self, "tol", tol)
+        object.__setattr__(self, "max_iter", max_iter)
         object.__setattr__(self, "batch_size", common_batch("noise_std", (), sigma_y))
 
     def __repr__(self) -> str:

@@ -12,9 +12,11 @@ from latino_engine import ops
 from latino_engine.errors import invalid
 from latino_engine.operators.parts.checks import (
     ArrayLike,
+    as_iterations,
     as_mask,
     as_noise_std,
     as_parameter,
+    as_tolerance,
     check_anchor,
     check_batch,
     check_dtype,
@@ -44,7 +46,7 @@ class MRI(Operator):
 
     k-space has DC in the middle; all layouts are deepinv's. A complex image has two channels,
     (re, im); a real image has one. y is (B, 2, H, W), with coil maps (B, 2, N, H, W), float32 or
-    float64. One coil: the prox is exact. Several: conjugate gradients, tol 1e-6.
+    float64. One coil: the prox is exact. Several: conjugate gradients.
 
     Args:
         mask: (H, W) or (B|1, 1, H, W) over centred k-space, DC at (H//2, W//2), 1 = measured. For
@@ -54,6 +56,8 @@ class MRI(Operator):
         coil_maps: complex (N, H, W) or (B|1, N, H, W), or None for one coil of sensitivity 1.
         real_image: True makes A_adjoint and initial_estimate return one real channel. A and prox
             follow the number of channels they are given.
+        tol, max_iter: relative residual and most iterations of the conjugate gradients of several
+            coils.
 
     Raises:
         ValueError, TypeError: a parameter or an image that cannot be used, in one sentence.
@@ -64,10 +68,11 @@ class MRI(Operator):
     coil_maps: Tensor | None
     real_image: bool
     batch_size: int | None
+    tol: float
+    max_iter: int
     _table: SizeTable
     kind = "MRI"
     family = "mri"
-    max_iter = 200
 
     def __init__(
         self,
@@ -75,6 +80,8 @@ class MRI(Operator):
         noise_std: float | ArrayLike,
         coil_maps: ArrayLike | None = None,
         real_image: bool = False,
+        tol: float = 1e-6,
+        max_iter: int = 200,
     ) -> None:
         m, sigma_y = as_mask(mask, "1"), as_noise_std(noise_std)
         maps = None if coil_maps is None else _as_coil_maps(coil_maps, m)
@@ -84,6 +91,8 @@ class MRI(Operator):
         object.__setattr__(self, "noise_std", sigma_y)
         object.__setattr__(self, "coil_maps", maps)
         object.__setattr__(self, "real_image", bool(real_image))
+        object.__setattr__(self, "tol", as_tolerance(tol))
+        object.__setattr__(self, "max_iter", as_iterations(max_iter))
         object.__setattr__(self, "batch_size", common_batch(name, sizes, sigma_y))
         object.__setattr__(self, "_table", SizeTable())
 
@@ -176,13 +185,18 @@ class MRI(Operator):
         index = check_index(index, self.batch_size)
         maps = None if self.coil_maps is None else pick(self.coil_maps, index)
         sigma_y = pick_noise_std(self.noise_std, index)
-        return MRI(pick(self.mask, index), sigma_y, maps, self.real_image)
+        return self._like(pick(self.mask, index), sigma_y, maps, self.real_image)
 
     def for_grey(self) -> MRI:
         """The operator for real images."""
         if self.real_image:
             return self
-        return MRI(self.mask, self.noise_std, self.coil_maps, real_image=True)
+        return self._like(self.mask, self.noise_std, self.coil_maps, True)
+
+    def _like(
+        self, mask: Tensor, noise_std: float | Tensor, maps: Tensor | None, real_image: bool
+    ) -> MRI:
+        return MRI(mask, noise_std, maps, real_image, self.tol, self.max_iter)
 
     def measurement_picture(self, y: Tensor) -> Tensor:
         """The logarithm of the magnitudes, root of the sum of squares over the coils, DC inside."""
@@ -225,18 +239,34 @@ class MRI(Operator):
         )
 
     def _cg_step(self, zero_filled: Tensor) -> DataStep:
-        """Several coils."""
+        """Several coils: A^T A x = sum_n conj(s_n) F^-1[m F(s_n x)], in which the shifts of centred
+        transforms cancel, as a product in k-space commutes with them.
+        """
 
         def solve(v: Tensor, gamma: float | Tensor) -> Tensor:
             channels = v.shape[1]
             target = _as_image(zero_filled, channels)
+            maps, mask = self._maps(v), self._corner_mask(v)
+            assert maps is not None
+            turned = maps.conj()
 
             def normal(x: Tensor) -> Tensor:
-                return _as_image(self._zero_filled(self.A(x)), channels)
+                seen = torch.fft.fft2(maps * _to_complex(x)) * mask
+                image = (turned * torch.fft.ifft2(seen)).sum(dim=1, keepdim=True)
+                return _as_image(image, channels)
 
             return proximal_solve(normal, v, target, gamma, self.tol, self.max_iter)
 
         return solve
+
+    def _corner_mask(self, like: Tensor) -> Tensor:
+        """The mask with DC at (0, 0)."""
+
+        def build() -> tuple[Tensor, ...]:
+            return (torch.fft.ifftshift(self.mask, dim=(-2, -1)).to(like),)
+
+        (mask,) = self._table.get("corner mask", self._size, like, build)
+        return mask
 
     def _zero_filled(self, y: Tensor) -> Tensor:
         """sum_n conj(s_n) F^-1(m y_n): complex (B, 1, H, W)."""

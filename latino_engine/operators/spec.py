@@ -8,7 +8,8 @@
                                pillow-bicubic, torch-bicubic, matlab-bicubic or area, or a file as
                                above; grid=centred (the default, where libraries put the pixels)
                                or grid=corner (from pixel 0, the default of a file)
-    inpaint:mask=mask.png      0 = missing, any other value = observed
+    inpaint:mask=mask.png      0 = missing, any other value = observed; observed=black turns it
+                               round, observed=white takes one that is almost black
     inpaint:random=0.5,seed=0  this fraction of the pixels is missing, the same in all channels
     inpaint:box=64             a centred square is missing; box=64x48 is height x width
     denoise                    noise alone
@@ -47,6 +48,8 @@ no comma.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from torch import Tensor
 
 from latino_engine.errors import invalid
@@ -63,6 +66,7 @@ from latino_engine.operators.grammar import Request, choose, parse_values, unkno
 from latino_engine.operators.luminance import Luminance, suits_grey
 from latino_engine.operators.parts.sampling_grid import KERNELS
 from latino_engine.operators.protocol import Operator
+from latino_engine.system.cache import file_sha256
 
 #: The border of a measured photograph where none is stated: exact and fast for symmetric kernels.
 REAL_BORDER = "reflect"
@@ -188,6 +192,15 @@ def _parse_one(
     values = parse_values(name, rest)
     way = choose(name, ways, values)
     return way.build(Request(name, way.example, values, noise_std, image_shape, seed, border))
+
+
+def file_hashes(text: str) -> dict[str, str]:
+    """The files in a description, by their names, each with its SHA-256: for reports.
+
+    Raises:
+        InvalidArgument: a description that cannot be read.
+    """
+    return {name: file_sha256(Path(name)) for name in files_named(text)}
 
 
 def files_named(text: str) -> list[str]:

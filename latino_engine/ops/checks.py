@@ -12,7 +12,7 @@ from torch._C._functorch import is_functorch_wrapped_tensor
 from torch.autograd import forward_ad
 from torch.nn import Parameter
 
-from latino_engine.errors import invalid, invalid_type, whole_number
+from latino_engine.errors import convert_remedy, invalid, invalid_type, whole_number
 from latino_engine.ops.arguments import Anchors, Identity, InnerCall
 from latino_engine.ops.philox import MAX_CHANNELS, MAX_IMAGE_ID
 
@@ -203,8 +203,7 @@ def check_planes(
 
 def _check_tensor(name: str, value: object) -> None:
     if not isinstance(value, Tensor):
-        remedy = "convert it with torch.as_tensor"
-        raise invalid_type(name, "a torch tensor", type(value).__name__, remedy)
+        raise invalid_type(name, "a torch tensor", type(value).__name__, convert_remedy(value))
 
 
 def check_state(name: str, state: Tensor, other_name: str, other: Tensor) -> None:

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from latino_engine.errors import invalid, invalid_type
+from latino_engine.errors import axes_remedy, channels_last, convert_remedy, invalid, invalid_type
 from latino_engine.schedule import log_spaced
 
 
@@ -162,15 +162,12 @@ class Prior:
 def check_image(name: str, x: Tensor, spec: PriorSpec) -> None:
     """Raise the sentence for an image that the prior cannot take."""
     if not isinstance(x, Tensor):
-        raise invalid_type(
-            name, "a torch tensor", type(x).__name__, "convert it by torch.as_tensor"
-        )
+        raise invalid_type(name, "a torch tensor", type(x).__name__, convert_remedy(x))
     if not x.is_floating_point():
         raise invalid_type(name, "a floating-point image", x.dtype, "convert it by .float()")
-    if x.ndim != 4:
-        got = tuple(x.shape)
-        remedy = "add a batch axis" if x.ndim == 3 else "reshape it"
-        raise invalid(name, f"(B, {spec.channels}, H, W)", got, remedy)
+    if x.ndim != 4 or channels_last(x.shape, spec.channels):
+        expected, got = f"(B, {spec.channels}, H, W)", tuple(x.shape)
+        raise invalid(name, expected, got, axes_remedy(x.shape))
     if x.shape[1] != spec.channels:
         remedy = (
             f"repeat the grey image: x.repeat(1, {spec.channels}, 1, 1)"

@@ -18,6 +18,7 @@ from latino_engine.schedule import Scalar
 from latino_engine.system.memory import available_bytes, bytes_per_image
 
 _MEMORY_SHARE = 0.5  # of what is free: the rest is for the caller's own images
+_TILE = 256  # side of tiles that nobody chose
 _WORKING_IMAGES = 12  # copies of a chunk outside the network: state, prox, spectra, noise
 
 
@@ -98,6 +99,22 @@ class Network:
         """
         images, batch = self._fit(height, width, tiles)
         return images, replace(tiles, batch=min(tiles.batch, batch))
+
+    def tile_for(self, height: int, width: int) -> int | None:
+        """The side of the tiles that one image of this size asks for; None where it fits whole
+        into half of the free memory.
+        """
+        multiple = self.spec.size_multiple
+        side = max(2 * multiple, _TILE + -_TILE % multiple)
+        if self._bytes_of(height, width) <= _MEMORY_SHARE * available_bytes(self.device):
+            return None
+        return None if max(height, width) <= side else side
+
+    def _bytes_of(self, height: int, width: int) -> float:
+        """What the network and the steps around it take for one whole image."""
+        seen = (side + -side % self.spec.size_multiple for side in (height, width))
+        working = _WORKING_IMAGES * 4 * self.spec.channels * height * width
+        return bytes_per_image(self.memory, *seen) + working
 
     def _fit(self, height: int, width: int, tiles: Tiles | None) -> tuple[int, int]:
         """Images together, and inputs of the network together."""

@@ -11,7 +11,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from latino_engine.errors import InvalidArgument, InvalidType, invalid, invalid_type
+from latino_engine.errors import (
+    InvalidArgument,
+    InvalidType,
+    axes_remedy,
+    channels_last,
+    convert_remedy,
+    invalid,
+    invalid_type,
+)
 from latino_engine.interop.physics import (
     counts_gain,
     from_physics,
@@ -152,7 +160,7 @@ def _as_tensor(y: Any, device: str, may_be_complex: bool = False) -> Tensor:
         y = as_tensor("y", y)
     if not isinstance(y, Tensor):
         expected = "a torch tensor or a numpy array"
-        raise invalid_type("y", expected, type(y).__name__, "convert it by torch.as_tensor")
+        raise invalid_type("y", expected, type(y).__name__, convert_remedy(y))
     if y.is_complex() and may_be_complex:
         return y.detach().to(device, torch.complex64)
     if y.is_complex():
@@ -165,10 +173,11 @@ def _as_tensor(y: Any, device: str, may_be_complex: bool = False) -> Tensor:
 
 
 def _check_shape(y: Tensor, operator: Operator, spec: PriorSpec) -> None:
-    if y.ndim < 2 or (operator.measures_image and y.ndim != 4):
-        channels = operator.measured_channels or spec.channels
+    channels = operator.measured_channels or spec.channels
+    wrong = operator.measures_image and (y.ndim != 4 or channels_last(y.shape, channels))
+    if y.ndim < 2 or wrong:
         expected = f"(B, {channels}, H, W)" if operator.measures_image else "(B, ...)"
-        remedy = "add a batch axis" if y.ndim in (1, 3) else "reshape it"
+        remedy = axes_remedy(y.shape) if operator.measures_image else "add a batch axis"
         raise invalid("y", f"{expected} float32", tuple(y.shape), remedy)
     if y.shape[0] == 0:
         raise invalid("y", "at least one measurement", "an empty batch", "give one or more")

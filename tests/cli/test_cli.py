@@ -216,6 +216,19 @@ def test_compile_and_info(run, tmp_path, monkeypatch):
     assert told["usable_cores"] >= 1 and "instructions" in told["machine"]
     assert set(told["threads_wait"]) == {"onnxruntime and openvino", "OpenMP (torch, operators)"}
     assert run("info")[0] == 0
+    status, out, _ = run("info", "photo-small", "--json")
+    told = json.loads(out)
+    assert status == 0 and told["prior"] == "photo-small" and told["adapters"] == "photo-small"
+    adapter = resources.files("latino_engine") / "assets" / "adapters" / "photo-small"
+    for name in (adapter, "digits-32-2x2"):
+        status, out, _ = run("info", name, "--json")
+        told, folder = json.loads(out), adapter.parent / str(name)
+        facts = json.loads((folder / "adapter.json").read_text())
+        assert status == 0 and told["adapter"] == facts["name"] == folder.name
+        assert told["prior_sha256"] == facts["prior_sha256"]
+        assert set(told["operators"]) == set(facts["sampler"]["steps"])
+    status, _, err = run("info", "photo-smal")
+    assert status == 2 and "did you mean 'photo-small'?" in err
     (target / "denoiser.onnx").write_bytes(b"")
     status, _, err = run("info", target)
     assert (

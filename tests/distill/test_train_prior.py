@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import math
+import re
 import signal
 import struct
 import subprocess
@@ -338,13 +339,14 @@ def test_the_command(source, tmp_path, capsys):
     assert capsys.readouterr().err.startswith("error: widths: expected channel counts")
 
 
-def test_ctrl_c_inside_a_step_waits_for_its_end(source, tmp_path, monkeypatch):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_inside_a_step_waits_for_its_end(source, tmp_path, monkeypatch, number):
     whole = train_prior(options(source), tmp_path / "whole")
     step = torch.optim.AdamW.step
 
     def interrupted(self, *arguments, **more):
         if int(self.state[self.param_groups[0]["params"][0]].get("step", 0)) == 2:
-            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(number)
         return step(self, *arguments, **more)
 
     monkeypatch.setattr(torch.optim.AdamW, "step", interrupted)
@@ -353,6 +355,27 @@ def test_ctrl_c_inside_a_step_waits_for_its_end(source, tmp_path, monkeypatch):
     monkeypatch.setattr(torch.optim.AdamW, "step", step)
     assert prior_training.read_facts(tmp_path / "cut" / prior_training.CHECKPOINT)["step"] == 3
     assert train_prior(options(source), tmp_path / "cut").content_hash() == whole.content_hash()
+    assert signal.getsignal(number) in (signal.default_int_handler, signal.SIG_DFL)
+
+
+def test_a_run_that_is_piped_tells_its_steps_and_a_sigterm_leaves_it_whole(
+    source, tmp_path, monkeypatch, capsys
+):
+    command = ["train-prior", source, "-o", tmp_path / "run", "--size", 16, "--batch", 2]
+    command += ["--widths", "8,16", "--blocks-per-level", 1, "--no-torch-compile"]
+    step = torch.optim.AdamW.step
+
+    def ended(self, *arguments, **more):
+        signal.raise_signal(signal.SIGTERM)
+        return step(self, *arguments, **more)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", ended)
+    status = program.run([*map(str, command), "--minutes", "1"])
+    told = capsys.readouterr().err
+    assert status == 130 and re.search(r"^training: step 1, \d+ %, loss [\d.]+, \d+ images/s", told)
+    assert "the same command goes on from there" in told
+    assert prior_training.read_facts(tmp_path / "run" / prior_training.CHECKPOINT)["step"] == 1
+    assert le.load_prior(tmp_path / "run").channels == 1
 
 
 def test_a_first_step_that_fails_leaves_nothing(source, tmp_path, monkeypatch):

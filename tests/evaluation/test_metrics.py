@@ -110,7 +110,7 @@ def test_images_do_not_mix(metric: object) -> None:
             np.zeros((1, 3, 16, 16)),
             torch.rand(1, 3, 16, 16),
             InvalidType,
-            "x: expected a tensor, got ndarray; convert it with torch.as_tensor",
+            "x: expected a tensor, got ndarray; convert it by torch.from_numpy",
         ),
         (
             torch.rand(0, 3, 16, 16),

@@ -210,12 +210,12 @@ USE: tuple[Row, ...] = (
     (
         lambda: BLUR.A(X[0, 0]),
         ValueError,
-        "x: expected (B, C, H, W), got (12, 10); reshape it",
+        "x: expected (B, C, H, W), got (12, 10); add two axes: image[None, None]",
     ),
     (
         lambda: BLUR.A(X.numpy()),  # type: ignore[arg-type]
         TypeError,
-        "x: expected a torch tensor (B, C, H, W), got ndarray; convert it with torch.as_tensor",
+        "x: expected a torch tensor (B, C, H, W), got ndarray; convert it by torch.from_numpy",
     ),
     (
         lambda: BLUR.measure((255 * X).byte()),
@@ -369,7 +369,7 @@ USE: tuple[Row, ...] = (
     (
         lambda: USER.A_adjoint(X.numpy()),  # type: ignore[arg-type]
         TypeError,
-        "y: expected a tensor (B, ...), got ndarray; use torch.as_tensor",
+        "y: expected a tensor (B, ...), got ndarray; convert it by torch.from_numpy",
     ),
     (
         lambda: BLUR_3.take(torch.tensor([3])),

@@ -88,7 +88,7 @@ def test_tensors_that_do_not_belong_together(operation: str, backend: str) -> No
             (tensor.to("meta"), f"on cpu {'as' if one_of_a_kind else 'for'} {image}"),
             (tensor.to(double), f", got {double}"),
             (tensor.abs().to(torch.int32), ", got torch.int32"),
-            (tensor.numpy(), "a torch tensor, got ndarray; convert it with torch.as_tensor"),
+            (tensor.numpy(), "a torch tensor, got ndarray; convert it by torch.from_numpy"),
         ):
             given = list(right)
             given[place] = wrong

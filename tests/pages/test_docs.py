@@ -23,7 +23,9 @@ def run_page(name: str) -> None:
     """Run the blocks of a page one after another; `<!-- not run -->` in front of one skips it."""
     text = (DOCS / name).read_text()
     names: dict[str, object] = {}
-    for skipped, code in re.findall(r"(<!-- not run -->\n)?```python\n(.*?)```", text, re.S):
+    for skipped, code in re.findall(
+        r"(<!-- (?:not run|sampler.onnx) -->\n)?```python\n(.*?)```", text, re.S
+    ):
         if not skipped:
             exec(compile(code, f"docs/{name}", "exec"), names)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 from pathlib import Path
 
 import pytest
@@ -15,9 +14,7 @@ ROOT = Path(__file__).parents[2]
 def test_the_eight_lines_run(tmp_path, monkeypatch, capsys):
     (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
     assert len([line for line in code.splitlines() if line.strip()]) <= 8
-    assets = tmp_path / "latino_engine" / "assets"
-    shutil.copytree(ROOT / "latino_engine" / "assets", assets)
-    monkeypatch.chdir(tmp_path)
+    monkeypatch.chdir(tmp_path)  # nothing of the clone lies there
     exec(compile(code, "README.md", "exec"), {})
     assert (tmp_path / "mean.png").stat().st_size > 10_000
     assert "nfe=4" in capsys.readouterr().out

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from tiny import tiny_prior
 
 import latino_engine as le
@@ -72,6 +73,36 @@ CASES = {
         lambda: ([1.0], DENOISING, {}),
         TypeError,
         "y: expected a torch tensor or a numpy array, got list; convert it by torch.as_tensor",
+    ),
+    "path": (
+        lambda: ("photo.png", DENOISING, {}),
+        TypeError,
+        "y: expected a torch tensor or a numpy array, got str; "
+        "read the file first: latino_engine.image_io.read_image(path)",
+    ),
+    "pillow": (
+        lambda: (Image.new("RGB", (16, 16)), DENOISING, {}),
+        TypeError,
+        "y: expected a torch tensor or a numpy array, got Image; "
+        "convert it: torch.tensor(numpy.array(image)).permute(2, 0, 1)[None] / 255",
+    ),
+    "pillow, grey": (
+        lambda: (Image.new("L", (16, 16)), DENOISING, {}),
+        TypeError,
+        "y: expected a torch tensor or a numpy array, got Image; "
+        "convert it: torch.tensor(numpy.array(image))[None, None] / 255",
+    ),
+    "channels last": (
+        lambda: (y(1, 16, 16, 3), le.Blur.gaussian(1.0, 0.02), {}),
+        ValueError,
+        "y: expected (B, 3, H, W) float32, got (1, 16, 16, 3); move the channels before height "
+        "and width: image.movedim(-1, -3), or numpy.moveaxis(image, -1, -3)",
+    ),
+    "channels last, no batch": (
+        lambda: (y(16, 16, 3).numpy(), DENOISING, {}),
+        ValueError,
+        "y: expected (B, 3, H, W) float32, got (16, 16, 3); move the channels and add a batch "
+        "axis: image.movedim(-1, -3)[None], or numpy.moveaxis(image, -1, -3)[None]",
     ),
     "nan": (
         lambda: (nan_image(), DENOISING, {}),

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch._C._functorch import is_functorch_wrapped_tensor
 
-from latino_engine.errors import invalid, invalid_type
+from latino_engine.errors import axes_remedy, channels_last, convert_remedy, invalid, invalid_type
 
 #: What a user may give as a kernel, a mask, a coil map or several noise levels.
 ArrayLike: TypeAlias = "Tensor | npt.NDArray[np.generic] | Sequence[object] | float"
@@ -109,6 +109,20 @@ def as_noise_std(value: float | ArrayLike) -> float | Tensor:
     return float(noise_std) if noise_std.numel() == 1 else noise_std
 
 
+def as_tolerance(tol: float) -> float:
+    """A relative residual at which conjugate gradients stop."""
+    if not 0 < tol < 1:
+        raise invalid("tol", "a number in (0, 1)", f"{tol:g}", "1e-6 suits most uses")
+    return float(tol)
+
+
+def as_iterations(max_iter: int) -> int:
+    """The most iterations of conjugate gradients."""
+    if max_iter < 1:
+        raise invalid("max_iter", "at least 1", max_iter, "200 suits most uses")
+    return int(max_iter)
+
+
 def as_mask(value: ArrayLike, channels: str) -> Tensor:
     """A mask (H, W) or (B|1, channels, H, W) of zeros and ones as (B|1, C|1, H, W) float64."""
     mask = as_parameter("mask", value)
@@ -148,11 +162,10 @@ def check_image(name: str, x: object, batch: int | None = None, channels: int = 
     """x as (B, C, H, W) in float32 or float64; `channels` > 1 fixes C, `batch` fixes B."""
     wanted = f"(B, {channels if channels > 1 else 'C'}, H, W)"
     if not isinstance(x, Tensor):
-        remedy = "convert it with torch.as_tensor"
-        raise invalid_type(name, f"a torch tensor {wanted}", type(x).__name__, remedy)
-    if x.ndim != 4:
-        remedy = "add a batch axis" if x.ndim == 3 else "reshape it"
-        raise invalid(name, wanted, tuple(x.shape), remedy)
+        expected, got = f"a torch tensor {wanted}", type(x).__name__
+        raise invalid_type(name, expected, got, convert_remedy(x))
+    if x.ndim != 4 or channels_last(x.shape, channels):
+        raise invalid(name, wanted, tuple(x.shape), axes_remedy(x.shape))
     check_dtype(name, x)
     if channels > 1 and x.shape[1] != channels:
         remedy = f"the operator's parameters are for {channels} channels"
@@ -163,7 +176,7 @@ def check_image(name: str, x: object, batch: int | None = None, channels: int = 
 def check_measured(name: str, y: object, batch: int | None = None) -> None:
     """y as a tensor (B, ...) of any rank, real or complex."""
     if not isinstance(y, Tensor) or y.ndim < 1:
-        raise invalid_type(name, "a tensor (B, ...)", type(y).__name__, "use torch.as_tensor")
+        raise invalid_type(name, "a tensor (B, ...)", type(y).__name__, convert_remedy(y))
     check_dtype(name, y.real if y.is_complex() else y)
     check_batch(name, y.shape[0], batch)
 

@@ -10,8 +10,22 @@ from torch import Tensor
 from latino_engine import ops
 from latino_engine.operators.parts.fused_step import FixedStep
 
+_ROUNDING = 1e-12  # what the other singular values of a product sum to, relative to its own
 #: (U, s, V) of a matrix.
 SingularParts: TypeAlias = tuple[Tensor, Tensor, Tensor]
+
+
+def as_product(kernel: Tensor) -> tuple[Tensor, Tensor] | None:
+    """The profiles a (kh,) and b (kw,) of a kernel a b^T, to rounding; None for any other one, and
+    where kernels differ by image or channel.
+    """
+    if kernel.shape[:-2].numel() != 1:
+        return None
+    taps = kernel.reshape(kernel.shape[-2:]).double().cpu()
+    u, s, vh = torch.linalg.svd(taps, full_matrices=False)
+    if float(s[0]) == 0.0 or float(s[1:].sum()) > _ROUNDING * float(s[0]):
+        return None
+    return u[:, 0] * s[0].sqrt(), vh[0] * s[0].sqrt()
 
 
 def singular_parts(matrix: Tensor) -> SingularParts:
