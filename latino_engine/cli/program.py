@@ -157,8 +157,8 @@ def sample(
     noise_std: Annotated[
         str | None,
         typer.Option(
-            help="Noise level of the measurement, image range 0 to 1; auto: estimate it from IMAGE; "
-            "0.02 is assumed."
+            help="Noise level of the measurement, image range 0 to 1, 0.02 if nobody says; auto: "
+            "estimate it from IMAGE."
         ),
     ] = None,
     *,
