@@ -33,7 +33,7 @@ ELSEWHERE = (
 
 
 def test_the_names_of_the_package():
-    assert len(le.__all__) == 38 and set(dir(le)) == set(le.__all__)
+    assert len(le.__all__) == 39 and set(dir(le)) == set(le.__all__)
     assert all(getattr(le, name) is not None for name in le.__all__)
 
 
