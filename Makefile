@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 PEERS := .venv-peers
 PEERS_STAMP := $(PEERS)/.installed
 
-.PHONY: demo test test-fast lint format clean peers test-peers results docs bench bench-full growth end-to-end report
+.PHONY: demo test test-fast lint format clean peers test-peers results docs fuzz bench bench-full growth end-to-end report
 
 NATIVE := $(shell find csrc -name "*.cpp" -o -name "*.h")
 
@@ -34,6 +34,15 @@ FAST := tests/engine/test_engine.py tests/sampling/test_sample_errors.py tests/s
 test-fast: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow and not cuda_compile and not gpu" \
 		-k "not vanishes_with_the_step and not mri_complex and not another_public_range" $(FAST)
+
+# Calls, descriptions and files at random, FUZZ of each, and every call to the file system as the
+# last of a process; hours on two cores. SEED chooses others.
+FUZZ ?= 10000
+SEED ?= 0
+
+fuzz: $(STAMP)
+	OMP_NUM_THREADS=1 LATINO_FUZZ=$(FUZZ) LATINO_FUZZ_SEED=$(SEED) \
+		$(BIN)/python -m pytest tests/fuzz -s --timeout 0
 
 # deepinv needs torchvision, and torchvision this very torch. LATINO_CUDA=0: both environments
 # share the compiled modules in latino_engine/, and this one needs no CUDA.

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 _COLOURS = (1, 3, 4)  # channels of a grey image, of RGB and of RGB with alpha
+_LONGEST = 400  # characters of what came
 
 
 class UserError(Exception):
@@ -76,12 +77,25 @@ class OutputNotWritable(UserError, OSError):
 
 def invalid(argument: str, expected: str, got: object, remedy: str) -> InvalidArgument:
     """The sentence ``argument: expected ..., got ...; remedy`` as an `InvalidArgument`."""
-    return InvalidArgument(f"{argument}: expected {expected}, got {got}; {remedy}")
+    return InvalidArgument(f"{argument}: expected {expected}, got {told(got)}; {remedy}")
 
 
 def invalid_type(argument: str, expected: str, got: object, remedy: str) -> InvalidType:
     """The sentence ``argument: expected ..., got ...; remedy`` as an `InvalidType`."""
-    return InvalidType(f"{argument}: expected {expected}, got {got}; {remedy}")
+    return InvalidType(f"{argument}: expected {expected}, got {told(got)}; {remedy}")
+
+
+def told(got: object) -> str:
+    """What a sentence says that came: one line of characters that can be printed, never an array.
+
+    A text with line feeds is the repr of an array: its name and the beginning are enough.
+    """
+    text = str(got)
+    if "\n" in text:
+        text = f"{text.split('[', 1)[0].split(chr(10), 1)[0].rstrip('(')} ..."
+    if not text.isprintable():
+        text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} ..."
 
 
 def unreadable(path: Path, expected: str, got: object, remedy: str) -> ImageUnreadable:
@@ -154,14 +168,17 @@ def axes_remedy(shape: Sequence[int]) -> str:
 
 
 def whole_number(argument: str, value: Any) -> int:
-    """The value as an int: Python's and numpy's integers, but no booleans and no floats."""
+    """The value as an int of 64 bits: Python's and numpy's integers, but no booleans, no floats."""
     try:
-        if isinstance(value, bool):
+        if isinstance(value, bool) or getattr(value, "shape", ()) != ():
             raise TypeError
-        return operator.index(value)
-    except TypeError:
+        number = operator.index(value)
+    except (TypeError, ValueError, RuntimeError):  # the last two: torch, of what has no value
         got = type(value).__name__
         raise invalid_type(argument, "an integer", got, "give a whole number") from None
+    if not -(2**63) <= number < 2**64:
+        raise invalid(argument, "an integer of 64 bits", "a larger one", "choose a smaller number")
+    return number
 
 
 def warn(sentence: str) -> None:

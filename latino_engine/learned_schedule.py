@@ -3,20 +3,42 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol, cast
+from typing import Annotated, Any, Protocol, cast
 
 import torch
+from msgspec import Meta, Struct
 
 from latino_engine.errors import AdapterInvalid
 from latino_engine.schedule import DEFAULT_ZETA, Scalar, Schedule, ScheduleBuilder, ud2m_schedule
+from latino_engine.system.described import Finite, NotAsDescribed, Positive, described
 
 _STEP_SIZES = ("r", "d", "lam")
 REMEDY = "distil it again, or copy the folder again from its source"
 #: One (N, K) table as nested tuples, [n][k] with n = 0 the noisiest.
 Table = tuple[tuple[float, ...], ...]
+
+
+_Sizes = list[Annotated[list[Positive], Meta(min_length=1, max_length=1000)]]
+
+
+class _TablesFile(Struct):
+    r: _Sizes
+    d: _Sizes
+    lam: _Sizes
+
+
+class _ScheduleFile(Struct):
+    """The sampler of adapter.json, and the schedule of an engine's adapter."""
+
+    sigmas: Annotated[list[Positive], Meta(min_length=1, max_length=1000)]
+    unfold: Annotated[int, Meta(ge=1, le=1000)]
+    steps: Annotated[dict[str, _TablesFile], Meta(min_length=1)]
+    c: Positive
+    zeta: Annotated[float, Meta(ge=0.0, le=1.0)]
+    time_shift: list[list[Finite]] | None = None
+    sigma_table: Annotated[list[Finite], Meta(min_length=3)] | None = None
 
 
 class HasKind(Protocol):
@@ -105,52 +127,34 @@ def parse_schedule(fields: Any) -> LearnedSchedule:
         AdapterInvalid: missing fields, or tables that are not N x K positive numbers.
     """
     try:
-        sigmas = tuple(float(s) for s in fields["sigmas"])
-        unfold = int(fields["unfold"])
-        steps = {
-            str(kind): {name: _table(tables[name]) for name in _STEP_SIZES}
-            for kind, tables in fields["steps"].items()
-        }
-        c, zeta = float(fields["c"]), float(fields["zeta"])
-        shift, levels = _time_offsets(fields, len(sigmas), unfold)
-        if unfold < 1 or not (c > 0 and math.isfinite(c)):
-            raise ValueError(f"unfold {unfold}, c {c}")
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise AdapterInvalid(
-            "adapter.json: expected a sampler with sigmas, unfold, steps, c and zeta, got one "
-            f"that cannot be read ({error!r}); {REMEDY}"
-        ) from error
-    rows = [row for tables in steps.values() for table in tables.values() for row in table]
-    right = all(len(t) == len(sigmas) for tables in steps.values() for t in tables.values())
-    numbers = [*sigmas, *(number for row in rows for number in row)]
+        found = described(fields, _ScheduleFile)
+    except NotAsDescribed as error:
+        raise AdapterInvalid(f"adapter.json: expected a sampler with {error}; {REMEDY}") from error
+    steps = {
+        kind: {name: _table(getattr(tables, name)) for name in _STEP_SIZES}
+        for kind, tables in found.steps.items()
+    }
+    sigmas, shift = tuple(found.sigmas), found.time_shift
+    levels = None if found.sigma_table is None else tuple(found.sigma_table)
+    tables = [table for by_name in steps.values() for table in by_name.values()]
+    if shift is not None:
+        tables.append(_table(shift))
     if not (
-        steps
-        and sigmas
-        and right
-        and all(len(row) == unfold for row in rows)
-        and all(math.isfinite(number) and number > 0 for number in numbers)
+        all(len(table) == len(sigmas) for table in tables)
+        and all(len(row) == found.unfold for table in tables for row in table)
         and list(sigmas) == sorted(sigmas, reverse=True)
-        and 0 <= zeta <= 1
     ):
         raise AdapterInvalid(
             f"adapter.json: expected {len(sigmas)} falling noise levels and tables of "
-            f"{len(sigmas)} x {unfold} positive step sizes, got others; {REMEDY}"
+            f"{len(sigmas)} x {found.unfold} positive step sizes, got others; {REMEDY}"
         )
-    return LearnedSchedule(sigmas, unfold, steps, c, zeta, shift, levels)
-
-
-def _time_offsets(
-    fields: Any, steps: int, unfold: int
-) -> tuple[Table | None, tuple[float, ...] | None]:
-    """time_shift and sigma_table, both or neither."""
-    if "time_shift" not in fields:
-        return None, None
-    shift, levels = _table(fields["time_shift"]), tuple(float(s) for s in fields["sigma_table"])
-    finite = all(math.isfinite(number) for row in shift for number in row)
-    fits = len(shift) == steps and all(len(row) == unfold for row in shift)
-    if not (finite and fits and len(levels) > 2 and list(levels) == sorted(levels)):
-        raise ValueError("time_shift or sigma_table of another size")
-    return shift, levels
+    if (shift is None) != (levels is None) or list(levels or ()) != sorted(levels or ()):
+        raise AdapterInvalid(
+            "adapter.json: expected time_shift and a rising sigma_table, or neither, got others; "
+            f"{REMEDY}"
+        )
+    offsets = None if shift is None else _table(shift)
+    return LearnedSchedule(sigmas, found.unfold, steps, found.c, found.zeta, offsets, levels)
 
 
 def _table(rows: Any) -> Table:

@@ -6,11 +6,24 @@ import hashlib
 import json
 import shlex
 from pathlib import Path
-from typing import Any, cast
+from typing import Annotated, Any, Literal, cast
+
+from msgspec import Meta, Struct
 
 from latino_engine.atomic import recover
 from latino_engine.errors import EngineInvalid
 from latino_engine.system.cache import file_sha256
+from latino_engine.system.described import (
+    Count,
+    Finite,
+    Name,
+    NotAsDescribed,
+    Positive,
+    Sha256,
+    described,
+    parse_json,
+    regular_bytes,
+)
 
 FORMAT_VERSION = 1
 MANIFEST = "engine.json"
@@ -27,6 +40,61 @@ ENGINE_FILES = (
 
 _PLAN = ".plan"  # denoiser.<runtime>.<architecture>.<precision>.plan
 _REMEDY = "compile the engine again (latino-engine compile)"
+_Side = Annotated[int, Meta(ge=1, le=1 << 20)]
+_Level = Annotated[float, Meta(ge=0.0, le=1e30)]
+_NumBytes = Annotated[int, Meta(ge=0, le=1 << 62)]
+
+
+class _FileFacts(Struct):
+    sha256: Sha256
+    bytes: _NumBytes
+
+
+class _Memory(Struct):
+    """What `memory_model` found, or for a latent prior what its networks take for an image."""
+
+    per_pixel: Positive  # batches are cut by dividing by it
+    per_pixel_squared: _Level
+
+
+class _AdapterFacts(Struct):
+    name: Name
+    init: Literal["regularised", "measurement", "network"]
+    schedule: dict[str, Any]  # described by `learned_schedule`
+    noise_std: tuple[_Level, _Level] | None = None
+
+
+class _RuntimeFacts(Struct):
+    """Of one runtime: its error, or why it does not serve; plans of TensorRT beside it."""
+
+    relative_error: Finite | None = None
+    refused: str | None = None
+    plans: dict[str, dict[str, Any]] = {}
+    options: dict[str, Any] = {}
+
+
+class _SamplerFacts(Struct):
+    name: Name
+    nfe: Count
+
+
+class _EngineFile(Struct):
+    """engine.json, apart from `format_version` and its own hash; more fields may stand beside."""
+
+    prior: dict[str, Any]  # described by `priors.folder`
+    prior_sha256: Sha256
+    adapter: _AdapterFacts | None
+    precision: Literal["fp32", "fp16", "bf16"]
+    image_size: tuple[_Side, _Side] | None
+    max_batch: Count
+    memory: _Memory
+    backend: Name
+    runtimes: dict[str, _RuntimeFacts]
+    sampler: _SamplerFacts
+    gpu_architectures: list[str]
+    versions: dict[str, str | None]
+    machine: dict[str, Any]
+    files: dict[str, _FileFacts]
 
 
 def write_manifest(folder: Path, fields: dict[str, Any]) -> None:
@@ -52,9 +120,9 @@ def read_manifest(folder: Path, plans: bool = True) -> dict[str, Any]:
     """
     raw = _read_bytes(folder)
     try:
-        fields = json.loads(raw)
+        fields = parse_json(raw)
         version = fields["format_version"]
-    except (ValueError, KeyError, TypeError) as error:
+    except (NotAsDescribed, KeyError, TypeError, IndexError) as error:
         raise EngineInvalid(
             f"{MANIFEST}: expected the manifest of an engine, got a file that cannot be read as "
             f"one in {folder.name!r}; {_REMEDY}"
@@ -63,7 +131,8 @@ def read_manifest(folder: Path, plans: bool = True) -> dict[str, Any]:
         newer = isinstance(version, int) and version > FORMAT_VERSION
         remedy = "update latino-engine" if newer else _REMEDY
         raise EngineInvalid(
-            f"{MANIFEST}: expected format version {FORMAT_VERSION}, got {version!r}; {remedy}"
+            f"{MANIFEST}: expected format version {FORMAT_VERSION}, got {repr(version)[:40]}; "
+            f"{remedy}"
         )
     recorded = fields.pop("sha256", None)
     if recorded != _digest(fields) or raw != _serialised(fields | {"sha256": recorded}):
@@ -71,6 +140,10 @@ def read_manifest(folder: Path, plans: bool = True) -> dict[str, Any]:
             f"{MANIFEST}: expected the manifest as it was written, got an edited or damaged one in "
             f"{folder.name!r}; {_REMEDY}"
         )
+    try:
+        described(fields, _EngineFile)
+    except NotAsDescribed as error:
+        raise EngineInvalid(f"{MANIFEST}: expected {error}; {_REMEDY}") from error
     names = fields["files"] if plans else (n for n in fields["files"] if not is_plan(n))
     for name in names:
         _check_file(folder, name, fields["files"][name])
@@ -119,8 +192,8 @@ def _read_bytes(folder: Path) -> bytes:
             "make one by: latino-engine compile photo-small -o a.engine"
         )
     try:
-        return (folder / MANIFEST).read_bytes()
-    except OSError as error:
+        return regular_bytes(folder / MANIFEST)
+    except (OSError, NotAsDescribed) as error:
         raise EngineInvalid(
             f"engine: expected a folder with {MANIFEST}, got {str(folder)!r} without a readable "
             "one; make one by: latino-engine compile photo-small -o a.engine"
@@ -130,7 +203,7 @@ def _read_bytes(folder: Path) -> bytes:
 def _check_file(folder: Path, name: str, facts: dict[str, Any]) -> None:
     path = folder / name
     again = rebuild_remedy(folder, name.split(".")[2]) if is_plan(name) else _REMEDY
-    if Path(name).name != name or not path.is_file():
+    if "\0" in name or Path(name).name != name or not path.is_file():
         raise EngineInvalid(
             f"{name}: expected a file of the engine {folder.name!r}, got none; {again}"
         )

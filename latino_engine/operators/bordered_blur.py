@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from latino_engine import ops
-from latino_engine.errors import invalid
 from latino_engine.operators.blur import Blur
 from latino_engine.operators.parts.checks import (
     ArrayLike,
@@ -24,6 +23,7 @@ from latino_engine.operators.parts.checks import (
     pick_noise_std,
     show_noise_std,
 )
+from latino_engine.operators.parts.scalars import as_choice
 from latino_engine.operators.parts.separable_step import (
     SingularParts,
     as_product,
@@ -84,10 +84,9 @@ class BorderedBlur(Operator):
         self, kernel: ArrayLike, noise_std: float | ArrayLike, border: Border = "reflect"
     ) -> None:
         taps, sigma_y = as_kernel(kernel), as_noise_std(noise_std)
-        if border not in BORDERS:
-            expected = " or ".join(repr(name) for name in BORDERS)
-            remedy = "use Blur where the image wraps around"
-            raise invalid("border", expected, repr(border), remedy)
+        expected = " or ".join(repr(name) for name in BORDERS)
+        remedy = "use Blur where the image wraps around"
+        as_choice("border", border, BORDERS, expected, remedy)
         object.__setattr__(self, "kernel", taps)
         object.__setattr__(self, "noise_std", sigma_y)
         object.__setattr__(self, "border", border)

@@ -131,7 +131,7 @@ def _compressed_sensing(request: Request) -> Operator:
     ordering = request.choice("ordering", known) if "ordering" in request.values else "random"
     return CompressedSensing(
         ratio,
-        request.image_shape,
+        request.drawn_shape,
         request.noise_std,
         cast(Literal["random", "sequency"], ordering),
         seed=request.seed,
@@ -140,12 +140,12 @@ def _compressed_sensing(request: Request) -> Operator:
 
 def _coded_diffraction(request: Request) -> Operator:
     masks, seed = request.integer("masks", 1, 64), request.seed
-    return PhaseRetrieval.coded_diffraction(request.image_shape, request.noise_std, masks, seed)
+    return PhaseRetrieval.coded_diffraction(request.drawn_shape, request.noise_std, masks, seed)
 
 
 def _oversampled_phase(request: Request) -> Operator:
     factor = request.integer("oversampling", 1, 8)
-    return PhaseRetrieval.oversampled(request.image_shape, request.noise_std, factor)
+    return PhaseRetrieval.oversampled(request.drawn_shape, request.noise_std, factor)
 
 
 def _poisson(request: Request) -> Operator:
@@ -196,7 +196,7 @@ def _mask_from_file(request: Request) -> Tensor:
 def _random_mask(request: Request) -> Tensor:
     expected = "the missing fraction, above 0 and below 1"
     fraction = request.number("random", expected, lambda v: 0 < v < 1)
-    return random_pixels(fraction, request.image_shape, request.seed)
+    return random_pixels(fraction, request.drawn_shape, request.seed)
 
 
 def _box_mask(request: Request) -> Tensor:

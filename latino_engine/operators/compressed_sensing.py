@@ -32,8 +32,9 @@ from latino_engine.operators.parts.hadamard import (
     sequencies,
     sequency_order,
 )
-from latino_engine.operators.parts.image_size import as_image_size, check_image_size
+from latino_engine.operators.parts.image_size import as_image_size, check_image_size, check_memory
 from latino_engine.operators.parts.regularised_start import mid_grey, smooth_estimate
+from latino_engine.operators.parts.scalars import as_choice, as_number, as_switch
 from latino_engine.operators.parts.size_table import SizeTable
 from latino_engine.operators.protocol import DataStep, Operator
 
@@ -92,17 +93,19 @@ class CompressedSensing(Operator):
         seed: int = 0,
     ) -> None:
         sigma_y = as_noise_std(noise_std)
-        if not (isinstance(ratio, int | float) and 0 < ratio <= 1):
-            remedy = "give the share of the coefficients that is measured"
-            raise invalid("ratio", "a number in (0, 1]", ratio, remedy)
-        if ordering not in ("sequency", "random"):
-            expected = "'sequency' or 'random'"
-            raise invalid("ordering", expected, repr(ordering), "choose one of them")
-        object.__setattr__(self, "ratio", float(ratio))
+        remedy = "give the share of the coefficients that is measured"
+        ratio = as_number("ratio", ratio, "a number in (0, 1]", lambda r: 0 < r <= 1, remedy)
+        known = ("sequency", "random")
+        as_choice("ordering", ordering, known, "'sequency' or 'random'", "choose one of them")
+        object.__setattr__(self, "ratio", ratio)
         object.__setattr__(self, "image_size", as_image_size(image_size))
         object.__setattr__(self, "noise_std", sigma_y)
         object.__setattr__(self, "ordering", ordering)
-        signs = ordering == "random" if random_signs is None else bool(random_signs)
+        signs = (
+            ordering == "random"
+            if random_signs is None
+            else as_switch("random_signs", random_signs)
+        )
         object.__setattr__(self, "random_signs", signs)
         object.__setattr__(self, "seed", ops.check_seed(seed))
         object.__setattr__(self, "batch_size", common_batch("noise_std", (), sigma_y))
@@ -197,6 +200,7 @@ class CompressedSensing(Operator):
         """D as (H, W) of +1 and -1, and the kept coefficients (m,), in ascending order."""
 
         def build() -> tuple[Tensor, ...]:
+            check_memory("image_size", "patterns", 40.0 * math.prod(self._padded_size))
             random = np.random.Generator(np.random.Philox(key=self.seed))
             flips = random.integers(2, size=self.image_size)
             signs = torch.from_numpy(1.0 - 2.0 * flips * self.random_signs)

@@ -9,10 +9,12 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from latino_engine.errors import invalid
+from latino_engine.errors import invalid, invalid_type
 from latino_engine.operators.protocol import Operator
 
 _LARGEST_SIDE = 8192  # of a kernel, where the size of the image is not known
+_MOST_DRAWN = 1 << 26  # pixels whose order is drawn at once, in seconds
+_LONGEST = 1 << 12  # characters of a description, as of a path
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,15 @@ class Request:
             remedy = "give image_shape=(256, 256)"
             raise invalid("image_shape", f"(H, W) for the operator {self.name}", None, remedy)
         return self.size
+
+    @property
+    def drawn_shape(self) -> tuple[int, int]:
+        """The same, for an operator with a random pattern over the whole image."""
+        height, width = self.image_shape
+        if height * width > _MOST_DRAWN:
+            expected, got = f"at most {_MOST_DRAWN} pixels for {self.name}", f"{height} x {width}"
+            raise invalid("image_shape", expected, got, "crop the image, or give a mask by a file")
+        return height, width
 
     def number(self, key: str, expected: str, accept: Callable[[float], bool]) -> float:
         text = self.values[key]
@@ -81,6 +92,21 @@ class Way:
     example: str
     build: Callable[[Request], Operator]
     optional: tuple[str, ...] = ()
+
+
+def check_text(text: object) -> str:
+    """A description as it is; raises for what is no text, or holds more than can be printed."""
+    if not isinstance(text, str):
+        remedy = "write it as 'blur:std=1.6'"
+        raise invalid_type("operator", "a text", type(text).__name__, remedy)
+    if len(text) > _LONGEST:
+        expected = f"at most {_LONGEST} characters"
+        raise invalid("operator", expected, len(text), "give arrays by files")
+    for character in text:
+        if not character.isprintable():
+            got = f"{character!a} at place {text.index(character) + 1}"
+            raise invalid("operator", "characters that can be printed", got, "leave it out")
+    return text
 
 
 def parse_values(name: str, rest: str) -> dict[str, str]:

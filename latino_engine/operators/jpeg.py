@@ -36,6 +36,7 @@ from latino_engine.operators.parts.jpeg_codec import (
 )
 from latino_engine.operators.parts.jpeg_file import read_header
 from latino_engine.operators.parts.jpeg_noise import fitted_scales, squared_errors, typical_scales
+from latino_engine.operators.parts.scalars import as_choice, as_switch
 from latino_engine.operators.parts.size_table import SizeTable
 from latino_engine.operators.protocol import DataStep, Operator
 
@@ -92,12 +93,10 @@ class JPEG(Operator):
         subsampling: str = "4:4:4",
         tables: ArrayLike | None = None,
     ) -> None:
-        if subsampling not in SUBSAMPLINGS:
-            known = " or ".join(repr(name) for name in SUBSAMPLINGS)
-            remedy = "Pillow's default is '4:2:0'"
-            raise invalid("subsampling", known, repr(subsampling), remedy)
+        known, remedy = " or ".join(repr(name) for name in SUBSAMPLINGS), "Pillow writes '4:2:0'"
+        as_choice("subsampling", subsampling, SUBSAMPLINGS, known, remedy)
         object.__setattr__(self, "quality", _as_quality(quality, tables is not None))
-        object.__setattr__(self, "grey", grey)
+        object.__setattr__(self, "grey", as_switch("grey", grey))
         object.__setattr__(self, "subsampling", subsampling)
         object.__setattr__(self, "tables", None if tables is None else _as_tables(tables))
         object.__setattr__(self, "batch_size", None)

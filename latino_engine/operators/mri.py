@@ -35,6 +35,7 @@ from latino_engine.operators.parts.checks import (
 from latino_engine.operators.parts.conjugate_gradients import best_scale, proximal_solve
 from latino_engine.operators.parts.cost import Call, Count, Sizes, one_of
 from latino_engine.operators.parts.fused_step import FusedStep
+from latino_engine.operators.parts.scalars import as_switch
 from latino_engine.operators.parts.size_table import SizeTable
 from latino_engine.operators.parts.spectra import complex_of
 from latino_engine.operators.protocol import DataStep, Operator
@@ -90,7 +91,7 @@ class MRI(Operator):
         object.__setattr__(self, "mask", m)
         object.__setattr__(self, "noise_std", sigma_y)
         object.__setattr__(self, "coil_maps", maps)
-        object.__setattr__(self, "real_image", bool(real_image))
+        object.__setattr__(self, "real_image", as_switch("real_image", real_image))
         object.__setattr__(self, "tol", as_tolerance(tol))
         object.__setattr__(self, "max_iter", as_iterations(max_iter))
         object.__setattr__(self, "batch_size", common_batch(name, sizes, sigma_y))
@@ -128,7 +129,7 @@ class MRI(Operator):
         (gamma S(m Y) + V) / (gamma S(m) + 1), S(a)(k) = (a(k) + conj a(-k)) / 2.
         """
         self.check_measurement(y)
-        if self.coil_maps is not None or v.ndim != 4 or v.shape[1] != 2:
+        if self.coil_maps is not None or not isinstance(v, Tensor) or v.shape[1:2] != (2,):
             return self.data_step(y)(v, gamma)
         self._check_anchor(v, (y.shape[0], 2, *self._size), y.dtype)
         check_gamma(gamma)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from latino_engine import ops
-from latino_engine.errors import invalid, whole_number
+from latino_engine.errors import invalid
 from latino_engine.operators.parts.checks import (
     ArrayLike,
     as_noise_std,
@@ -27,12 +27,18 @@ from latino_engine.operators.parts.checks import (
     pick_noise_std,
     show_noise_std,
 )
-from latino_engine.operators.parts.image_size import as_image_size, check_image_size
+from latino_engine.operators.parts.image_size import (
+    as_image_size,
+    check_image_size,
+    check_memory,
+)
+from latino_engine.operators.parts.scalars import as_count
 from latino_engine.operators.parts.simulation import add_measurement_noise
 from latino_engine.operators.parts.size_table import SizeTable
 from latino_engine.operators.parts.spectra import complex_of
 from latino_engine.operators.protocol import DataStep, Operator
 
+_MOST = 1 << 16  # masks, iterations and padding: beyond any use
 _START_ITERATIONS = 200  # of the phase search behind initial_estimate
 _RELAXATION = 0.9  # of its negative feedback; Fienup's beta
 
@@ -92,8 +98,7 @@ class PhaseRetrieval(Operator):
             got = tuple(m.shape) if m.ndim not in (2, 3) or not m.numel() else "zeros alone"
             raise invalid("masks", "(H, W) or (L, H, W), not all 0", got, "give one mask or more")
         for name, value in (("oversampling", oversampling), ("num_iter", num_iter)):
-            if whole_number(name, value) < 1:
-                raise invalid(name, "at least 1", value, "leave it out")
+            as_count(name, value, _MOST, "leave it out")
         object.__setattr__(self, "masks", m if m.ndim == 3 else m[None])
         object.__setattr__(self, "noise_std", sigma_y)
         object.__setattr__(self, "oversampling", int(oversampling))
@@ -111,10 +116,11 @@ class PhaseRetrieval(Operator):
         num_iter: int = 10,
     ) -> PhaseRetrieval:
         """L masks of independent, uniform phases; L = 4 determines a real image well."""
-        if whole_number("num_masks", num_masks) < 1:
-            raise invalid("num_masks", "at least 1", num_masks, "4 suit most uses")
+        count = as_count("num_masks", num_masks, _MOST, "4 suit most uses")
+        size = as_image_size(image_size)
+        check_memory("image_size", "masks", 64.0 * count * size[0] * size[1])
         random = np.random.Generator(np.random.Philox(key=ops.check_seed(seed)))
-        phases = random.uniform(0.0, 2.0 * math.pi, (num_masks, *as_image_size(image_size)))
+        phases = random.uniform(0.0, 2.0 * math.pi, (count, *size))
         return cls(np.exp(1j * phases), noise_std, num_iter=num_iter)
 
     @classmethod

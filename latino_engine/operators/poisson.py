@@ -22,6 +22,7 @@ from latino_engine.operators.parts.checks import (
     check_finite,
     check_gamma,
     check_index,
+    check_measured,
     pick_noise_std,
 )
 from latino_engine.operators.parts.conjugate_gradients import proximal_solve
@@ -32,6 +33,9 @@ _PIXELWISE = ("Inpainting", "Denoising")  # A multiplies every pixel by 0 or 1
 _NUM_ITER = 10  # Gauss-Newton steps; each about squares the error once it is small
 _NUM_HALVINGS = 6
 _LARGEST_VALUE = 16.0  # beyond this, y holds counts that nobody divided by the peak
+
+#: Between a photon in a million pixels and what no detector counts.
+_PEAKS = (1e-6, 1e15)
 
 
 @dataclass(frozen=True, eq=False, repr=False, init=False)
@@ -109,7 +113,7 @@ class PoissonNoise(Operator):
 
     def data_step(self, y: Tensor) -> DataStep:
         """The data step of the stabilised measurement, whose form is computed once for y."""
-        check_batch("y", len(y), self.batch_size)
+        check_measured("y", y, self.batch_size)
         check_finite(self.observed(y))
         target, kept = self._stabilised(y), self._kept(y)
         shape, dtype = self.operator.A_adjoint(target).shape, y.dtype
@@ -288,6 +292,12 @@ def _as_peak(peak: float | ArrayLike) -> float | Tensor:
     if float(photons.min()) <= 0:
         remedy = "give the photons of a pixel of brightness 1"
         raise invalid("peak", "finite numbers > 0", f"{float(photons.min()):g}", remedy)
+    low, high = _PEAKS
+    extreme = photons[(photons < low) | (photons > high)]
+    if extreme.numel():
+        remedy = "give the photons of a pixel of brightness 1"
+        got = f"{float(extreme[0]):g}"
+        raise invalid("peak", f"numbers of photons from {low:g} to {high:g}", got, remedy)
     return float(photons) if photons.numel() == 1 else photons
 
 

@@ -52,6 +52,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from latino_engine import ops
 from latino_engine.errors import invalid
 from latino_engine.operators.bordered_blur import BORDERS
 from latino_engine.operators.builders import FILE_KEYS, OPERATORS
@@ -62,8 +63,9 @@ from latino_engine.operators.combined_spec import (
     own_noise,
     pieces,
 )
-from latino_engine.operators.grammar import Request, choose, parse_values, unknown
+from latino_engine.operators.grammar import Request, check_text, choose, parse_values, unknown
 from latino_engine.operators.luminance import Luminance, suits_grey
+from latino_engine.operators.parts.image_size import as_image_size
 from latino_engine.operators.parts.sampling_grid import KERNELS
 from latino_engine.operators.protocol import Operator
 from latino_engine.system.cache import file_sha256
@@ -97,6 +99,11 @@ def parse_operator(
         ImageUnreadable: a mask or kernel file that cannot be used.
     """
 
+    check_text(text)
+    seed = ops.check_seed(seed)
+    if image_shape is not None:
+        image_shape = as_image_size(image_shape, "image_shape")
+
     def parse(one: str, level: float | Tensor, shape: tuple[int, int] | None) -> Operator:
         return _parse_one(one, level, shape, seed, border)
 
@@ -119,6 +126,8 @@ def image_size_behind(text: str, measured: tuple[int, int]) -> tuple[int, int]:
     Raises:
         InvalidArgument, ImageUnreadable: a blur whose kernel cannot be told.
     """
+
+    check_text(text)
 
     def parse(one: str, level: float | Tensor, shape: tuple[int, int]) -> Operator:
         return _parse_one(own_noise(one, level)[0], level, shape, 0, "wrap")
@@ -210,7 +219,7 @@ def files_named(text: str) -> list[str]:
         InvalidArgument: a description that cannot be read.
     """
     found = []
-    for part in pieces(text)[::2]:
+    for part in pieces(check_text(text))[::2]:
         name, _, rest = part.strip().partition(":")
         for key, value in parse_values(name, rest).items():
             if key in FILE_KEYS and not (key == "kernel" and value in KERNELS):

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from latino_engine import ops
-from latino_engine.errors import invalid, invalid_type
+from latino_engine.errors import invalid, invalid_type, whole_number
 from latino_engine.operators.own import as_linear
 from latino_engine.operators.parts.checks import (
     SMALLEST_NOISE_STD,
@@ -20,9 +21,11 @@ from latino_engine.operators.parts.checks import (
     known_noise_std,
 )
 from latino_engine.operators.parts.families import family_of_stack
+from latino_engine.operators.parts.image_size import as_image_size, check_memory
 from latino_engine.operators.parts.pictures import side_by_side
 from latino_engine.operators.parts.shared_diagonal import diagonal_step, shared_diagonal
 from latino_engine.operators.protocol import DataStep, Operator
+from latino_engine.ops.philox import MAX_CHANNELS
 
 
 @dataclass(frozen=True, eq=False, repr=False, init=False)
@@ -57,9 +60,7 @@ class Stack(Operator):
     def __init__(self, operators: Sequence[Operator], image_shape: Sequence[int]) -> None:
         remedy = "sample JPEG, phase retrieval and photon counts by themselves"
         parts = linear_parts("operators", operators, remedy)
-        shape = tuple(image_shape) if isinstance(image_shape, Sequence) else (image_shape,)
-        if len(shape) != 3 or any(not isinstance(n, int) or n < 1 for n in shape):
-            raise invalid("image_shape", "(C, H, W)", shape, "give the shape of one image")
+        shape = _as_image_shape(image_shape)
         batch, shapes = batch_of(parts), tuple(op.measured_shape(shape) for op in parts)
         object.__setattr__(self, "operators", parts)
         object.__setattr__(self, "image_shape", shape)
@@ -84,7 +85,8 @@ class Stack(Operator):
 
     def A_adjoint(self, y: Tensor) -> Tensor:
         """The sum of the adjoints, weighted as `join` weighs."""
-        weights, parts = self._weights(y), self._parts(y)
+        parts = self._parts(y)
+        weights = self._weights(y)
         images = [
             ops.per_image(w, p) * op.A_adjoint(p)
             for op, w, p in zip(self.operators, weights, parts, strict=True)
@@ -107,8 +109,9 @@ class Stack(Operator):
 
     def split(self, y: Tensor) -> list[Tensor]:
         """The measurements y_1, y_2, ... that `join` made y from."""
+        parts = self._parts(y)
         weights = self._weights(y)
-        return [p / ops.per_image(w, p) for w, p in zip(weights, self._parts(y), strict=True)]
+        return [p / ops.per_image(w, p) for w, p in zip(weights, parts, strict=True)]
 
     def data_step(self, y: Tensor) -> DataStep:
         """The prox for one y: exact where the parts share a diagonalisation, else by CG."""
@@ -174,6 +177,22 @@ class Stack(Operator):
             raise invalid("y", f"(B, {total})", got, "make it by join([y_1, y_2, ...])")
         check_dtype("y", y)
         check_batch("y", y.shape[0], self.batch_size)
+
+
+def _as_image_shape(value: object) -> tuple[int, int, int]:
+    """(C, H, W) from three whole numbers of any library."""
+    expected, remedy = "(C, H, W)", "give the shape of one image"
+    sides = tuple(value) if isinstance(value, Sequence | np.ndarray) else (value,)
+    if isinstance(value, str) or len(sides) != 3:
+        plain = isinstance(value, tuple | list | int)
+        got = repr(sides) if plain else type(value).__name__
+        raise invalid("image_shape", expected, got, remedy)
+    channels = whole_number("image_shape", sides[0])
+    if not 1 <= channels <= MAX_CHANNELS:
+        raise invalid("image_shape", f"from 1 to {MAX_CHANNELS} channels", channels, remedy)
+    height, width = as_image_size(sides[1:], "image_shape")
+    check_memory("image_shape", "images", 64.0 * channels * height * width)
+    return channels, height, width
 
 
 def linear_parts(name: str, operators: Sequence[Operator], remedy: str) -> tuple[Operator, ...]:

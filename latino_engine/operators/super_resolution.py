@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from latino_engine import ops
-from latino_engine.errors import invalid, invalid_type
+from latino_engine.errors import invalid
 from latino_engine.operators.parts.checks import (
     ArrayLike,
     as_noise_std,
@@ -37,6 +37,7 @@ from latino_engine.operators.parts.sampling_grid import (
     on_corner_grid,
     wrapped,
 )
+from latino_engine.operators.parts.scalars import as_count
 from latino_engine.operators.parts.separable_step import (
     SingularParts,
     separable_step,
@@ -48,6 +49,7 @@ from latino_engine.operators.protocol import DataStep, Operator
 
 #: gamma of the fused formula costs gamma times the rounding of its numbers: 1e-4 in float32 here,
 #: which the default schedules reach at this noise level.
+_LARGEST_FACTOR = 1 << 13
 _LARGE_GAMMA, _SMALL_NOISE_STD = 1e3, 5e-3
 
 
@@ -100,10 +102,8 @@ class SuperResolution(Operator):
         compat: str | None = None,
         grid: str | None = None,
     ) -> None:
-        if isinstance(factor, bool) or not isinstance(factor, int):
-            raise invalid_type("factor", "an integer", type(factor).__name__, "give whole pixels")
-        if factor < 1:
-            raise invalid("factor", "at least 1", factor, "give the ratio of the two resolutions")
+        remedy = "give the ratio of the two resolutions"
+        factor = as_count("factor", factor, _LARGEST_FACTOR, remedy)
         own_grid = "centred" if isinstance(kernel, str) and kernel in LIBRARY_FILTERS else "corner"
         grid = own_grid if grid is None else check_grid(grid)
         if isinstance(kernel, str):
@@ -175,6 +175,7 @@ class SuperResolution(Operator):
 
         For the kernel of a library by the singular vectors of its matrices, `separable_step`.
         """
+        check_gamma(gamma)
         large = not isinstance(gamma, Tensor) or gamma.device.type == "cpu"
         large = large and float(torch.as_tensor(gamma).detach().max()) > _LARGE_GAMMA
         if large and self.compat is None and self.is_periodic:

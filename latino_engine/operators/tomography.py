@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -21,8 +22,14 @@ from latino_engine.operators.parts.checks import (
     pick_noise_std,
     show_noise_std,
 )
-from latino_engine.operators.parts.image_size import as_image_size, check_image_size
+from latino_engine.operators.parts.image_size import (
+    LARGEST_SIDE,
+    as_image_size,
+    check_image_size,
+    check_memory,
+)
 from latino_engine.operators.parts.parallel_beam import joseph_entries, sparse_pair, sparse_product
+from latino_engine.operators.parts.scalars import as_choice, as_count, as_number
 from latino_engine.operators.parts.size_table import SizeTable
 from latino_engine.operators.protocol import Operator
 
@@ -84,17 +91,13 @@ class Tomography(Operator):
         detector_offset: float = 0.0,
     ) -> None:
         size, sigma_y = as_image_size(image_size), as_noise_std(noise_std)
-        if convention not in _CONVENTIONS:
-            expected = " or ".join(repr(name) for name in _CONVENTIONS)
-            remedy = "'centred' and rotation_centre describe any other"
-            raise invalid("convention", expected, repr(convention), remedy)
+        expected = " or ".join(repr(name) for name in _CONVENTIONS)
+        remedy = "'centred' and rotation_centre describe any other"
+        as_choice("convention", convention, _CONVENTIONS, expected, remedy)
         default, centre = _CONVENTIONS[convention](size)
-        detectors = default if num_detectors is None else num_detectors
-        if isinstance(detectors, bool) or not isinstance(detectors, int):
-            got = type(detectors).__name__
-            raise invalid_type("num_detectors", "an integer or None", got, "leave it out")
-        if detectors < 1:
-            raise invalid("num_detectors", "at least 1", detectors, "leave it out")
+        detectors = default
+        if num_detectors is not None:
+            detectors = as_count("num_detectors", num_detectors, 2 * LARGEST_SIDE, "leave it out")
         object.__setattr__(self, "angles", _as_angles(angles))
         object.__setattr__(self, "image_size", size)
         object.__setattr__(self, "noise_std", sigma_y)
@@ -178,6 +181,8 @@ class Tomography(Operator):
 
         def build() -> tuple[Tensor, ...]:
             detectors = self.num_detectors
+            crossed = 2.0 * len(self.angles) * detectors * max(self.image_size)  # two for each row
+            check_memory("image_size", "projections", 48.0 * crossed)
             middle = detectors // 2 if self.convention == "skimage" else (detectors - 1) / 2
             geometry = (self.rotation_centre, middle + self.detector_offset)
             rows, columns, values = joseph_entries(
@@ -216,25 +221,23 @@ def _astra(size: tuple[int, int]) -> tuple[int, tuple[float, float]]:
 #: name -> (H, W) -> (number of detectors, rotation centre).
 _CONVENTIONS = {"centred": _centred, "skimage": _skimage, "astra": _astra}
 CONVENTIONS = tuple(_CONVENTIONS)
+_MOST_ANGLES = 1 << 20
 
 
 def _as_centre(value: object, default: tuple[float, float]) -> tuple[float, float]:
     if value is None:
         return default
     try:
-        row, column = (float(v) for v in value)  # type: ignore[attr-defined]
-    except (TypeError, ValueError):
-        remedy = "give the row and the column of the pixel"
-        raise invalid_type("rotation_centre", "(row, column)", value, remedy) from None
+        row, column = cast(tuple[object, object], value)
+    except (TypeError, ValueError, RuntimeError):
+        got, remedy = type(value).__name__, "give the row and the column of the pixel"
+        raise invalid_type("rotation_centre", "(row, column)", got, remedy) from None
     return _as_pixels("rotation_centre", row), _as_pixels("rotation_centre", column)
 
 
-def _as_pixels(name: str, value: float) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise invalid_type(name, "a number of pixels", type(value).__name__, "give a float")
-    if not math.isfinite(value):
-        raise invalid(name, "a finite number of pixels", value, "leave it out where it is 0")
-    return float(value)
+def _as_pixels(name: str, value: object) -> float:
+    expected = "a finite number of pixels"
+    return as_number(name, value, expected, lambda v: abs(v) <= 1e9, "leave it out where it is 0")
 
 
 def _look_like_radians(angles: Tensor) -> bool:
@@ -248,9 +251,9 @@ def _look_like_radians(angles: Tensor) -> bool:
 
 def _as_angles(value: int | ArrayLike) -> Tensor:
     """(A,) float64, degrees."""
-    if isinstance(value, int) and not isinstance(value, bool):
-        if value < 1:
-            raise invalid("angles", "at least one", value, "give their number or the degrees")
+    if hasattr(value, "__index__") and getattr(value, "shape", ()) == ():
+        remedy = "give their number or the degrees"
+        value = as_count("angles", value, _MOST_ANGLES, remedy, "at least one")
         return torch.arange(value, dtype=torch.float64, device="cpu") * (180.0 / value)
     angles = as_parameter("angles", value)
     if angles.ndim != 1 or angles.numel() == 0:

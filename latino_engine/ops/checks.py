@@ -29,7 +29,13 @@ def per_image(value: float | Tensor, like: Tensor, name: str = "gamma") -> Tenso
         if dtype is torch.float32 and device.type == "cpu" and not torch.compiler.is_compiling():
             return _kept_scalar(value, like.ndim)
         return torch.full((1,) * like.ndim, value, dtype=dtype, device=device)
-    tensor = torch.as_tensor(value, dtype=dtype, device=like.device)
+    try:
+        if not isinstance(value, Tensor | np.ndarray | np.generic | int | list | tuple):
+            raise TypeError
+        tensor = torch.as_tensor(value, dtype=dtype, device=like.device)
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        got, remedy = type(value).__name__, "give one value for each image of the batch"
+        raise invalid_type(name, "a number or a tensor (B,)", got, remedy) from None
     if tensor.ndim > 1 or (tensor.ndim == 1 and tensor.shape[0] not in (1, like.shape[0])):
         raise invalid(
             name,
@@ -49,7 +55,13 @@ def _kept_scalar(value: float, ndim: int) -> Tensor:
 
 def check_ids(name: str, value: Tensor | Sequence[int], pairs: int, limit: int) -> Tensor:
     """The ids as a tensor (pairs,) of integers in [0, limit); raises the sentence otherwise."""
-    ids = torch.as_tensor(value)
+    try:
+        ids = torch.as_tensor(value)
+        if ids.layout is not torch.strided or ids.is_meta:
+            raise TypeError
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        got, remedy = type(value).__name__, "give one id per image"
+        raise invalid_type(name, "integers", got, remedy) from None
     if ids.numel() == 0:
         ids = ids.to(torch.int64)  # an empty list has no type of its own
     if ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool:

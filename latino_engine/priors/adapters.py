@@ -10,28 +10,47 @@ import copy
 import difflib
 import hashlib
 import json
-import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
+from msgspec import Struct
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from latino_engine.atomic import atomic_file, atomic_folder
-from latino_engine.errors import AdapterInvalid, invalid, invalid_type
+from latino_engine.errors import AdapterInvalid, invalid_type
 from latino_engine.learned_schedule import REMEDY, LearnedSchedule, parse_schedule
 from latino_engine.priors.prior import Prior
+from latino_engine.system.described import (
+    Finite,
+    Name,
+    NotAsDescribed,
+    Sha256,
+    described,
+    read_json,
+)
 
 FORMAT_VERSION = 1
 SHIPPED = ("photo-small", "digits-32-2x2", "digits-32-3x3")
-INITS = ("regularised", "measurement", "network")
 ADAPTER_FILES = ("adapter.json", "adapter.safetensors", "init.safetensors")
+
+
+class _AdapterFile(Struct):
+    """adapter.json, apart from its format; `sampler` is described by `learned_schedule`."""
+
+    name: Name
+    prior: Name
+    prior_sha256: Sha256
+    scale: Finite
+    init: Literal["regularised", "measurement", "network"]
+    sampler: dict[str, Any]
+    training: dict[str, Any]
 
 
 @dataclass(frozen=True, eq=False)
@@ -272,35 +291,35 @@ def _read_folder(folder: Path) -> Adapter:
                 "with adapter.json and adapter.safetensors"
             )
     try:
-        facts = json.loads((folder / "adapter.json").read_text(encoding="utf-8"))
+        facts = read_json(folder / "adapter.json")
         weights = load_file(folder / "adapter.safetensors")
-    except (ValueError, OSError, SafetensorError) as error:
+    except (NotAsDescribed, OSError, SafetensorError) as error:
         raise AdapterInvalid(
             f"adapter: expected files that can be read in {folder.name!r}, got {error}; {REMEDY}"
         ) from error
     if not isinstance(facts, dict) or facts.get("format") != FORMAT_VERSION:
         found = facts.get("format") if isinstance(facts, dict) else type(facts).__name__
         raise AdapterInvalid(
-            f"adapter.json: expected format {FORMAT_VERSION}, got {found!r}; use the release of "
-            "latino-engine that wrote it"
+            f"adapter.json: expected format {FORMAT_VERSION}, got {repr(found)[:40]}; use the "
+            "release of latino-engine that wrote it"
         )
+    try:
+        told = described(facts, _AdapterFile)
+    except NotAsDescribed as error:
+        raise AdapterInvalid(f"adapter.json: expected {error}; {REMEDY}") from error
     if any(not bool(torch.isfinite(weight).all()) for weight in weights.values()):
         raise AdapterInvalid(
             f"adapter.safetensors: expected finite weights, got NaN or infinite ones; {REMEDY}"
         )
-    try:
-        init, scale = str(facts["init"]), float(facts["scale"])
-        if not math.isfinite(scale):
-            raise ValueError(f"scale {scale}")
-        names = [str(facts[key]) for key in ("name", "prior", "prior_sha256")]
-        training = dict(facts["training"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise AdapterInvalid(
-            "adapter.json: expected name, prior, prior_sha256, scale, init, sampler and training, "
-            f"got a file that lacks one or holds something else ({error!r}); {REMEDY}"
-        ) from error
-    if init not in INITS:
-        raise invalid("adapter.json, init", f"one of {', '.join(INITS)}", repr(init), REMEDY)
     floats = {name: weight.float() for name, weight in weights.items()}
-    schedule = parse_schedule(facts.get("sampler"))
-    return Adapter(names[0], names[1], names[2], schedule, floats, scale, init, training)
+    schedule = parse_schedule(told.sampler)
+    return Adapter(
+        told.name,
+        told.prior,
+        told.prior_sha256,
+        schedule,
+        floats,
+        told.scale,
+        told.init,
+        told.training,
+    )

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable, Mapping
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from itertools import pairwise
 from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 from torch.overrides import TorchFunctionMode
 
 from latino_engine.errors import PriorInvalid
@@ -76,12 +79,17 @@ ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
 }
 
 
-def build_network(spec: PriorSpec, module: nn.Module | None = None) -> nn.Module:
+def build_network(
+    spec: PriorSpec,
+    module: nn.Module | None = None,
+    weights: Mapping[str, Tensor] | None = None,
+) -> nn.Module:
     """The network that `spec` names, with weights still to be filled in.
 
     Args:
         spec: what prior.json says.
         module: the user's own module, for a prior that was made from one.
+        weights: those that are to fill it: a network of far more is not built to its end.
 
     Raises:
         PriorInvalid: an architecture that is not known, or arguments that are not its own.
@@ -95,13 +103,14 @@ def build_network(spec: PriorSpec, module: nn.Module | None = None) -> nn.Module
             f"module: expected None, as prior.json names the architecture {name!r}, got "
             f"{type(module).__name__}; leave it out"
         )
-    if name not in ARCHITECTURES:
+    if not isinstance(name, str) or name not in ARCHITECTURES:
         raise PriorInvalid(
             f"prior.json: expected an architecture of {sorted(ARCHITECTURES)}, got {name!r}; "
             "check the file, or update latino-engine"
         )
     try:
-        return ARCHITECTURES[name](channels=spec.channels, **arguments)
+        with nullcontext() if weights is None else _about_as_large_as(weights):
+            return ARCHITECTURES[name](channels=spec.channels, **arguments)
     except PriorInvalid:
         raise
     except Exception as error:  # sizes that no network can have fail in torch in many ways
@@ -109,6 +118,29 @@ def build_network(spec: PriorSpec, module: nn.Module | None = None) -> nn.Module
             f"prior.json: expected the arguments of the architecture {name!r}, got {error}; "
             "correct the file"
         ) from error
+
+
+@contextmanager
+def _about_as_large_as(weights: Mapping[str, Tensor]) -> Iterator[None]:
+    """A network of many more parameters than there are weights is refused while it is built.
+
+    A parameter is registered before it is filled: up to then its memory is not touched.
+    """
+    most = 2 * sum(weight.numel() for weight in weights.values()) + (1 << 16)
+    thread, found = threading.get_ident(), 0
+
+    def count(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
+        nonlocal found
+        if threading.get_ident() == thread and parameter is not None:
+            found += parameter.numel() + 1
+            if found > most:
+                raise ValueError(f"more than {most} parameters for weights of half as many")
+
+    handle = register_module_parameter_registration_hook(count)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def _module_network(arguments: dict[str, Any], module: nn.Module | None) -> nn.Module:
@@ -136,14 +168,14 @@ def build_denoiser(spec: PriorSpec, network: nn.Module) -> nn.Module:
     """
     fields = dict(spec.preconditioning)
     name = fields.pop("name", None)
-    if name not in _PRECONDITIONINGS:
+    if not isinstance(name, str) or name not in _PRECONDITIONINGS:
         raise PriorInvalid(
             f"prior.json: expected a preconditioning of {sorted(_PRECONDITIONINGS)}, got {name!r}; "
             "check the file, or update latino-engine"
         )
     try:
         return _PRECONDITIONINGS[name](network, spec, fields)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         if isinstance(error, PriorInvalid):
             raise
         raise PriorInvalid(
@@ -203,7 +235,7 @@ def build_prior(
     Raises:
         PriorInvalid: an architecture that is not known, or weights of other names or shapes.
     """
-    network = build_network(spec, module)
+    network = build_network(spec, module, weights)
     check_weights(network.state_dict(), weights)
     network.load_state_dict(dict(weights), strict=True)
     denoiser = build_denoiser(spec, network)

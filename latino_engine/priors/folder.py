@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from msgspec import Meta, Struct
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import nn
 
 from latino_engine.atomic import atomic_file, atomic_folder
 from latino_engine.errors import PriorInvalid
+from latino_engine.ops.philox import MAX_CHANNELS
 from latino_engine.priors.assembly import build_prior
 from latino_engine.priors.importers.checkpoint import MAX_BYTES, check_size
 from latino_engine.priors.latent.latent_folder import (
@@ -22,19 +24,17 @@ from latino_engine.priors.latent.latent_folder import (
 from latino_engine.priors.latent.pipeline_files import MAX_PIPELINE_BYTES
 from latino_engine.priors.latent.prior import LatentPrior, is_latent
 from latino_engine.priors.prior import Prior, PriorSpec
+from latino_engine.system.described import (
+    Finite,
+    Name,
+    NotAsDescribed,
+    Positive,
+    described,
+    read_json,
+)
 
 FORMAT_VERSION = 1
 
-_REQUIRED = (
-    "name",
-    "channels",
-    "size_multiple",
-    "data_range",
-    "sigma_min",
-    "sigma_max",
-    "architecture",
-    "preconditioning",
-)
 _PICKLE_SUFFIXES = (".pt", ".pth", ".ckpt", ".bin", ".pkl", ".pickle")
 _UNET_ARGUMENTS = (
     "widths",
@@ -44,6 +44,35 @@ _UNET_ARGUMENTS = (
     "groups",
     "pixel_unshuffle",
 )
+
+
+class _PriorFile(Struct):
+    """prior.json, apart from its format.
+
+    In the flat layout of old files, architecture and preconditioning are names, their arguments
+    stand beside them.
+    """
+
+    name: Name
+    channels: Annotated[int, Meta(ge=1, le=MAX_CHANNELS)]
+    size_multiple: Annotated[int, Meta(ge=1, le=1 << 16)]
+    data_range: tuple[Finite, Finite]
+    sigma_min: Positive
+    sigma_max: Positive
+    architecture: dict[str, Any] | Name
+    preconditioning: dict[str, Any] | Name
+    sigma_data: Positive | None = None
+    sigma_table: Annotated[list[Positive], Meta(max_length=1 << 20)] | None = None
+    sampler: dict[str, Finite] = {}
+    licence: Annotated[str, Meta(max_length=1 << 16)] = ""
+
+
+class _SamplerFile(Struct):
+    """The defaults of the zero-shot sampler in prior.json."""
+
+    sigma_max: Positive = 1.0
+    sigma_min: Positive = 1e-3
+    steps: Annotated[float, Meta(ge=1.0, le=1e4)] = 8.0
 
 
 def save_prior(prior: Prior, folder: str | Path) -> None:
@@ -130,10 +159,11 @@ def read_folder(folder: Path, module: nn.Module | None, max_bytes: int | None) -
 
 def _read_spec(path: Path) -> PriorSpec:
     try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
+        fields = read_json(path)
+    except (NotAsDescribed, OSError) as error:
         raise PriorInvalid(
-            f"prior.json: expected JSON, got a file that cannot be read ({error}); restore the file"
+            f"prior.json: expected JSON, got a file that cannot be read as such: expected {error}; "
+            "restore the file"
         ) from error
     return parse_spec(fields)
 
@@ -151,54 +181,37 @@ def parse_spec(fields: Any) -> PriorSpec:
     version = fields.get("format")
     if version != FORMAT_VERSION:
         raise PriorInvalid(
-            f"prior.json: expected format {FORMAT_VERSION}, got {version!r}; "
+            f"prior.json: expected format {FORMAT_VERSION}, got {repr(version)[:40]}; "
             "use the release of latino-engine that wrote it, or save the prior again"
         )
-    missing = [name for name in _REQUIRED if name not in fields]
-    if missing:
-        raise PriorInvalid(
-            f"prior.json: expected the fields {', '.join(_REQUIRED)}, got none named "
-            f"{', '.join(missing)}; add them"
-        )
     try:
-        spec = _spec_from(fields)
-    except (TypeError, ValueError, KeyError) as error:
+        told = described(fields, _PriorFile)
+        described(told.sampler, _SamplerFile)
+    except NotAsDescribed as error:
+        raise PriorInvalid(f"prior.json: expected {error}; correct the file") from error
+    low, high = told.data_range
+    if not (told.sigma_min < told.sigma_max and low < high):
         raise PriorInvalid(
-            f"prior.json: expected numbers where the format says so, got {error}; correct the file"
-        ) from error
-    low, high = spec.data_range
-    sane = spec.channels > 0 and spec.size_multiple > 0 and 0 < spec.sigma_min < spec.sigma_max
-    if not (sane and low < high):
-        raise PriorInvalid(
-            "prior.json: expected channels > 0, size_multiple > 0, 0 < sigma_min < sigma_max and "
-            f"data_range low < high, got channels {spec.channels}, size_multiple "
-            f"{spec.size_multiple}, "
-            f"sigma {spec.sigma_min:g}..{spec.sigma_max:g}, data_range {spec.data_range}; "
+            "prior.json: expected sigma_min < sigma_max and data_range low < high, got "
+            f"sigma {told.sigma_min:g}..{told.sigma_max:g}, data_range {told.data_range}; "
             "correct the file"
         )
-    return spec
-
-
-def _spec_from(fields: dict[str, Any]) -> PriorSpec:
-    low, high = (float(v) for v in fields["data_range"])
-    architecture, preconditioning = fields["architecture"], fields["preconditioning"]
-    if isinstance(architecture, str):  # the flat layout: arguments beside the name
-        architecture = {"name": architecture} | {
-            k: fields[k] for k in _UNET_ARGUMENTS if k in fields
-        }
+    architecture, preconditioning = told.architecture, told.preconditioning
+    if isinstance(architecture, str):
+        beside = {name: fields[name] for name in _UNET_ARGUMENTS if name in fields}
+        architecture = {"name": architecture} | beside
     if isinstance(preconditioning, str):
-        preconditioning = {"name": preconditioning, "sigma_data": float(fields["sigma_data"])}
-    table = fields.get("sigma_table")
+        preconditioning = {"name": preconditioning, "sigma_data": told.sigma_data}
     return PriorSpec(
-        name=str(fields["name"]),
-        channels=int(fields["channels"]),
-        size_multiple=int(fields["size_multiple"]),
+        name=told.name,
+        channels=told.channels,
+        size_multiple=told.size_multiple,
         data_range=(low, high),
-        sigma_min=float(fields["sigma_min"]),
-        sigma_max=float(fields["sigma_max"]),
-        architecture=dict(architecture),
-        preconditioning=dict(preconditioning),
-        sigma_table=None if table is None else tuple(float(v) for v in table),
-        sampler={str(k): float(v) for k, v in fields.get("sampler", {}).items()},
-        licence=str(fields.get("licence", "")),
+        sigma_min=told.sigma_min,
+        sigma_max=told.sigma_max,
+        architecture=architecture,
+        preconditioning=preconditioning,
+        sigma_table=None if told.sigma_table is None else tuple(told.sigma_table),
+        sampler=told.sampler,
+        licence=told.licence,
     )

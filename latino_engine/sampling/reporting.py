@@ -70,8 +70,11 @@ def _stopper(
 def _teller(progress: Progress) -> Iterator[Callable[[int, int], None]]:
     if callable(progress):
         yield progress
-    elif not progress:
+    elif progress is None or progress is False:
         yield lambda done, total: None
+    elif progress is not True:
+        expected, got = "True, None or a function (done, total)", type(progress).__name__
+        raise invalid_type("progress", expected, got, "leave it out")
     else:
         from latino_engine.system.progress import progress_bar
 

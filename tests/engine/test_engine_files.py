@@ -123,7 +123,7 @@ def test_what_is_no_engine(tmp_path):
 def test_a_manifest_that_names_a_file_elsewhere(folder):
     fields = json.loads((folder / "engine.json").read_text())
     del fields["sha256"]
-    fields["files"]["../secret"] = {"sha256": "0", "bytes": 1}
+    fields["files"]["../secret"] = {"sha256": "0" * 64, "bytes": 1}
     signed = fields | {"sha256": manifest._digest(fields)}
     (folder / "engine.json").write_bytes(manifest._serialised(signed))
     assert refusal(folder).startswith("../secret: expected a file of the engine")

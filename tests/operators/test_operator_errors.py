@@ -95,7 +95,7 @@ CONSTRUCTION: tuple[Row, ...] = (
     (
         lambda: Blur.motion(2.5, 0.02),  # type: ignore[arg-type]
         TypeError,
-        "size: expected an integer, got float; give whole pixels",
+        "size: expected an integer, got float; give a whole number",
     ),
     (
         lambda: Blur.motion(9, 0.02, seed=-1),

@@ -315,9 +315,8 @@ ROWS: tuple[tuple[Callable[[], Any], type[Exception], str], ...] = (
     ),
     (
         lambda: CompressedSensing("a", 8, 0.1),
-        ValueError,
-        "ratio: expected a number in (0, 1], got a; give the share of the coefficients that "
-        "is measured",
+        TypeError,
+        "ratio: expected a number in (0, 1], got str; give one number",
     ),
     (
         lambda: PHASE.A(torch.ones(1, 1, 8, 9)),

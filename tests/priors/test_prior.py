@@ -181,9 +181,9 @@ def test_weights_of_another_shape_or_not_finite(folder):
     "fields, sentence",
     [
         ({"format": 2}, "expected format 1, got 2; use the release of latino-engine that wrote it"),
-        ({"sigma_min": -1.0}, "0 < sigma_min < sigma_max"),
+        ({"sigma_min": -1.0}, "expected `float` > 0.0 as sigma_min, got another value"),
         ({"data_range": [1.0, 0.0]}, "data_range low < high"),
-        ({"channels": "three"}, "expected numbers where the format says so"),
+        ({"channels": "three"}, "expected `int` as channels, got `str`; correct the file"),
         ({"architecture": {"name": "vit"}}, "expected an architecture of ['adm-unet', "),
         (
             {"architecture": {"name": "unet", "width": 3}},
@@ -200,7 +200,7 @@ def test_a_specification_without_a_field_or_of_no_json(folder):
     found = json.loads((folder / "prior.json").read_text())
     del found["channels"]
     (folder / "prior.json").write_text(json.dumps(found))
-    assert "got none named channels; add them" in refusal(folder)
+    assert "expected the field channels, got none; correct the file" in refusal(folder)
     (folder / "prior.json").write_text("{")
     assert "prior.json: expected JSON" in refusal(folder)
     (folder / "prior.json").write_text("[]")

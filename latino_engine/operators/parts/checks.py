@@ -1,4 +1,8 @@
-"""The checks that all operators share: parameters at construction, images and gamma on use."""
+"""The checks that all operators share: parameters at construction, images and gamma on use.
+
+One conversion for each kind of argument: `as_tensor` and `as_parameter` for arrays, those of
+`scalars` for single values, `as_image_size` for sizes; `check_image` for images.
+"""
 
 from __future__ import annotations
 
@@ -13,12 +17,17 @@ from torch import Tensor
 from torch._C._functorch import is_functorch_wrapped_tensor
 
 from latino_engine.errors import axes_remedy, channels_last, convert_remedy, invalid, invalid_type
+from latino_engine.operators.parts.scalars import as_count, as_number
+from latino_engine.ops.philox import MAX_CHANNELS
 
 #: What a user may give as a kernel, a mask, a coil map or several noise levels.
 ArrayLike: TypeAlias = "Tensor | npt.NDArray[np.generic] | Sequence[object] | float"
 
 #: noise_std = 0 is read as this fraction of the range [0, 1] where a division by it is needed.
 SMALLEST_NOISE_STD = 1e-3
+
+#: Noise levels between these are told from 0 and from infinity in float32 with their squares.
+NOISE_STDS = (1e-12, 1e9)
 
 
 class Unknown(float):
@@ -42,6 +51,13 @@ class Unknown(float):
 #: What noise_std="estimate" becomes.
 ESTIMATE = Unknown()
 
+#: Torch's floats of 8 and 4 bits, as far as this torch has them.
+_NO_ARITHMETIC = tuple(
+    getattr(torch, n) for n in dir(torch) if n.startswith(("float8_", "float4_"))
+)
+_LARGEST_GAMMA = 1e30  # whose products with images float32 holds
+_LARGEST_NUMBER = 1e15  # whose squares float32 holds
+_GAMMA = "gamma = 0 leaves v as it is"
 _START_STD = 0.1  # how far a first guess is from the image; 0.07 to 0.15 differ by less than 0.5 dB
 
 
@@ -52,16 +68,19 @@ def as_tensor(name: str, value: object) -> Tensor:
     integers signed ones where torch has no arithmetic for them.
 
     Raises:
-        TypeError: not numbers.
+        TypeError: not numbers, or a tensor without values in memory.
         ValueError: an array with masked entries.
     """
     if isinstance(value, Tensor):
+        check_plain(name, value)
         return value
     if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
         got = f"{int(np.ma.getmaskarray(value).sum())} masked ones"
         remedy = "fill them, or give the data and tell the operator by a mask, as Inpainting"
         raise invalid(name, "an array with all its entries", got, remedy)
     try:
+        if value is None or isinstance(value, str | bytes | dict | set | frozenset):
+            raise TypeError
         array = np.array(value, order="C", subok=False)
         if array.dtype.kind == "f" and array.dtype.itemsize > 8:
             array = array.astype(np.float64)
@@ -70,9 +89,18 @@ def as_tensor(name: str, value: object) -> Tensor:
         elif array.dtype.kind == "u" and array.dtype.itemsize > 1:
             array = array.astype(np.int64 if array.dtype.itemsize < 8 else np.float64)
         return torch.from_numpy(array.astype(array.dtype.newbyteorder("="), copy=False))
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError, RuntimeError, RecursionError):
         remedy = "give a numpy array or a torch tensor"
         raise invalid_type(name, "an array of numbers", type(value).__name__, remedy) from None
+
+
+def check_plain(name: str, tensor: Tensor) -> None:
+    """Raises for a tensor without values in memory, sparse, or of a type without arithmetic."""
+    if tensor.layout is not torch.strided or tensor.device.type == "meta" or tensor.is_quantized:
+        got = f"{tensor.layout} of {tensor.dtype} on {tensor.device}"
+        raise invalid_type(name, "a plain tensor", got, "convert it by .to_dense() or .float()")
+    if tensor.dtype in _NO_ARITHMETIC:
+        raise invalid_type(name, "a plain tensor", tensor.dtype, "convert it by .float()")
 
 
 def as_parameter(name: str, value: ArrayLike, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -80,7 +108,7 @@ def as_parameter(name: str, value: ArrayLike, dtype: torch.dtype = torch.float64
 
     Raises:
         TypeError: not numbers, or complex numbers where real ones are expected.
-        ValueError: NaN or Inf.
+        ValueError: NaN, Inf, or numbers whose squares float32 cannot hold.
     """
     given = as_tensor(name, value)
     if given.is_complex() and not dtype.is_complex:
@@ -89,6 +117,9 @@ def as_parameter(name: str, value: ArrayLike, dtype: torch.dtype = torch.float64
         parameter = given.detach().to("cpu", dtype, copy=True)
     if not bool(torch.isfinite(parameter).all()):
         raise invalid(name, "finite values", "NaN or Inf", "replace them before this call")
+    if parameter.numel() and float(parameter.abs().max()) > _LARGEST_NUMBER:
+        expected, got = f"numbers up to {_LARGEST_NUMBER:g}", f"{float(parameter.abs().max()):g}"
+        raise invalid(name, expected, got, "scale them to the range of the image")
     return parameter
 
 
@@ -106,21 +137,23 @@ def as_noise_std(value: float | ArrayLike) -> float | Tensor:
     if float(noise_std.min()) < 0:
         smallest = f"{float(noise_std.min()):g}"
         raise invalid("noise_std", "a standard deviation >= 0", smallest, "give its absolute value")
+    low, high = NOISE_STDS
+    extreme = noise_std[(noise_std > 0) & ((noise_std < low) | (noise_std > high))]
+    if extreme.numel():
+        expected, got = f"0, or a number from {low:g} to {high:g}", f"{float(extreme.max()):g}"
+        raise invalid("noise_std", expected, got, "images have the range of numbers about 1")
     return float(noise_std) if noise_std.numel() == 1 else noise_std
 
 
 def as_tolerance(tol: float) -> float:
     """A relative residual at which conjugate gradients stop."""
-    if not 0 < tol < 1:
-        raise invalid("tol", "a number in (0, 1)", f"{tol:g}", "1e-6 suits most uses")
-    return float(tol)
+    remedy = "1e-6 suits most uses"
+    return as_number("tol", tol, "a number in (0, 1)", lambda t: 0 < t < 1, remedy)
 
 
 def as_iterations(max_iter: int) -> int:
     """The most iterations of conjugate gradients."""
-    if max_iter < 1:
-        raise invalid("max_iter", "at least 1", max_iter, "200 suits most uses")
-    return int(max_iter)
+    return as_count("max_iter", max_iter, 1 << 31, "200 suits most uses")
 
 
 def as_mask(value: ArrayLike, channels: str) -> Tensor:
@@ -164,9 +197,14 @@ def check_image(name: str, x: object, batch: int | None = None, channels: int = 
     if not isinstance(x, Tensor):
         expected, got = f"a torch tensor {wanted}", type(x).__name__
         raise invalid_type(name, expected, got, convert_remedy(x))
+    check_plain(name, x)
     if x.ndim != 4 or channels_last(x.shape, channels):
         raise invalid(name, wanted, tuple(x.shape), axes_remedy(x.shape))
     check_dtype(name, x)
+    if x.shape[1] > MAX_CHANNELS:
+        raise invalid(name, f"at most {MAX_CHANNELS} channels", x.shape[1], "split the channels")
+    if 0 in x.shape:
+        raise invalid(name, f"{wanted}, at least one pixel", tuple(x.shape), "give whole images")
     if channels > 1 and x.shape[1] != channels:
         remedy = f"the operator's parameters are for {channels} channels"
         raise invalid(name, wanted, tuple(x.shape), remedy)
@@ -177,6 +215,7 @@ def check_measured(name: str, y: object, batch: int | None = None) -> None:
     """y as a tensor (B, ...) of any rank, real or complex."""
     if not isinstance(y, Tensor) or y.ndim < 1:
         raise invalid_type(name, "a tensor (B, ...)", type(y).__name__, convert_remedy(y))
+    check_plain(name, y)
     check_dtype(name, y.real if y.is_complex() else y)
     check_batch(name, y.shape[0], batch)
 
@@ -241,19 +280,33 @@ def check_anchor(v: Tensor, expected: tuple[int, ...], dtype: torch.dtype) -> No
 
 def check_gamma(gamma: float | Tensor) -> None:
     """gamma >= 0 and finite. On an accelerator it is not read, which would stall the queue."""
-    if isinstance(gamma, Tensor):
-        if gamma.device.type != "cpu" or bool(((gamma >= 0) & torch.isfinite(gamma)).all()):
-            return
-        shown = f"{float(gamma.detach().min()):g}"
-    else:
-        if gamma >= 0 and math.isfinite(gamma):
-            return
-        shown = f"{gamma:g}"
-    raise invalid("gamma", "a finite number >= 0", shown, "gamma = 0 leaves v as it is")
+    if isinstance(gamma, float) and 0.0 <= gamma <= _LARGEST_GAMMA:
+        return
+    if not isinstance(gamma, Tensor | np.ndarray | list):
+        number = as_number("gamma", gamma, "a finite number >= 0", lambda g: g >= 0, _GAMMA)
+        if number > _LARGEST_GAMMA:
+            raise invalid("gamma", f"at most {_LARGEST_GAMMA:g}", f"{number:g}", _GAMMA)
+        return
+    gamma = as_tensor("gamma", gamma)
+    if gamma.numel() == 0:
+        raise invalid("gamma", "a number or shape (B,)", tuple(gamma.shape), _GAMMA)
+    check_plain("gamma", gamma)
+    if gamma.is_complex() or gamma.dtype == torch.bool:
+        raise invalid_type("gamma", "real numbers", gamma.dtype, "give its real part")
+    if gamma.device.type != "cpu" or bool(((gamma >= 0) & (gamma <= _LARGEST_GAMMA)).all()):
+        return
+    low, high = float(gamma.detach().min()), float(gamma.detach().max())
+    if high > _LARGEST_GAMMA and math.isfinite(high):
+        raise invalid("gamma", f"at most {_LARGEST_GAMMA:g}", f"{high:g}", _GAMMA)
+    raise invalid("gamma", "a finite number >= 0", f"{low:g}", _GAMMA)
 
 
 def check_index(index: Tensor, batch: int) -> Tensor:
     """The images that `take` picks, 1-D int64 with values in [0, batch)."""
+    if not isinstance(index, Tensor):
+        remedy = "use torch.arange or a LongTensor"
+        raise invalid_type("index", "1-D int64", type(index).__name__, remedy)
+    check_plain("index", index)
     if index.dtype != torch.int64 or index.ndim != 1:
         got = f"{index.dtype} of shape {tuple(index.shape)}"
         raise invalid_type("index", "1-D int64", got, "use torch.arange or a LongTensor")

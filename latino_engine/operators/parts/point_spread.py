@@ -8,19 +8,17 @@ import torch
 from torch import Tensor
 
 from latino_engine import ops
-from latino_engine.errors import invalid, invalid_type
+from latino_engine.operators.parts.scalars import as_choice, as_count, as_number
 from latino_engine.ops.philox import START_STEP, philox_normals
 
+_LARGEST = 1 << 13  # of a kernel's sides: far beyond any, and half a gigabyte
+_STD = "a finite number > 0"
 _MOTION_STEPS = 256  # points along a trajectory: several per pixel for any sensible size
 
 
 def check_kernel_size(size: int) -> int:
     """The side of a kernel in pixels, >= 1."""
-    if isinstance(size, bool) or not isinstance(size, int):
-        raise invalid_type("size", "an integer", type(size).__name__, "give whole pixels")
-    if size < 1:
-        raise invalid("size", "at least 1 pixel", size, "give a positive size")
-    return size
+    return as_count("size", size, _LARGEST, "give a positive size", "at least 1 pixel")
 
 
 def published_gaussian_kernel(std: float, size: int) -> Tensor:
@@ -29,8 +27,7 @@ def published_gaussian_kernel(std: float, size: int) -> Tensor:
     2 (size - c) taps along each axis, c = (size - 1) // 2, the origin in the middle; taps below
     1e-6 of the largest are 0. With std = 3 and size = 25: 26 x 26 taps, a true std of 2.45 pixels.
     """
-    if not (std > 0 and math.isfinite(std)):
-        raise invalid("std", "a finite number > 0", f"{std:g}", "give the authors' number")
+    std = as_number("std", std, _STD, lambda v: 0 < v <= _LARGEST, "give the authors' number")
     reach = check_kernel_size(size) - (size - 1) // 2
     offsets = torch.arange(-reach, reach, dtype=torch.float64, device="cpu")
     taps = torch.exp(-(offsets[:, None] ** 2 + offsets**2) / (4.0 * std))
@@ -43,9 +40,10 @@ COMPATIBLE = ("ud2m",)
 
 def check_compat(compat: str | None) -> str | None:
     """None, or the name of published code whose data step is reproduced."""
-    if compat is not None and compat not in COMPATIBLE:
-        raise invalid("compat", "None or 'ud2m'", repr(compat), "leave it out for the exact step")
-    return compat
+    if compat is None:
+        return None
+    remedy = "leave it out for the exact step"
+    return as_choice("compat", compat, COMPATIBLE, "None or 'ud2m'", remedy)
 
 
 def gaussian_kernel(std: float, size: int | None = None) -> Tensor:
@@ -57,9 +55,10 @@ def gaussian_kernel(std: float, size: int | None = None) -> Tensor:
             a smaller size cuts it.
         size: side in pixels; None = 2 int(std / 0.3 + 1) + 1, more than 3 std to either side.
     """
-    if not (std > 0 and math.isfinite(std)):
-        raise invalid("std", "a finite number > 0", f"{std:g}", "give the std in pixels")
-    side = 2 * int(std / 0.3 + 1) + 1 if size is None else check_kernel_size(size)
+    std = as_number("std", std, _STD, lambda v: 0 < v <= _LARGEST, "give the std in pixels")
+    side = (
+        min(2 * int(std / 0.3 + 1) + 1, _LARGEST - 1) if size is None else check_kernel_size(size)
+    )
     offsets = torch.arange(side, dtype=torch.float64, device="cpu") - side // 2
     profile = torch.exp(-(offsets**2) / (2.0 * std**2))
     profile = profile / profile.sum()
@@ -80,7 +79,7 @@ def motion_kernel(size: int, seed: int = 0) -> Tensor:
     kernel's centre. The same seed gives the same kernel everywhere.
     """
     side = check_kernel_size(size)
-    ops.check_seed(seed)
+    seed = ops.check_seed(seed)
     ids = torch.zeros(1, dtype=torch.int64, device="cpu")
     draws = philox_normals(seed, ids, ids, START_STEP, (1, 1, 1, _MOTION_STEPS)).flatten()
     turn_rate = torch.cumsum(draws, 0) / math.sqrt(_MOTION_STEPS)

@@ -16,6 +16,7 @@ from latino_engine.operators.parts.resampling import (
     centred_profile,
     check_filter,
 )
+from latino_engine.operators.parts.scalars import as_choice
 
 GRIDS = ("corner", "centred")
 KERNELS = ("bicubic", "gaussian", *LIBRARY_FILTERS)
@@ -26,10 +27,8 @@ _GAUSSIAN_STD_PER_FACTOR = (
 
 def check_grid(value: str) -> str:
     """The name of a sampling grid."""
-    if value not in GRIDS:
-        remedy = "'centred' is what Pillow, MATLAB, torch and OpenCV write"
-        raise invalid("grid", "'corner' or 'centred'", repr(value), remedy)
-    return value
+    remedy = "'centred' is what Pillow, MATLAB, torch and OpenCV write"
+    return as_choice("grid", value, GRIDS, "'corner' or 'centred'", remedy)
 
 
 def named_kernel(name: str, factor: int, grid: str) -> Tensor:

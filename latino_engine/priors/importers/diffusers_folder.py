@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,6 +16,7 @@ from latino_engine.priors.importers.weight_files import read_weights, weight_fil
 from latino_engine.priors.prior import Prior, PriorSpec
 from latino_engine.priors.sigma_tables import cosine_sigmas, scaled_linear_sigmas
 from latino_engine.schedule import linear_beta_sigmas, sigmas_of
+from latino_engine.system.described import NotAsDescribed, read_json
 
 _EDM = ("EDMEulerScheduler", "EDMDPMSolverMultistepScheduler")
 _PREDICTIONS = {"epsilon": "eps", "v_prediction": "v", "sample": "x0"}
@@ -196,8 +196,8 @@ def _json(path: Path) -> dict[str, Any]:
             "writes it, got none; name the folder that holds it or its unet"
         )
     try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        fields = read_json(path)
+    except (OSError, NotAsDescribed) as error:
         raise PriorInvalid(
             f"{path.name}: expected the JSON file that diffusers writes, got {error}; "
             "copy the folder again from its source"

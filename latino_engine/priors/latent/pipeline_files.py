@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
+from typing import Any
 
 from latino_engine.errors import PriorInvalid
+from latino_engine.system.described import NotAsDescribed, read_json
 
 _TEXT = ("tokenizer", "text_encoder")
 #: Pipeline class of model_index.json -> the folders that it needs besides unet, vae, scheduler.
@@ -28,11 +29,10 @@ def latent_pipeline(folder: Path) -> str | None:
     Raises:
         PriorInvalid: a text-to-image pipeline of another class than those of `PIPELINES`.
     """
-    try:
-        index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
-        name = str(index["_class_name"])
-    except (OSError, ValueError, KeyError, TypeError):
+    index = _index(folder)
+    if index is None:
         return None
+    name = str(index.get("_class_name"))[:100]
     if name in PIPELINES:
         return name
     if "vae" in index or "text_encoder" in index:
@@ -44,13 +44,22 @@ def latent_pipeline(folder: Path) -> str | None:
     return None
 
 
+def _index(folder: Path) -> dict[str, Any] | None:
+    """model_index.json where it is one: an object; what else stands there is nobody's pipeline."""
+    try:
+        found = read_json(folder / "model_index.json")
+    except (OSError, NotAsDescribed):
+        return None
+    return found if isinstance(found, dict) else None
+
+
 def check_libraries(folder: Path, parts: tuple[str, ...]) -> None:
     """A part of another library, or of a module in the folder, would run code that is not ours."""
-    index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+    index = _index(folder) or {}
     for part in parts:
         stated = index.get(part)
         library = stated[0] if isinstance(stated, list) and stated else stated
-        if library not in _LIBRARIES:
+        if not isinstance(library, str) or library not in _LIBRARIES:
             raise PriorInvalid(
                 f"model_index.json: expected {part} from {' or '.join(_LIBRARIES)}, got "
                 f"{library!r}; nothing of it was run: save the pipeline by diffusers' "
