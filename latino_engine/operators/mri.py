@@ -55,8 +55,7 @@ class MRI(Operator):
         noise_std: standard deviation of the real and of the imaginary part, public units, a
             number or (B,), >= 0.
         coil_maps: complex (N, H, W) or (B|1, N, H, W), or None for one coil of sensitivity 1.
-        real_image: True makes A_adjoint and initial_estimate return one real channel. A and prox
-            follow the number of channels they are given.
+        real_image: A_adjoint and initial_estimate return one real channel; A and prox as many as x.
         tol, max_iter: relative residual and most iterations of the conjugate gradients of several
             coils.
 
