@@ -59,4 +59,4 @@ def test_what_a_fault_is():
         lambda: raises(InvalidArgument("")),
     )
     assert all(fault(call)[1] is not None for call in wrong)
-    assert no_sentence("a\0b") and no_sentence("a" * 3000) and no_sentence("a sentence") is None
+    assert no_sentence("a\0b") and no_sentence("a" * 6000) and no_sentence("a sentence") is None
