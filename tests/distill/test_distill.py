@@ -233,7 +233,7 @@ def test_what_cannot_be_written_is_said_before_the_first_step(train, source, tmp
             small = {"widths": (8,), "groups": 4, "blocks_per_level": 1, "steps": 1, "size": 16}
             train_prior(PriorTraining(source=str(source), name="p", **small), out)
     assert str(caught.value) == (
-        f"out: cannot write {out / 'training.probe'}: a part of this path is a file, not a folder; "
+        f"out: cannot write {out}: a part of this path is a file, not a folder; "
         "choose another folder"
     )
     assert (tmp_path / "file").read_text() == "mine"

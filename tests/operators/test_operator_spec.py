@@ -185,7 +185,7 @@ def test_every_example_parses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     np.save("mask.npy", np.eye(256))
     np.save("psfs.npy", np.ones((2, 3, 3, 3)))
     save_operator(Denoising(0.05), "operator.npz")
-    Image.fromarray(np.eye(256, dtype=np.uint8) * 255).save("mask.png")
+    Image.fromarray(np.tri(256, dtype=np.uint8) * 255).save("mask.png")
     Image.new("RGB", (256, 256), "grey").save("photo.jpg", quality=60)
     operators = [parse_operator(text, 0.05, (256, 256)) for text in EXAMPLES]
     assert all(isinstance(operator, Operator) for operator in operators)
