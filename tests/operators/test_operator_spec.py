@@ -182,7 +182,7 @@ def test_mri_columns_keep_the_mean() -> None:
 def test_every_example_parses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     np.save("psf.npy", np.ones((3, 3)))
-    np.save("mask.npy", np.eye(256))
+    np.save("mask.npy", np.tri(256))
     np.save("psfs.npy", np.ones((2, 3, 3, 3)))
     save_operator(Denoising(0.05), "operator.npz")
     Image.fromarray(np.tri(256, dtype=np.uint8) * 255).save("mask.png")
