@@ -208,7 +208,6 @@ class Export(Command):
     def stands(self, world: World) -> str:
         import numpy as np
         import onnx
-
         from safetensors.numpy import load_file
 
         graph = onnx.load(str(world.root / self.target)).graph
