@@ -22,6 +22,7 @@ from latino_engine.operators import (
     Demosaicing,
     Denoising,
     Inpainting,
+    Luminance,
     PhaseRetrieval,
     PoissonNoise,
     SpatiallyVaryingBlur,
@@ -43,6 +44,7 @@ def sensor_models(height: int, width: int, device: str) -> list[Model]:
     return [
         _bordered(kernel),
         _colorization(device),
+        _luminance(blur, kernel, device),
         _chain(silent, kernel, mask),
         _sum(blur, kernel, mask),
         _compressed_sensing(height, width, device),
@@ -78,6 +80,24 @@ def _colorization(device: str) -> Model:
         "Colorization", op, 3, lambda x, w: (w * x).sum(dim=1, keepdim=True),
         lambda y, w: w * y, prox, op.weights.to(device)[:, None, None],
     )  # fmt: skip
+
+
+def _luminance(blur: Blur, kernel: Tensor, device: str) -> Model:
+    op = Luminance(blur)
+
+    def A(x: Tensor, w: Tensor) -> Tensor:
+        return eager.blur_A((w * x).sum(dim=1, keepdim=True), kernel.to(x))
+
+    def A_adjoint(y: Tensor, w: Tensor) -> Tensor:
+        return w * eager.blur_A_adjoint(y, kernel.to(y))
+
+    def prox(v: Tensor, y: Tensor, w: Tensor, gamma: float) -> Tensor:
+        grey, energy = (w * v).sum(dim=1, keepdim=True), float(w.square().sum())
+        moved = eager.blur_prox(grey, y, kernel.to(v), gamma * energy)
+        return v + w / energy * (moved - grey)
+
+    weights = op.weights.to(device)[:, None, None]
+    return closed("Luminance", op, 3, A, A_adjoint, prox, weights)
 
 
 def _chain(silent: Blur, kernel: Tensor, mask: Tensor) -> Model:
