@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that spin starve their neighbours
@@ -14,6 +16,8 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # processes side by side share the core
 
 import pytest
 import torch
+
+_ALONE = "LATINO_TEST_ALONE"
 
 
 def _compiles_cuda(item: pytest.Item) -> bool:
@@ -55,6 +59,25 @@ class _Told:
 def pytest_configure(config: pytest.Config) -> None:
     if not hasattr(config, "workerinput"):  # the process that prints
         config.pluginmanager.register(_Told(config))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    """A test that sends signals to itself runs in a process of its own, whose end ends no other."""
+    if not pyfuncitem.get_closest_marker("own_process") or _ALONE in os.environ:
+        return None
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:xdist", "-p", "no:cacheprovider"]
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")}
+    done = subprocess.run(
+        [*command, pyfuncitem.nodeid],
+        cwd=pyfuncitem.config.rootpath,
+        env=environment | {_ALONE: "1"},
+        capture_output=True,
+        text=True,
+        timeout=550,
+    )
+    assert done.returncode == 0 and "1 passed" in done.stdout, done.stdout + done.stderr
+    return True
 
 
 @pytest.fixture(autouse=True, scope="session")

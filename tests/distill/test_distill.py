@@ -290,6 +290,7 @@ def test_a_run_is_resumed_from_another_folder_under_another_name(source, tmp_pat
     assert (resumed.name, resumed.training["steps_done"]) == ("renamed", 2)
 
 
+@pytest.mark.own_process
 def test_interrupted_inside_a_step_the_run_stops_behind_it(source, tmp_path, monkeypatch):
     options = distillation(source, training_steps=6)
     whole = distill(tiny_prior(1), options, tmp_path / "whole")
