@@ -4,6 +4,7 @@ A machine without a C++ compiler installs the package all the same: everything t
 
 `_cuda` is built with nvcc where there is one that works, and otherwise, on Linux, without: NVRTC
 then compiles its kernels at run time. LATINO_CUDA=auto|0|1: 0 leaves it out, 1 insists on nvcc.
+LATINO_CPU=auto|0: 0 leaves `_cpu` out.
 LATINO_CUDA_ARCHS="80;90;100;120": compute capabilities, the oldest as PTX too; unset, those of
 these that nvcc knows. CUDA_HOME: where the toolkit is, if nvcc is not on the path.
 """
@@ -51,6 +52,14 @@ def wanted_cuda():
     if wanted == "1" and sys.platform != "linux":
         raise SystemExit(f"LATINO_CUDA: expected auto or 0 on {sys.platform}, got 1; use Linux")
     return wanted
+
+
+def wanted_cpu():
+    """LATINO_CPU: whether the extension for the CPU is built."""
+    wanted = os.environ.get("LATINO_CPU", "auto")
+    if wanted not in ("auto", "0"):
+        raise SystemExit(f"LATINO_CPU: expected auto or 0, got {wanted}; unset it for auto")
+    return wanted != "0"
 
 
 def wanted_architectures():
@@ -101,6 +110,15 @@ def toolkit_folders(nvcc):
         return re.findall(rf'{flag}"?([^"\s]+)', line[1]) if line else []
 
     return folders("INCLUDES", "-I"), folders("LIBRARIES", "-L")
+
+
+#: What is told before an extension is compiled, and how long it takes; pip shows it with -v.
+ABOUT = {
+    "latino_engine._cpu": "C++ for data steps and noise on the CPU, up to a minute on two cores; "
+    "LATINO_CPU=0 leaves it out, and torch takes its place",
+    "latino_engine._cuda": "kernels for NVIDIA GPUs, up to a minute on two cores; "
+    "LATINO_CUDA=0 leaves them out",
+}
 
 
 class OptionalBuild(build_ext):
@@ -181,6 +199,7 @@ class OptionalBuild(build_ext):
             if sys.platform != "darwin":  # Apple's compiler has no OpenMP
                 ext.extra_compile_args.append("-fopenmp")
                 ext.extra_link_args.append("-fopenmp")
+        print(f"compiling {ext.name}: {ABOUT[ext.name]}", flush=True)
         try:
             if ext is cuda:
                 self.prepare_cuda(ext)
@@ -244,6 +263,6 @@ setup(
         *find_packages(include=["latino_engine", "latino_engine.*"]),
         "latino_engine.kernels",
     ],
-    ext_modules=[cpu, cuda] if has_cuda else [cpu],
+    ext_modules=[cpu] * wanted_cpu() + [cuda] * has_cuda,
     cmdclass={"build_ext": OptionalBuild, "build_py": BuildWithSources},
 )

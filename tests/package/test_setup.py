@@ -40,7 +40,7 @@ def load(monkeypatch: pytest.MonkeyPatch) -> Load:
     monkeypatch.setitem(sys.modules, "pybind11", ModuleType("pybind11"))
     monkeypatch.setitem(sys.modules, "pybind11.setup_helpers", helpers)
     monkeypatch.chdir(ROOT)
-    for name in ("LATINO_CUDA", "LATINO_CUDA_ARCHS", "CUDA_HOME", "CUDA_PATH"):
+    for name in ("LATINO_CPU", "LATINO_CUDA", "LATINO_CUDA_ARCHS", "CUDA_HOME", "CUDA_PATH"):
         monkeypatch.delenv(name, raising=False)
 
     def run(**variables: str) -> Any:
@@ -174,7 +174,10 @@ def test_without_nvcc_the_kernels_are_compiled_at_run_time(
 
 @linux
 def test_without_a_compiler_the_package_is_installed(
-    load: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    load: Load,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     def fails(*_: Any) -> None:
         raise CompileError("command 'g++' failed: No such file or directory")
@@ -192,6 +195,17 @@ def test_without_a_compiler_the_package_is_installed(
             "latino_engine works without it, in torch; for the faster native path install a C++17 "
             "compiler and install the package again"
         )
+        variable = f"LATINO_{ext.name.rpartition('_')[2].upper()}=0"  # told before the failure
+        (told,) = capsys.readouterr().out.splitlines()
+        assert told.startswith(f"compiling {ext.name}: ") and variable in told and "minute" in told
+        names = load(**dict([variable.split("=")])).built
+        assert names == [other for other in module.built if other != ext.name]
+        monkeypatch.delenv(variable.split("=")[0])
+
+
+def test_an_unknown_wish_for_the_cpu_is_one_sentence(load: Load) -> None:
+    with pytest.raises(SystemExit, match="LATINO_CPU: expected auto or 0, got 1; unset it"):
+        load(LATINO_CPU="1")
 
 
 def test_the_sources_for_nvrtc_are_installed(
