@@ -119,8 +119,9 @@ def engine_table(folder: Path, fields: dict[str, Any]) -> Table:
     if latent.get("name") == "latent":
         text = f"{latent['pipeline']}, factor {latent['factor']}, {latent['channels']} channels"
         table.add_row("latent", f"{text}, prompt {latent['prompt']!r}")
-    if fields.get("adapter"):
-        table.add_row("adapter", f"{fields['adapter']['name']}, {fields['sampler']['nfe']} NFE")
+    else:
+        adapter, nfe = fields.get("adapter"), fields["sampler"]["nfe"]
+        table.add_row("adapter", f"{adapter['name']}, {nfe} NFE" if adapter else "none, zero-shot")
     table.add_row("precision", fields["precision"])
     table.add_row("sampler", f"{fields['sampler']['name']}, {fields['sampler']['nfe']} evaluations")
     for name, record in fields["runtimes"].items():

@@ -85,6 +85,8 @@ def _range_of(ids: Tensor) -> tuple[int, int]:
 
 def check_seed(seed: int) -> int:
     """The seed as an int; raises `InvalidArgument` outside [0, 2^64)."""
+    if isinstance(seed, int) and not 0 <= seed < 2**64:  # before the bound of any whole number
+        raise invalid("seed", "0 <= seed < 2^64", seed, "choose another seed")
     seed = whole_number("seed", seed)
     if not 0 <= seed < 2**64:
         raise invalid("seed", "0 <= seed < 2^64", seed, "choose another seed")

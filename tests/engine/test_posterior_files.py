@@ -144,7 +144,7 @@ def test_the_command_writes_what_load_reads(folder, engine, tmp_path):
     out = tmp_path / "out"
     options = [
         "--operator",
-        "blur:std=1,size=5",
+        "blur:std=1,size=5,border=wrap",
         "--num-samples",
         "2",
         "--steps",
