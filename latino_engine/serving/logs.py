@@ -28,7 +28,8 @@ def log_to_stderr() -> None:
     """One handler for the service and for uvicorn, whose own lines of access are left out."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines())
-    for name in ("latino_engine.serving", "uvicorn", "uvicorn.error"):
+    logging.captureWarnings(True)  # py.warnings: a line of JSON, like all others
+    for name in ("latino_engine.serving", "uvicorn", "uvicorn.error", "py.warnings"):
         logger = logging.getLogger(name)
         logger.handlers[:] = [handler] if name != "uvicorn.error" else []
         logger.setLevel(logging.INFO)
