@@ -77,6 +77,12 @@ class LatentEngine(Engine):
         self.conditioning = conditioning
         self.delta: Delta = None
 
+    def __copy__(self) -> LatentEngine:
+        """The same networks, and no reload of the folder, which is what a pickle is."""
+        other = object.__new__(type(self))
+        other.__dict__.update(self.__dict__)
+        return other
+
     def with_conditioning(self, conditioning: Conditioning) -> LatentEngine:
         """The same networks with another embedded prompt, one for all images or one for each."""
         other = copy.copy(self)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copyreg
 import importlib.util
 import json
 import re
@@ -16,8 +17,10 @@ from safetensors.torch import load_file, save_file
 from tiny_pipelines import save_stable_diffusion
 
 import latino_engine as le
+from latino_engine import loading
 from latino_engine.cli.program import run
 from latino_engine.errors import AdapterInvalid, BackendNotAvailable, PriorInvalid
+from latino_engine.latent_engine import LatentEngine
 from latino_engine.priors.latent.prior import LatentPrior
 
 pytestmark = pytest.mark.usefixtures("one_thread")  # tiny tensors
@@ -207,6 +210,14 @@ def test_arguments_of_sample(prior: LatentPrior) -> None:
         engine.denoise(y, 0.1)
     with pytest.raises(ValueError, match="one that denoises images"):
         prior.denoise(y, 0.1)
+
+
+def test_another_delta_is_no_reload(prior: LatentPrior) -> None:
+    copyreg.pickle(LatentEngine, loading._reduce_latent)  # as the first load of one does
+    engine = torch_engine(prior)
+    other = engine.with_delta(0.5)
+    assert other.network is engine.network and (other.delta, engine.delta) == (0.5, None)
+    assert engine.with_conditioning(prior.conditioning).network is engine.network
 
 
 def test_what_wants_a_denoiser_of_images(prior: LatentPrior, pipeline: Path) -> None:
