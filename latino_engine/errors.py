@@ -169,16 +169,21 @@ def axes_remedy(shape: Sequence[int]) -> str:
 
 def whole_number(argument: str, value: Any) -> int:
     """The value as an int of 64 bits: Python's and numpy's integers, but no booleans, no floats."""
-    try:
-        if isinstance(value, bool) or getattr(value, "shape", ()) != ():
-            raise TypeError
-        number = operator.index(value)
-    except (TypeError, ValueError, RuntimeError):  # the last two: torch, of what has no value
-        got = type(value).__name__
-        raise invalid_type(argument, "an integer", got, "give a whole number") from None
+    number = whole_number_of_any_size(argument, value)
     if not -(2**63) <= number < 2**64:
         raise invalid(argument, "an integer of 64 bits", "a larger one", "choose a smaller number")
     return number
+
+
+def whole_number_of_any_size(argument: str, value: Any) -> int:
+    """The same for an argument that has a bound, and a sentence, of its own."""
+    try:
+        if isinstance(value, bool) or getattr(value, "shape", ()) != ():
+            raise TypeError
+        return operator.index(value)
+    except (TypeError, ValueError, RuntimeError):  # the last two: torch, of what has no value
+        got = type(value).__name__
+        raise invalid_type(argument, "an integer", got, "give a whole number") from None
 
 
 def warn(sentence: str) -> None:

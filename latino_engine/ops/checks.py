@@ -12,7 +12,12 @@ from torch._C._functorch import is_functorch_wrapped_tensor
 from torch.autograd import forward_ad
 from torch.nn import Parameter
 
-from latino_engine.errors import convert_remedy, invalid, invalid_type, whole_number
+from latino_engine.errors import (
+    convert_remedy,
+    invalid,
+    invalid_type,
+    whole_number_of_any_size,
+)
 from latino_engine.ops.arguments import Anchors, Identity, InnerCall
 from latino_engine.ops.philox import MAX_CHANNELS, MAX_IMAGE_ID
 
@@ -85,9 +90,7 @@ def _range_of(ids: Tensor) -> tuple[int, int]:
 
 def check_seed(seed: int) -> int:
     """The seed as an int; raises `InvalidArgument` outside [0, 2^64)."""
-    if isinstance(seed, int) and not 0 <= seed < 2**64:  # before the bound of any whole number
-        raise invalid("seed", "0 <= seed < 2^64", seed, "choose another seed")
-    seed = whole_number("seed", seed)
+    seed = whole_number_of_any_size("seed", seed)
     if not 0 <= seed < 2**64:
         raise invalid("seed", "0 <= seed < 2^64", seed, "choose another seed")
     return seed

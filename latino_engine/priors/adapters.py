@@ -217,8 +217,10 @@ def adapter_for(choice: Adapter | str | Path | None, prior: Prior) -> Adapter | 
         AdapterInvalid: as in `load_adapter`.
         InvalidType: something else was given.
     """
-    if choice is None or choice == "none" or isinstance(choice, Adapter):
-        return None if choice == "none" else cast("Adapter | None", choice)
+    if choice is None or isinstance(choice, Adapter):
+        return choice
+    if choice == "none":
+        return None
     if choice == "auto":
         return _shipped_for(prior)
     if not isinstance(choice, str | Path):
